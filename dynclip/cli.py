@@ -1,0 +1,183 @@
+"""The command line for scripts and rules; users' main interface is snakemake.
+
+    dynclip plan | doctor | data | warmup | train | evaluate | track | follow | report
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dynclip.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. A UserError becomes one line on standard error and exit status 2."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except UserError as error:
+        print(f"dynclip: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="dynclip", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    def command(name, run, text, study=True):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        if study:
+            sub.add_argument("--scale", default="laptop", help="default: laptop")
+            sub.add_argument("--methods", help="comma-separated; default: the scale's")
+            sub.add_argument("--seeds", help="comma-separated; default: the scale's")
+            sub.add_argument("--steps", help="rollout steps of a training; default: the scale's")
+            sub.add_argument("--updates", help="updates per rollout batch; default: the scale's")
+            sub.add_argument("--force", action="store_true", help="allow a comparison with one update per rollout")
+            sub.add_argument("--results", type=Path, default=Path("results"), help="default: results")
+            sub.add_argument("--log", type=Path, help="also write every progress line to this file")
+        return sub
+
+    command("plan", run_plan, "What would run here: scale and why, runs, minutes, disk. Starts nothing.")
+    command("doctor", run_doctor, "What is installed and why, hardware, disk, hub.", study=False)
+    command("data", run_data, "Generate and check the scale's training and held-out problems.")
+    command("warmup", run_warmup, "Make the scale's base policy.")
+    train = command("train", run_train, "Train one method with one seed.")
+    train.add_argument("--method", required=True)
+    train.add_argument("--seed", type=int, required=True)
+    train.add_argument("--out", type=Path, help="default: results/<scale>/runs/<method>/seed<k>")
+    evaluate = command("evaluate", run_evaluate, "Score one checkpoint of one run on benchmarks.")
+    evaluate.add_argument("--method", required=True, help="a method, or 'base'")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--checkpoint", default="final", help="'final' or step<N>; default: final")
+    evaluate.add_argument("--benchmark", action="append", help="repeatable; default: all of the scale")
+    command("track", run_track, "Import finished runs into results/mlflow.db; repeating it changes nothing.")
+    follow = command("follow", run_follow, "Show a live run, line by line; --mlflow sends it to MLflow too.")
+    follow.add_argument("--method", required=True)
+    follow.add_argument("--seed", type=int, required=True)
+    follow.add_argument("--mlflow", action="store_true")
+    command("tables", run_tables, "Write the tables of a study.")
+    command("figures", run_figures, "Draw the figures of a study.")
+    command("report", run_report, "Write results/<scale>/report.html.")
+    return top
+
+
+def study_of(options):
+    """The checked study of a command's options."""
+    from dynclip.scales import resolve
+
+    return resolve(options.scale, options.methods, options.seeds, options.steps, options.updates, options.force)
+
+
+def run_plan(options) -> int:
+    from dynclip.plan import print_plan
+
+    print_plan(study_of(options), options.results)
+    return 0
+
+
+def run_doctor(options) -> int:
+    from dynclip.doctor import print_doctor
+
+    return print_doctor()
+
+
+def run_data(options) -> int:
+    from evals.benchmarks import write_data
+
+    study = study_of(options)
+    write_data(options.results / study.name / "data", study.name, study.scale.train_set, study.scale.benchmarks)
+    return 0
+
+
+def run_warmup(options) -> int:
+    from dynclip.policies import warm_start
+    from dynclip.progress import Progress
+    from evals.benchmarks import read_problems
+
+    study = study_of(options)
+    folder = options.results / study.name
+    say = Progress("base policy", study.scale.policy.warmup.max_steps, options.log).say
+    warm_start(study.scale, read_problems(folder / "data" / "train.jsonl"), folder / "base", say)
+    return 0
+
+
+def run_train(options) -> int:
+    from dynclip.training import train
+
+    options.methods, options.seeds = options.methods or options.method, options.seeds or str(options.seed)
+    study = study_of(options)
+    folder = options.results / study.name
+    out = options.out or folder / "runs" / options.method / f"seed{options.seed}"
+    train(study, options.method, options.seed, folder / "base", folder / "data" / "train.jsonl", out, options.log)
+    return 0
+
+
+def run_evaluate(options) -> int:
+    from dynclip.progress import Progress
+    from evals.benchmarks import BENCHMARKS
+    from evals.evaluation import evaluate
+
+    study = study_of(options)
+    names = options.benchmark or list(study.scale.benchmarks)
+    for name in names:
+        if name not in BENCHMARKS:
+            raise UserError(f"unknown benchmark {name!r}; the benchmarks are: {', '.join(BENCHMARKS)}")
+    folder = options.results / study.name
+    if options.method == "base":
+        model, step = folder / "base", 0
+    else:
+        step = study.checkpoints.get(options.checkpoint)
+        if step is None:
+            raise UserError(
+                f"unknown checkpoint {options.checkpoint!r}; this study has: {', '.join(study.checkpoints)}"
+            )
+        model = folder / "runs" / options.method / f"seed{options.seed}" / "checkpoints" / f"step{step}"
+    place = Path(options.method) / f"seed{options.seed}" / options.checkpoint
+    labels = {
+        "scale": study.name,
+        "method": options.method,
+        "seed": options.seed,
+        "checkpoint": options.checkpoint,
+        "step": step,
+    }
+    say = Progress(f"evaluate {place}", len(names), options.log).say
+    evaluate(model, names, folder / "data", labels, folder / "samples" / place, folder / "scores" / place, say)
+    return 0
+
+
+def run_track(options) -> int:
+    from dynclip.tracking import track
+
+    track(options.results, study_of(options).name)
+    return 0
+
+
+def run_follow(options) -> int:
+    from dynclip.tracking import follow
+
+    study = study_of(options)
+    run = options.results / study.name / "runs" / options.method / f"seed{options.seed}"
+    follow(run, total=study.steps, mlflow=options.mlflow)
+    return 0
+
+
+def run_tables(options) -> int:
+    from dynclip.tables import write_tables
+
+    write_tables(options.results / study_of(options).name)
+    return 0
+
+
+def run_figures(options) -> int:
+    from dynclip.figures import write_figures
+
+    write_figures(options.results / study_of(options).name)
+    return 0
+
+
+def run_report(options) -> int:
+    from dynclip.report import write_report
+
+    write_report(options.results / study_of(options).name)
+    return 0

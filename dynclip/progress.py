@@ -1,0 +1,48 @@
+"""Progress lines: step, measurements, speed and time left, to the terminal now and then and to a log file always."""
+
+import sys
+import time
+from pathlib import Path
+
+
+class Progress:
+    """One line per step in `log` (if given); on standard error the first, the last, and one every `every` seconds."""
+
+    def __init__(self, name: str, total: int, log: Path | None = None, every: float = 15.0):
+        self.name, self.total, self.log, self.every = name, total, Path(log) if log else None, every
+        if self.log:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.first, self.started, self.shown = 0, time.monotonic(), 0.0
+
+    def start(self, done: int = 0) -> None:
+        """Begin timing; `done` steps were already finished by an earlier attempt."""
+        self.first, self.started = done, time.monotonic()
+
+    def step(self, done: int, text: str) -> None:
+        """Report that `done` of `total` steps are finished."""
+        now = time.monotonic()
+        rate = (done - self.first) / max(now - self.started, 1e-9)
+        left = (self.total - done) / rate if rate else 0.0
+        line = f"[{self.name}] {done}/{self.total}  {text}  {rate:.2f}/s  {clock(left)} left"
+        self._write(line)
+        if done == self.total or now - self.shown >= self.every:
+            self.shown = now
+            print(line, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line that is always shown."""
+        line = f"[{self.name}] {text}"
+        self._write(line)
+        print(line, file=sys.stderr, flush=True)
+
+    def _write(self, line: str) -> None:
+        if self.log:
+            with self.log.open("a") as file:
+                file.write(line + "\n")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss, or h:mm:ss from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

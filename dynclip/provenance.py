@@ -1,0 +1,163 @@
+"""Where a number comes from: digests of the code that produced it, fingerprints of runs, the environment.
+
+A run's fingerprint holds the code that matters *to that run* and no more, so that editing one method retrains that
+method alone and editing a plot retrains nothing. Code is compared after comments, docstrings and layout are removed.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+PACKAGES = ("dynclip", "evals")
+# Registries: a run depends on its own entry, which is digested by value, not on its neighbours.
+REGISTRIES = {
+    ("dynclip.methods", "METHODS"),
+    ("dynclip.methods", "_ENTRIES"),
+    ("dynclip.scales", "SCALES"),
+    ("evals.benchmarks", "BENCHMARKS"),
+    ("evals.benchmarks", "TRAIN_SETS"),
+}
+# Modules that carry results but do not shape them.
+CARRIERS = {"dynclip.errors", "dynclip.files", "dynclip.provenance", "dynclip.progress"}
+VERSIONS = ("torch", "transformers", "trl", "accelerate", "numpy", "tokenizers", "safetensors", "math-verify")
+
+
+def digest(value) -> str:
+    """Short hex digest of a JSON-like value; dictionaries do not depend on their order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def code_digest(*names: str) -> str:
+    """Digest of the functions, classes and constants named as "module:name" and of all they use inside the project.
+
+    Names used are found in the source by their text (no import is run), following imports between the project's
+    modules; the entries of REGISTRIES and the modules in CARRIERS are left out. Raises KeyError for an unknown name.
+    """
+    pending = [tuple(name.split(":")) for name in names]
+    seen: dict[tuple[str, str], str] = {}
+    while pending:
+        module, name = key = pending.pop()
+        if key in seen or key in REGISTRIES or module in CARRIERS:
+            continue
+        definitions, imports = _module(module)
+        if name in imports:
+            pending.append(imports[name])
+            continue
+        if name == "*":
+            pending += [(module, other) for other in definitions]
+            continue
+        node, used = definitions[name]
+        seen[key] = node
+        for other in used:
+            if other in definitions:
+                pending.append((module, other))
+            elif other in imports:
+                pending.append(imports[other])
+    return digest(sorted((*key, text) for key, text in seen.items()))
+
+
+def method_digest(name: str, options: dict | None = None) -> str:
+    """Digest of one registry entry: its values, and the code of the functions it is composed of."""
+    from dynclip.methods import METHODS
+
+    spec = METHODS[name]
+    parts = {"name": name, "options": {**spec.defaults, **(options or {})}}
+    for role in ("bounds", "controller"):
+        function = getattr(spec, role)
+        parts[role] = function and code_digest(f"{function.__module__}:{function.__name__}")
+    return digest(parts)
+
+
+@cache
+def _module(module: str) -> tuple[dict[str, tuple[str, set[str]]], dict[str, tuple[str, str]]]:
+    """Top-level definitions of a module, name -> (normalised source, names it uses), and its project imports."""
+    tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text())
+    definitions, imports = {}, {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+            for alias in node.names:
+                imports[alias.asname or alias.name] = _imported(node.module, alias.name)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            definitions[node.name] = _normalise(node)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                for part in ast.walk(target):
+                    if isinstance(part, ast.Name):
+                        definitions[part.id] = _normalise(node)
+    return definitions, imports
+
+
+def _imported(module: str, name: str) -> tuple[str, str]:
+    """(module, name) of `from module import name`, where `name` may itself be a module of the project."""
+    try:
+        submodule = importlib.util.find_spec(f"{module}.{name}")
+    except ModuleNotFoundError:
+        submodule = None
+    return (f"{module}.{name}", "*") if submodule else (module, name)
+
+
+def _normalise(node: ast.AST) -> tuple[str, set[str]]:
+    for part in ast.walk(node):
+        body = getattr(part, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            first = body[0].value
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                part.body = body[1:] or [ast.Pass()]
+    return ast.unparse(node), {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def changes(old: dict, new: dict) -> str:
+    """What differs between two fingerprints, in words: the names of the parts."""
+    return ", ".join(sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)))
+
+
+def environment() -> dict:
+    """Versions, processor and git state: what a reader needs to judge a difference between two machines."""
+    installed = {}
+    for name in VERSIONS:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            installed[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        **installed,
+        "cpu": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        **git_state(),
+    }
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_state() -> dict:
+    """Commit of the project's checkout and whether tracked files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words):
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
+
+    try:
+        commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except FileNotFoundError:
+        return {"git_commit": None, "git_dirty": None}
+    if commit.returncode:
+        return {"git_commit": None, "git_dirty": None}
+    return {"git_commit": commit.stdout.strip(), "git_dirty": bool(status.stdout.strip())}

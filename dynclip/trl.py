@@ -1,0 +1,214 @@
+"""GRPO with a dynclip method inside TRL 1.16: the only file that knows TRL's names.
+
+`DynClipTrainer` is TRL's `GRPOTrainer` with
+
+1) `_compute_loss` replaced: the same forward pass, the method's per-token loss, then TRL's own aggregation. With
+   method "grpo" the loss and its gradients equal TRL's bit for bit (tests/peers/test_trl.py);
+2) state around it: the sampling policy's entropy is recorded for the whole rollout batch (one extra output of a
+   forward pass TRL makes anyway) and given to the method's controller; rollouts are seeded by (seed, step), so that
+   runs of different methods share their random numbers; the controller's state is saved in every checkpoint;
+3) checkpoints written aside, checksummed and renamed.
+
+A *step* here is a rollout batch: k = optimizer steps // updates per rollout, which is what the schedules count.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from trl import GRPOTrainer
+
+from dynclip.checkpoints import seal
+from dynclip.methods import Method, TokenBatch, method
+
+SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
+STATE_FILE = "dynclip.json"
+
+
+class DynClipTrainer(GRPOTrainer):
+    """A `trl.GRPOTrainer` whose clipping is a dynclip method.
+
+    Arguments beside GRPOTrainer's own: `dynclip_method`, a name of `dynclip.METHODS`; `dynclip_options`, its options;
+    `allow_on_policy`, to train with one update per rollout batch, where every ratio is 1 and clipping cannot act.
+
+    Raises ValueError at construction for settings under which a comparison of methods would not mean what it says.
+    """
+
+    def __init__(self, *args, dynclip_method="grpo", dynclip_options=None, allow_on_policy=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        # TRL counts every sampled batch once per `steps_per_generation` slice and reuses it `num_iterations` times.
+        slices, accumulation = self.args.steps_per_generation * self.num_iterations, self.args.gradient_accumulation_steps
+        if slices % accumulation:
+            raise ValueError(
+                f"steps_per_generation x num_iterations = {slices} must be a multiple of "
+                f"gradient_accumulation_steps = {accumulation}: else an update would straddle two rollout batches"
+            )
+        self.updates_per_rollout = slices // accumulation
+        if self.updates_per_rollout == 1 and not allow_on_policy:
+            raise ValueError(
+                "one update per rollout batch: every importance ratio is 1 and no clipping method can act. "
+                "Set steps_per_generation > gradient_accumulation_steps, or allow_on_policy=True to do it anyway"
+            )
+        refuse_overlapping_options(self)
+        method(dynclip_method, 1, **(dynclip_options or {}))  # a wrong name or option must fail before training starts
+        self._method_name, self._method_options = dynclip_method, dynclip_options or {}
+        self._method: Method | None = None
+        self._old_entropy: torch.Tensor | None = None
+        self._row: dict[str, list] = {}
+        self._restored_state: dict | None = None
+
+    @property
+    def method(self) -> Method:
+        """The run's method; it exists once the number of steps is known, that is when training has started."""
+        if self._method is None:
+            total = max(1, math.ceil(self.state.max_steps / self.updates_per_rollout))
+            self._method = method(self._method_name, total, **self._method_options)
+            if self._restored_state is not None:
+                self._method.load_state_dict(self._restored_state)
+        return self._method
+
+    @property
+    def rollout_step(self) -> int:
+        """k: the number of rollout batches whose updates are complete."""
+        return self.state.global_step // self.updates_per_rollout
+
+    def _get_per_token_logps_and_entropies(self, *args, compute_entropy=False, **kwargs):
+        # The pass over the whole rollout batch that yields old log-probabilities runs without gradient: its entropies
+        # are those of the sampling policy, the one definition of entropy used everywhere here.
+        sampling = not torch.is_grad_enabled()
+        output = super()._get_per_token_logps_and_entropies(
+            *args, compute_entropy=compute_entropy or sampling, **kwargs
+        )
+        if sampling:
+            self._old_entropy = output[1]
+        return output
+
+    def _generate_and_score_completions(self, inputs):
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        step, start = self.rollout_step, time.perf_counter()
+        # Common random numbers: what is drawn at step k depends on (seed, k, rank), not on the method's history.
+        torch.manual_seed((self.args.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index)
+        self._old_entropy = None
+        output = super()._generate_and_score_completions(inputs)
+        mask = output["completion_mask"]
+        if self._old_entropy is None:  # on-policy runs skip the pass over the rollout batch; the controller needs it
+            self._score_sampling_entropy(output)
+        output["old_entropy"] = self._old_entropy * mask
+        totals = self.accelerator.reduce(torch.stack([output["old_entropy"].sum(), mask.sum().float()]), "sum")
+        entropy = (totals[0] / totals[1].clamp(min=1)).item()
+        self.method.observe(step, entropy)
+        self._row = {"policy/entropy": [entropy], "time/rollout": [time.perf_counter() - start]}
+        if self.method.controller:
+            self._row["clip/state"] = [float(self.method.controller.signal)]
+        return output
+
+    def _score_sampling_entropy(self, batch) -> None:
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        with torch.no_grad():
+            self._get_per_token_logps_and_entropies(
+                self.model, ids, attention, batch["completion_ids"].size(1), self.args.per_device_train_batch_size
+            )
+
+    def _compute_loss(self, model, inputs):
+        completion_ids, mask = inputs["completion_ids"], inputs["completion_mask"]
+        input_ids = torch.cat([inputs["prompt_ids"], completion_ids], dim=1)
+        attention_mask = torch.cat([inputs["prompt_mask"], mask], dim=1)
+        if "tool_mask" in inputs:
+            mask = mask * inputs["tool_mask"]
+        logprob, entropy, _ = self._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, completion_ids.size(1), compute_entropy=True
+        )
+        old_logprob = inputs.get("old_per_token_logps")
+        batch = TokenBatch(
+            logprob=logprob,
+            old_logprob=logprob.detach() if old_logprob is None else old_logprob,
+            advantages=inputs["advantages"],
+            mask=mask,
+            entropy=entropy.detach(),
+            old_entropy=inputs.get("old_entropy"),
+        )
+        step = min(self.rollout_step, self.method.total_steps)
+        output = self.method.loss(batch, step)
+        per_token = output.per_token
+        if self.use_vllm and self.vllm_importance_sampling_correction:
+            per_token = per_token * inputs["importance_sampling_ratio"]
+        if self.model.training:
+            for name, value in output.metrics.items():
+                reduction = value if name == "policy/ratio_max" else self.accelerator.reduce(value, "mean")
+                self._row.setdefault(name, []).append(reduction.item())
+        self._metrics["train" if self.model.training else "eval"]["entropy"].append(
+            ((entropy.detach() * mask).sum() / mask.sum().clamp(min=1)).item()
+        )
+        return self._aggregate(per_token, mask, inputs)
+
+    def _aggregate(self, per_token, mask, inputs):
+        """TRL's own normalisation of the run's `loss_type`, in TRL's order of operations."""
+        training = self.model.training
+        normalizer = self.current_gradient_accumulation_steps if training else 1.0
+        if self.loss_type == "grpo":
+            return ((per_token * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).mean() / normalizer
+        if self.loss_type == "bnpo":
+            return (per_token * mask).sum() / mask.sum().clamp(min=1.0) / normalizer
+        if self.loss_type == "dr_grpo":
+            return (per_token * mask).sum() / (per_token.size(0) * self.max_completion_length) / normalizer
+        tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
+        if training:
+            tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        return (per_token * mask).sum() / tokens
+
+    def take_row(self) -> dict[str, float]:
+        """The finished rollout step's measurements: means over its updates (ratio_max: the maximum). Empties them."""
+        row = {name: max(v) if name == "policy/ratio_max" else sum(v) / len(v) for name, v in self._row.items()}
+        self._row = {}
+        return row
+
+    # Checkpoints: a folder that is being written never has a checkpoint's name.
+
+    def _get_output_dir(self, trial):
+        base = super()._get_output_dir(trial)
+        return str(Path(base) / ".writing") if getattr(self, "_writing", False) else base
+
+    def create_model_card(self, *args, **kwargs):
+        """No README inside training state."""
+
+    def _save_checkpoint(self, model, trial):
+        self._writing = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._writing = False
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            aside = Path(self.args.output_dir) / ".writing" / name
+            state = {"rollout_step": self.rollout_step, "method": self.method.state_dict()}
+            (aside / STATE_FILE).write_text(json.dumps(state))
+            seal(aside, Path(self.args.output_dir) / name)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._restored_state = json.loads((Path(checkpoint) / STATE_FILE).read_text())["method"]
+            self._method = None
+
+
+def refuse_overlapping_options(trainer: GRPOTrainer) -> None:
+    """TRL options that would change the loss behind a method's back are errors, each with what to use instead."""
+    args = trainer.args
+    conflicts = {
+        f"loss_type={trainer.loss_type!r}: expected one of {SUPPORTED_LOSS_TYPES}": trainer.loss_type
+        not in SUPPORTED_LOSS_TYPES,
+        "importance_sampling_level='sequence' is a method of its own": trainer.importance_sampling_level != "token",
+        "delta (dual clip)": args.delta is not None,
+        "beta (KL penalty)": trainer.beta != 0.0,
+        "top_entropy_quantile < 1": trainer.top_entropy_quantile < 1.0,
+        "entropy_coef or use_adaptive_entropy": trainer._entropy_bonus_enabled,
+        "off_policy_mask_threshold": trainer.off_policy_mask_threshold is not None,
+        "router auxiliary loss": trainer.aux_loss_enabled,
+    }
+    for name, conflict in conflicts.items():
+        if conflict:
+            raise ValueError(f"DynClipTrainer does not take {name}: the loss is the dynclip method's alone")

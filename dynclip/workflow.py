@@ -1,0 +1,140 @@
+"""What the Snakefile asks: the study of a config, file lists, and digests of what each rule depends on.
+
+Snakemake tracks shell text and file times but not imported code, so every rule carries a digest of the code that
+shapes its output as a parameter. A rule is rerun when its digest changes, and only then.
+"""
+
+import atexit
+import os
+import sys
+from pathlib import Path
+
+from dynclip.errors import UserError
+from dynclip.provenance import code_digest, digest, method_digest
+from dynclip.scales import Study, resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force")
+
+# Entry points of each rule: what they use inside the project is found from there.
+CODE = {
+    "data": ("evals.benchmarks:write_data",),
+    "warmup": ("dynclip.policies:warm_start",),
+    "train": (),  # training_code, see below
+    "evaluate": ("evals.evaluation:evaluate",),
+    "tables": ("dynclip.tables:write_tables",),
+    "figures": ("dynclip.figures:write_figures",),
+    "page": ("dynclip.report:write_report",),
+    "track": ("dynclip.tracking:track",),
+}
+
+
+def prepare_environment() -> None:
+    """Let rules' `python` be the interpreter that runs Snakemake, with the project importable from any folder."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+def study_from(config: dict) -> Study:
+    """The study that `--config` asks for. Bad input is one line on standard error and exit status 2, before any work."""
+    try:
+        for key in config:
+            if key not in CONFIG_KEYS:
+                raise UserError(f"unknown --config key {key!r}; the keys are: {', '.join(CONFIG_KEYS)}")
+        return resolve(**config)
+    except UserError as error:
+        print(f"dynclip: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def check_start(study: Study) -> None:
+    """Print the plan and refuse to start what cannot finish (full disk, unwritable results): exit status 2."""
+    from dynclip.plan import print_plan
+
+    try:
+        print_plan(study, Path("results"))
+    except UserError as error:
+        print(f"dynclip: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def say_goodbye(study: Study) -> None:
+    """The last lines of a finished study: how to look at it. At exit, so that nothing is printed after them."""
+    atexit.register(
+        print,
+        f"\nreport:  open results/{study.name}/report.html in a browser, or: python -m webbrowser "
+        f"results/{study.name}/report.html\n"
+        "MLflow:  mlflow ui --backend-store-uri sqlite:///results/mlflow.db",
+        file=sys.stderr,
+    )
+
+
+def code_of(rule: str) -> str:
+    """Digest of the code behind a rule."""
+    if rule == "train":
+        from dynclip.training import training_code
+
+        return training_code()
+    return code_digest(*CODE[rule])
+
+
+def method_code(name: str) -> str:
+    """Digest of one method's registry entry and functions: editing it retrains this method alone."""
+    return method_digest(name)
+
+
+def settings_of(rule: str, study: Study) -> str:
+    """Digest of the scale's numbers that a rule reads."""
+    from dynclip.training import SETTINGS
+    from evals.benchmarks import BENCHMARKS
+
+    if rule == "warmup":
+        return digest([vars(study.scale.policy), vars(study.scale.policy.warmup), study.scale.max_completion])
+    if rule == "evaluate":
+        return digest({name: repr(BENCHMARKS[name]) for name in study.scale.benchmarks})
+    return digest({name: getattr(study.scale, name) for name in SETTINGS})
+
+
+def model_of(study: Study, wildcards) -> str:
+    """The manifest of the checkpoint that an evaluation reads."""
+    if wildcards.method == "base":
+        return f"results/{study.name}/base/model.json"
+    step = study.checkpoints.get(wildcards.checkpoint)
+    if step is None:
+        raise UserError(f"unknown checkpoint {wildcards.checkpoint!r}; this study has: {', '.join(study.checkpoints)}")
+    return f"results/{study.name}/runs/{wildcards.method}/seed{wildcards.seed}/checkpoints/step{step}/model.json"
+
+
+def run_files(study: Study) -> list[str]:
+    """metrics.jsonl and run.json of every run of the study."""
+    return [
+        f"results/{study.name}/runs/{method}/seed{seed}/{name}"
+        for method in study.methods
+        for seed in study.seeds
+        for name in ("metrics.jsonl", "run.json")
+    ]
+
+
+def score_files(study: Study) -> list[str]:
+    """The score file of every evaluated checkpoint on every benchmark, the untrained base policy first."""
+    places = [("base", 0, "final")]
+    places += [(method, seed, c) for method in study.methods for seed in study.seeds for c in study.checkpoints]
+    return [
+        f"results/{study.name}/scores/{method}/seed{seed}/{checkpoint}/{benchmark}.json"
+        for method, seed, checkpoint in places
+        for benchmark in study.scale.benchmarks
+    ]
+
+
+def table_files(study: Study) -> list[str]:
+    """Every table in its three formats."""
+    from dynclip.tables import TABLES
+
+    return [f"results/{study.name}/tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")]
+
+
+def figure_files(study: Study, kind: str) -> list[str]:
+    """Every figure in one format."""
+    from dynclip.figures import FIGURES
+
+    return [f"results/{study.name}/figures/{name}.{kind}" for name in FIGURES]

@@ -1,0 +1,62 @@
+"""Sealed folders: whole or named as damaged."""
+
+import pytest
+
+from dynclip import checkpoints
+from dynclip.errors import UserError
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    aside = tmp_path / ".aside"
+    (aside / "sub").mkdir(parents=True)
+    (aside / "model.safetensors").write_bytes(b"weights")
+    (aside / "sub" / "config.json").write_text("{}")
+    return checkpoints.seal(aside, tmp_path / "step3")
+
+
+def test_a_sealed_folder_is_whole_and_the_aside_is_gone(sealed, tmp_path):
+    assert checkpoints.damage(sealed) is None
+    assert not (tmp_path / ".aside").exists()
+    assert checkpoints.verify(sealed, "make it") == sealed
+    assert len(checkpoints.weights_sha256(sealed)) == 64
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda d: (d / "model.safetensors").write_bytes(b"weight"), "has 6 bytes, expected 7"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"weightz"), "does not have the SHA-256"),
+        (lambda d: (d / "sub" / "config.json").unlink(), "config.json is missing"),
+        (lambda d: (d / "model.json").unlink(), "model.json is missing"),
+        (lambda d: (d / "model.json").write_text('{"files": '), "not a checkpoint manifest"),
+    ],
+)
+def test_damage_names_the_file_and_the_command(sealed, harm, words):
+    harm(sealed)
+    with pytest.raises(UserError, match=words) as error:
+        checkpoints.verify(sealed, rebuild="snakemake --forcerun train")
+    assert "rebuild it with: snakemake --forcerun train" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_sealing_over_an_older_folder_replaces_it(sealed, tmp_path):
+    aside = tmp_path / ".again"
+    aside.mkdir()
+    (aside / "model.safetensors").write_bytes(b"other")
+    checkpoints.seal(aside, sealed)
+    assert (sealed / "model.safetensors").read_bytes() == b"other" and not (sealed / "sub").exists()
+
+
+def test_latest_passes_over_damaged_checkpoints_and_prune_keeps_the_newest(tmp_path):
+    for number in (8, 16, 104):
+        aside = tmp_path / ".writing" / f"checkpoint-{number}"
+        aside.mkdir(parents=True)
+        (aside / "model.safetensors").write_text(str(number))
+        checkpoints.seal(aside, tmp_path / aside.name)
+    assert checkpoints.latest(tmp_path).name == "checkpoint-104"
+    (tmp_path / "checkpoint-104" / "model.safetensors").write_text("10")
+    assert checkpoints.latest(tmp_path).name == "checkpoint-16"
+    checkpoints.prune(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-104", "checkpoint-16"]
+    assert checkpoints.latest(tmp_path / "none") is None

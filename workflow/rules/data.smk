@@ -1,0 +1,35 @@
+rule data:
+    output:
+        manifest=f"{RESULTS}/data/manifest.json",
+        train=f"{RESULTS}/data/train.jsonl",
+        heldout=expand(f"{RESULTS}/data/{{benchmark}}.jsonl", benchmark=BENCHMARKS),
+    params:
+        scale=STUDY.name,
+        code=house.code_of("data"),
+    log:
+        f"{RESULTS}/logs/data.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m dynclip data --scale {params.scale} > {log} 2>&1"
+
+
+rule warmup:
+    input:
+        train=rules.data.output.train,
+        manifest=rules.data.output.manifest,
+    output:
+        f"{RESULTS}/base/model.json",
+    params:
+        scale=STUDY.name,
+        settings=house.settings_of("warmup", STUDY),
+        code=house.code_of("warmup"),
+    log:
+        f"{RESULTS}/logs/warmup.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/warmup.tsv"
+    threads: 2
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m dynclip warmup --scale {params.scale} --log {log}"

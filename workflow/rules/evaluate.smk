@@ -1,0 +1,28 @@
+# One job scores one checkpoint on all of the scale's benchmarks: the engine starts once.
+rule evaluate:
+    input:
+        model=lambda wildcards: house.model_of(STUDY, wildcards),
+        data=rules.data.output.heldout,
+        manifest=rules.data.output.manifest,
+    output:
+        scores=expand(
+            f"{RESULTS}/scores/{{{{method}}}}/seed{{{{seed}}}}/{{{{checkpoint}}}}/{{benchmark}}.json",
+            benchmark=BENCHMARKS,
+        ),
+        samples=expand(
+            f"{RESULTS}/samples/{{{{method}}}}/seed{{{{seed}}}}/{{{{checkpoint}}}}/{{benchmark}}.parquet",
+            benchmark=BENCHMARKS,
+        ),
+    params:
+        overrides=STUDY.overrides,
+        settings=house.settings_of("evaluate", STUDY),
+        code=house.code_of("evaluate"),
+    log:
+        f"{RESULTS}/logs/evaluate/{{method}}-seed{{seed}}-{{checkpoint}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate/{{method}}-seed{{seed}}-{{checkpoint}}.tsv"
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m dynclip evaluate {params.overrides} --method {wildcards.method} --seed {wildcards.seed}"
+        " --checkpoint {wildcards.checkpoint} --log {log}"

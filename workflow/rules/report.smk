@@ -1,0 +1,84 @@
+rule tables:
+    input:
+        house.run_files(STUDY),
+        house.score_files(STUDY),
+    output:
+        scores=f"{RESULTS}/scores.parquet",
+        tables=house.table_files(STUDY),
+    params:
+        overrides=STUDY.overrides,
+        methods=",".join(STUDY.methods),
+        seeds=",".join(map(str, STUDY.seeds)),
+        code=house.code_of("tables"),
+    log:
+        f"{RESULTS}/logs/tables.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m dynclip tables {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+
+
+rule figures:
+    input:
+        rules.tables.output.scores,
+        house.run_files(STUDY),
+    output:
+        report(
+            house.figure_files(STUDY, "svg"),
+            category="Figures",
+            caption="../report/figure.rst",
+        ),
+        house.figure_files(STUDY, "png"),
+    params:
+        overrides=STUDY.overrides,
+        methods=",".join(STUDY.methods),
+        seeds=",".join(map(str, STUDY.seeds)),
+        code=house.code_of("figures"),
+    log:
+        f"{RESULTS}/logs/figures.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m dynclip figures {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+
+
+rule page:
+    input:
+        rules.figures.output,
+        rules.tables.output,
+    output:
+        f"{RESULTS}/report.html",
+    params:
+        overrides=STUDY.overrides,
+        methods=",".join(STUDY.methods),
+        seeds=",".join(map(str, STUDY.seeds)),
+        code=house.code_of("page"),
+    log:
+        f"{RESULTS}/logs/page.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m dynclip report {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+
+
+# The single writer of results/mlflow.db. The database is not declared: it belongs to all scales and is never deleted.
+rule track:
+    input:
+        house.run_files(STUDY),
+        house.score_files(STUDY),
+        rules.figures.output,
+    output:
+        f"{RESULTS}/tracking.json",
+    params:
+        overrides=STUDY.overrides,
+        methods=",".join(STUDY.methods),
+        seeds=",".join(map(str, STUDY.seeds)),
+        code=house.code_of("track"),
+    log:
+        f"{RESULTS}/logs/track.log",
+    resources:
+        mlflow=1,
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m dynclip track {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"

@@ -1,0 +1,28 @@
+# The training state lives in <run>/state, undeclared, so that Snakemake neither deletes it before an attempt nor after a
+# failed one: a killed training continues. Declared are only the files that appear when a run is finished.
+rule train:
+    input:
+        base=rules.warmup.output,
+        data=rules.data.output.train,
+        manifest=rules.data.output.manifest,
+    output:
+        metrics=f"{RESULTS}/runs/{{method}}/seed{{seed}}/metrics.jsonl",
+        record=f"{RESULTS}/runs/{{method}}/seed{{seed}}/run.json",
+        checkpoints=expand(
+            f"{RESULTS}/runs/{{{{method}}}}/seed{{{{seed}}}}/checkpoints/step{{step}}/model.json",
+            step=sorted(STUDY.checkpoints.values()),
+        ),
+    params:
+        overrides=STUDY.overrides,
+        settings=house.settings_of("train", STUDY),
+        method=lambda wildcards: house.method_code(wildcards.method),
+        code=house.code_of("train"),
+    log:
+        f"{RESULTS}/logs/train/{{method}}-seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{method}}-seed{{seed}}.tsv"
+    threads: STUDY.scale.threads
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m dynclip train {params.overrides} --method {wildcards.method} --seed {wildcards.seed} --log {log}"
