@@ -1,6 +1,6 @@
 """The command line for scripts and rules; users' main interface is snakemake.
 
-    dynclip plan | doctor | data | warmup | train | evaluate | track | follow | report
+dynclip plan | doctor | data | warmup | train | evaluate | track | follow | report
 """
 
 import argparse
@@ -149,7 +149,8 @@ def run_evaluate(options) -> int:
 def run_track(options) -> int:
     from dynclip.tracking import track
 
-    track(options.results, study_of(options).name)
+    study = study_of(options)
+    track(options.results, study.name, study.methods, study.seeds)
     return 0
 
 
@@ -165,19 +166,22 @@ def run_follow(options) -> int:
 def run_tables(options) -> int:
     from dynclip.tables import write_tables
 
-    write_tables(options.results / study_of(options).name)
+    study = study_of(options)
+    write_tables(options.results / study.name, study.methods, study.seeds)
     return 0
 
 
 def run_figures(options) -> int:
     from dynclip.figures import write_figures
 
-    write_figures(options.results / study_of(options).name)
+    study = study_of(options)
+    write_figures(options.results / study.name, study.methods, study.seeds)
     return 0
 
 
 def run_report(options) -> int:
     from dynclip.report import write_report
 
-    write_report(options.results / study_of(options).name)
+    study = study_of(options)
+    write_report(options.results / study.name, study.methods, study.seeds)
     return 0

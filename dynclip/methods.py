@@ -100,9 +100,7 @@ class Method:
             state = self.controller.signal if self.controller else -1
         return self.spec.bounds(old_prob, Clock(step, self.total_steps, state), **self._bound_options)
 
-    def bounds(
-        self, old_prob: torch.Tensor, step: int, state: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def bounds(self, old_prob: torch.Tensor, step: int, state: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps_low, eps_high), tensors like `old_prob`: the ratio is clipped to [1 − eps_low, 1 + eps_high].
 
         `step` counts rollout batches from 0; `state` is a controller's signal, None for the method's own.
@@ -111,9 +109,7 @@ class Method:
         low, high = (e if isinstance(e, torch.Tensor) else torch.full_like(old_prob, e) for e in pair)
         return low, high
 
-    def loss(
-        self, batch: TokenBatch, step: int, state: int | None = None, aggregation: str = "token"
-    ) -> LossOutput:
+    def loss(self, batch: TokenBatch, step: int, state: int | None = None, aggregation: str = "token") -> LossOutput:
         """The clipped-surrogate loss of `batch` at rollout step `step` (minimise it).
 
         How tokens are averaged is a property of the run: `aggregation` is "token" or "sequence".

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dynclip import lean
 from dynclip.checkpoints import seal
 from dynclip.errors import UserError
 from dynclip.scales import Policy, Scale
@@ -30,12 +31,18 @@ def build_tokenizer():
     from evals.families import VOCABULARY
 
     pieces = sorted(VOCABULARY, key=len, reverse=True)
-    tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate([PAD, EOS, *VOCABULARY])}, unk_token=PAD))
+    tokenizer = Tokenizer(
+        models.WordLevel({piece: i for i, piece in enumerate([PAD, EOS, *VOCABULARY])}, unk_token=PAD)
+    )
     pattern = Regex("|".join(re.escape(piece) for piece in pieces))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, padding_side="left", clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -71,6 +78,7 @@ def warm_start(scale: Scale, problems: list, out: Path, say: Callable[[str], Non
     Returns what was measured, which is also written to out/warmup.json (steps, seconds, pass@1, pass@8, entropy, loss).
     Raises UserError if the window is not reached within `max_steps`.
     """
+    lean.prepare()
     import torch
 
     warmup = scale.policy.warmup
@@ -116,11 +124,10 @@ def trace_batch(problems: list, tokenizer, rng: random.Random, warmup):
 
     from evals.families import FAMILIES
 
-    rows = []
-    for problem in rng.choices(problems, k=warmup.batch):
-        trace = FAMILIES[problem.subject].trace(problem, rng, warmup.error_rate)
-        prompt = tokenizer(problem.problem)["input_ids"]
-        rows.append((prompt, [*tokenizer(trace)["input_ids"], tokenizer.eos_token_id]))
+    chosen = rng.choices(problems, k=warmup.batch)
+    traces = [FAMILIES[p.subject].trace(p, rng, warmup.error_rate) + EOS for p in chosen]
+    prompts = tokenizer([p.problem for p in chosen])["input_ids"]
+    rows = list(zip(prompts, tokenizer(traces)["input_ids"], strict=True))
     width = max(len(prompt) + len(target) for prompt, target in rows)
     ids = torch.full((len(rows), width), tokenizer.pad_token_id)
     labels = torch.full((len(rows), width), -100)
@@ -132,7 +139,7 @@ def trace_batch(problems: list, tokenizer, rng: random.Random, warmup):
     return ids, attention, labels
 
 
-def measure(model, tokenizer, problems: list, scale: Scale, seed: int, count: int = 96, n: int = 8) -> dict:
+def measure(model, tokenizer, problems: list, scale: Scale, seed: int, count: int = 192, n: int = 8) -> dict:
     """pass@1 and pass@8 at temperature 1 and mean token entropy (nats) on `count` of the training problems."""
     import torch
 

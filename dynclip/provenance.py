@@ -25,7 +25,7 @@ REGISTRIES = {
     ("evals.benchmarks", "TRAIN_SETS"),
 }
 # Modules that carry results but do not shape them.
-CARRIERS = {"dynclip.errors", "dynclip.files", "dynclip.provenance", "dynclip.progress"}
+CARRIERS = {"dynclip.errors", "dynclip.files", "dynclip.lean", "dynclip.provenance", "dynclip.progress"}
 VERSIONS = ("torch", "transformers", "trl", "accelerate", "numpy", "tokenizers", "safetensors", "math-verify")
 
 

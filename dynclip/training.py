@@ -7,22 +7,16 @@ end, and only then is the state removed.
 """
 
 import json
-import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
-from dynclip import checkpoints
+from dynclip import checkpoints, lean
 from dynclip.errors import UserError
 from dynclip.files import sha256, write_atomic, write_json
 from dynclip.progress import Progress
 from dynclip.provenance import changes, code_digest, digest, environment, method_digest
 from dynclip.scales import Scale, Study
-
-# Heavy packages that TRL and transformers import when they find them, and that a run with the transformers engine never
-# calls. Marked absent in this process, a training starts in half the time.
-UNUSED = ("vllm", "mlflow", "sklearn", "wandb", "trackio")
 
 
 def fingerprint(study: Study, method: str, seed: int, base: Path, data: Path) -> dict[str, str]:
@@ -101,9 +95,7 @@ def claim_state(state: Path, parts: dict, say) -> None:
 
 def run_trainer(study, method, seed, base, problems, state, exports, progress) -> None:
     """Build the trainer, resume it from the newest whole checkpoint if there is one, and train to the last step."""
-    for package in UNUSED:
-        sys.modules.setdefault(package, None)
-    os.environ["HF_HUB_OFFLINE"] = "1"  # everything a laptop run reads is a local file
+    lean.prepare()
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -39,7 +39,10 @@ class DynClipTrainer(GRPOTrainer):
     def __init__(self, *args, dynclip_method="grpo", dynclip_options=None, allow_on_policy=False, **kwargs):
         super().__init__(*args, **kwargs)
         # TRL counts every sampled batch once per `steps_per_generation` slice and reuses it `num_iterations` times.
-        slices, accumulation = self.args.steps_per_generation * self.num_iterations, self.args.gradient_accumulation_steps
+        slices, accumulation = (
+            self.args.steps_per_generation * self.num_iterations,
+            self.args.gradient_accumulation_steps,
+        )
         if slices % accumulation:
             raise ValueError(
                 f"steps_per_generation x num_iterations = {slices} must be a multiple of "

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynclip import lean
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -42,6 +44,7 @@ class TransformersEngine:
     @classmethod
     def load(cls, path: Path | str, batch_size: int = 512) -> "TransformersEngine":
         """From a local folder in Hugging Face format: safetensors only, no remote code, no network."""
+        lean.prepare()
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         model = AutoModelForCausalLM.from_pretrained(

@@ -8,7 +8,7 @@ from dynclip.files import write_json
 from dynclip.provenance import environment
 from evals.benchmarks import BENCHMARKS, read_problems
 from evals.engines import Sampling, TransformersEngine
-from evals.grading import grade_many
+from evals.grading import extract, grade_many
 from evals.metrics import score
 from evals.samples import write_samples
 
@@ -51,7 +51,9 @@ def evaluate_benchmark(engine, model, name, problems, labels, samples, scores, s
     started = time.perf_counter()
     groups = engine.generate([p.problem for p in problems], benchmark.k, sampling, seed)
     seconds = time.perf_counter() - started
-    flat = [(problem, i, sample) for problem, group in zip(problems, groups, strict=True) for i, sample in enumerate(group)]
+    flat = [
+        (problem, i, sample) for problem, group in zip(problems, groups, strict=True) for i, sample in enumerate(group)
+    ]
     verdicts = grade_many(
         [(sample.text, problem.answer) for problem, _, sample in flat],
         truncated=[sample.finish == "length" for _, _, sample in flat],
@@ -65,6 +67,7 @@ def evaluate_benchmark(engine, model, name, problems, labels, samples, scores, s
             "finish": sample.finish,
             "status": verdict.status,
             "correct": verdict.correct,
+            "answer": extract(sample.text),
         }
         for (problem, i, sample), verdict in zip(flat, verdicts, strict=True)
     ]

@@ -3,13 +3,13 @@ rule data:
         manifest=f"{RESULTS}/data/manifest.json",
         train=f"{RESULTS}/data/train.jsonl",
         heldout=expand(f"{RESULTS}/data/{{benchmark}}.jsonl", benchmark=BENCHMARKS),
-    params:
-        scale=STUDY.name,
-        code=house.code_of("data"),
     log:
         f"{RESULTS}/logs/data.log",
     conda:
         "../../environment.yml"
+    params:
+        scale=STUDY.name,
+        code=house.code_of("data"),
     shell:
         "python -m dynclip data --scale {params.scale} > {log} 2>&1"
 
@@ -20,16 +20,16 @@ rule warmup:
         manifest=rules.data.output.manifest,
     output:
         f"{RESULTS}/base/model.json",
-    params:
-        scale=STUDY.name,
-        settings=house.settings_of("warmup", STUDY),
-        code=house.code_of("warmup"),
     log:
         f"{RESULTS}/logs/warmup.log",
     benchmark:
         f"{RESULTS}/benchmarks/warmup.tsv"
-    threads: 2
     conda:
         "../../environment.yml"
+    threads: 2
+    params:
+        scale=STUDY.name,
+        settings=house.settings_of("warmup", STUDY),
+        code=house.code_of("warmup"),
     shell:
         "python -m dynclip warmup --scale {params.scale} --log {log}"

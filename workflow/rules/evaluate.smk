@@ -13,16 +13,16 @@ rule evaluate:
             f"{RESULTS}/samples/{{{{method}}}}/seed{{{{seed}}}}/{{{{checkpoint}}}}/{{benchmark}}.parquet",
             benchmark=BENCHMARKS,
         ),
-    params:
-        overrides=STUDY.overrides,
-        settings=house.settings_of("evaluate", STUDY),
-        code=house.code_of("evaluate"),
     log:
         f"{RESULTS}/logs/evaluate/{{method}}-seed{{seed}}-{{checkpoint}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{{method}}-seed{{seed}}-{{checkpoint}}.tsv"
     conda:
         "../../environment.yml"
+    params:
+        overrides=STUDY.overrides,
+        settings=house.settings_of("evaluate", STUDY),
+        code=house.code_of("evaluate"),
     shell:
         "python -m dynclip evaluate {params.overrides} --method {wildcards.method} --seed {wildcards.seed}"
         " --checkpoint {wildcards.checkpoint} --log {log}"

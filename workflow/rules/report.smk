@@ -5,15 +5,15 @@ rule tables:
     output:
         scores=f"{RESULTS}/scores.parquet",
         tables=house.table_files(STUDY),
+    log:
+        f"{RESULTS}/logs/tables.log",
+    conda:
+        "../../environment.yml"
     params:
         overrides=STUDY.overrides,
         methods=",".join(STUDY.methods),
         seeds=",".join(map(str, STUDY.seeds)),
         code=house.code_of("tables"),
-    log:
-        f"{RESULTS}/logs/tables.log",
-    conda:
-        "../../environment.yml"
     shell:
         "python -m dynclip tables {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
 
@@ -29,15 +29,15 @@ rule figures:
             caption="../report/figure.rst",
         ),
         house.figure_files(STUDY, "png"),
+    log:
+        f"{RESULTS}/logs/figures.log",
+    conda:
+        "../../environment.yml"
     params:
         overrides=STUDY.overrides,
         methods=",".join(STUDY.methods),
         seeds=",".join(map(str, STUDY.seeds)),
         code=house.code_of("figures"),
-    log:
-        f"{RESULTS}/logs/figures.log",
-    conda:
-        "../../environment.yml"
     shell:
         "python -m dynclip figures {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
 
@@ -48,15 +48,15 @@ rule page:
         rules.tables.output,
     output:
         f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/page.log",
+    conda:
+        "../../environment.yml"
     params:
         overrides=STUDY.overrides,
         methods=",".join(STUDY.methods),
         seeds=",".join(map(str, STUDY.seeds)),
         code=house.code_of("page"),
-    log:
-        f"{RESULTS}/logs/page.log",
-    conda:
-        "../../environment.yml"
     shell:
         "python -m dynclip report {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
 
@@ -69,16 +69,16 @@ rule track:
         rules.figures.output,
     output:
         f"{RESULTS}/tracking.json",
+    log:
+        f"{RESULTS}/logs/track.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mlflow=1,
     params:
         overrides=STUDY.overrides,
         methods=",".join(STUDY.methods),
         seeds=",".join(map(str, STUDY.seeds)),
         code=house.code_of("track"),
-    log:
-        f"{RESULTS}/logs/track.log",
-    resources:
-        mlflow=1,
-    conda:
-        "../../environment.yml"
     shell:
         "python -m dynclip track {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"

@@ -12,17 +12,17 @@ rule train:
             f"{RESULTS}/runs/{{{{method}}}}/seed{{{{seed}}}}/checkpoints/step{{step}}/model.json",
             step=sorted(STUDY.checkpoints.values()),
         ),
+    log:
+        f"{RESULTS}/logs/train/{{method}}-seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{method}}-seed{{seed}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: STUDY.scale.threads
     params:
         overrides=STUDY.overrides,
         settings=house.settings_of("train", STUDY),
         method=lambda wildcards: house.method_code(wildcards.method),
         code=house.code_of("train"),
-    log:
-        f"{RESULTS}/logs/train/{{method}}-seed{{seed}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/train/{{method}}-seed{{seed}}.tsv"
-    threads: STUDY.scale.threads
-    conda:
-        "../../environment.yml"
     shell:
         "python -m dynclip train {params.overrides} --method {wildcards.method} --seed {wildcards.seed} --log {log}"

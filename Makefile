@@ -1,0 +1,55 @@
+# The commands of the project; `make` alone lists them. Each builds what it needs first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+DEVICE ?=#  cpu or cuda; empty: by whether nvidia-smi lists a GPU
+CONFIG ?=#  overrides of the study, e.g. CONFIG="methods=id,od seeds=0,1 steps=20"
+ARGS ?=#    more arguments, e.g. make test ARGS="-k bounds"
+IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
+
+.PHONY: help install reproduce test bench ui plan doctor lock lint clean
+
+help:  ## List the commands.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install:  ## Build .venv from the pinned lock of this machine (DEVICE=cpu|cuda overrides).
+	@for python in python3.11 python3.12 python3; do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
+	    exec "$$python" requirements/install.py $(if $(DEVICE),--device $(DEVICE)); \
+	  fi; \
+	done; \
+	echo "install: no Python 3.11 or 3.12 with venv found (python3.11, python3.12, python3 were tried); install one, e.g. the package python3.11-venv" >&2; \
+	exit 1
+
+reproduce: install  ## Print the plan, then run the whole study (CONFIG="methods=id,od steps=20" changes it).
+	@$(IN_VENV) dynclip plan $(foreach item,$(CONFIG),--$(subst =, ,$(item)))
+	@$(IN_VENV) snakemake --cores all $(if $(CONFIG),--config $(CONFIG))
+
+test: install  ## Run the tests (ARGS="-k bounds" for some of them).
+	@$(IN_VENV) pytest $(ARGS)
+
+bench: install  ## Run every benchmark of bench/.
+	@for file in bench/*.py; do echo "$$file"; $(IN_VENV) python "$$file"; done
+
+ui: install  ## Open MLflow's interface on the study's runs, at port 5000 of this machine.
+	@$(IN_VENV) mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///results/mlflow.db $(ARGS)
+
+plan: install  ## Say what would run here: scale and why, runs, minutes, disk.
+	@$(IN_VENV) dynclip plan $(foreach item,$(CONFIG),--$(subst =, ,$(item)))
+
+doctor: install  ## Say what was installed and why, and what this machine has.
+	@$(IN_VENV) dynclip doctor
+
+lock: install  ## Resolve requirements/*.in anew into both locks and environment.yml (ARGS=--upgrade for newer versions).
+	@$(IN_VENV) python -m dynclip.locks compile $(ARGS)
+
+lint: install  ## Check style and formatting of Python and of the workflow.
+	@$(IN_VENV) ruff check .
+	@$(IN_VENV) ruff format --check .
+	@$(IN_VENV) snakefmt --check Snakefile workflow
+	@$(IN_VENV) snakemake --lint
+
+clean:  ## Remove the environment and caches; results stay.
+	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

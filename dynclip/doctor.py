@@ -1,0 +1,95 @@
+"""What is installed and why, what this machine has, and what is within reach: `dynclip doctor`."""
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from dynclip import hardware
+from dynclip.errors import UserError
+from dynclip.locks import ROLES, Pin, compare, installed_lock, read_lock
+from dynclip.plan import choose_scale
+from dynclip.provenance import processor
+
+HUB_TIMEOUT_S = 3
+
+
+def print_doctor(results: Path = Path("results")) -> int:
+    """Print the findings; 1 when an installed version differs from the lock, else 0."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    lock, known_by = installed_lock()
+    pins = compare(read_lock(lock))
+    console.print(f"Installed from requirements/{lock.name} ({known_by})", highlight=False)
+    table = Table("package", "wanted", "found", "what for", box=None, padding=(0, 2, 0, 0), title_justify="left")
+    for pin in key_pins(pins):
+        style = None if pin.holds else "bold red"
+        table.add_row(pin.name, pin.wanted, pin.found or "not installed", ROLES[role(pin.name)], style=style)
+    console.print(table)
+    wrong = [pin for pin in pins if not pin.holds]
+    console.print(f"{len(pins) - len(wrong)} of {len(pins)} pins hold", highlight=False)
+    for pin in wrong:
+        console.print(f"  {pin.name}: wanted {pin.wanted}, found {pin.found or 'none'}", highlight=False)
+    if wrong:
+        console.print("  to repair: make clean install", highlight=False)
+    console.print()
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, text in findings(results):
+        facts.add_row(name, text)
+    console.print(facts)
+    return 1 if wrong else 0
+
+
+def key_pins(pins: list[Pin]) -> list[Pin]:
+    """The pins of the packages in ROLES, in its order."""
+    by_role = {role(pin.name): pin for pin in pins}
+    return [by_role[name] for name in ROLES if name in by_role]
+
+
+def role(name: str) -> str:
+    """The name in ROLES of a package; vLLM's CPU build goes by its own name."""
+    return name.removesuffix("-cpu")
+
+
+def findings(results: Path) -> list[tuple[str, str]]:
+    """Hardware, disk and hub as (name, text) lines."""
+    machine = hardware.detect()
+    bf16 = "has bfloat16 instructions" if machine.cpu_bf16 else "no bfloat16 instructions: float32 is faster"
+    cards = [f"{gpu.name}, {gpu.memory_gib:.0f} GiB, bfloat16 {'yes' if gpu.bf16 else 'no'}" for gpu in machine.gpus]
+    scale, why = choose_scale(machine)
+    try:
+        hardware.check_writable(results)
+        writable = f"{results} is writable"
+    except UserError as error:
+        writable = str(error)
+    return [
+        ("processor", f"{processor()}, {machine.cores} of {machine.cores_present} cores usable, {bf16}"),
+        ("memory", f"{machine.memory_gib:.1f} GiB usable"),
+        ("GPU", "; ".join(cards) or "none"),
+        ("scale", f"{scale}: {why}"),
+        ("disk", f"{hardware.disk_free(results) / hardware.GIB:.1f} GiB free, {writable}"),
+        ("hub", probe_hub()),
+    ]
+
+
+def probe_hub() -> str:
+    """Whether the model hub answers within 3 s, in words. HF_ENDPOINT and HF_HUB_OFFLINE are honoured."""
+    from huggingface_hub import constants
+
+    note = "not needed at laptop scale"
+    if constants.HF_HUB_OFFLINE:
+        return f"not asked (HF_HUB_OFFLINE is set); {note}"
+    named = " (HF_ENDPOINT)" if os.environ.get("HF_ENDPOINT") else ""
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):
+            state = "reachable"
+    except urllib.error.HTTPError as error:
+        state = f"reachable, answers {error.code}"
+    except (OSError, ValueError) as error:
+        state = f"not reachable ({getattr(error, 'reason', error)})"
+    return f"{constants.ENDPOINT}{named} {state}; {note}"

@@ -1,0 +1,340 @@
+"""The study's figures: one function each, registered in FIGURES with the caption that is printed under the
+plot.
+
+They are drawn for grey paper and half size: methods differ by line style and marker as well as by a
+colour-blind-safe colour (Okabe and Ito). Files are the same bytes every time: fixed hash salt, no date.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynclip.comparisons import seed_means, smooth
+from dynclip.evidence import BASE, Evidence, load_evidence
+from dynclip.files import write_atomic
+from evals.stats import mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2), (1, 1), (10, 3), (4, 1, 1, 1, 1, 1))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BAND = "Lines: mean over seeds; bands: lowest to highest seed"
+STYLE = {
+    "svg.hashsalt": "dynclip",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+}
+
+
+def entropy(evidence: Evidence) -> "Figure":
+    """Entropy of the sampling policy by rollout step; below it, which bound OD loosens (where a run
+    records it).
+    """
+    strips = {
+        f"{method}, seed {seed}": states
+        for method in evidence.methods
+        for seed, states in evidence.curves("clip/state", method).items()
+    }
+    below = 0.16 * len(strips) + 0.3
+    if strips:
+        figure, axes = _canvas(4.4 + below, rows=2, heights=[3.6, below], sharex=True)
+    else:
+        figure, axes = _canvas(4.4)
+    _draw_curves(evidence, axes[0], "policy/entropy")
+    axes[0].set_ylabel("entropy, nats")
+    axes[0].set_ylim(bottom=0)
+    if strips:
+        _draw_states(axes[1], strips)
+    axes[-1].set_xlabel("rollout step")
+    _legend(figure, axes[0])
+    return figure
+
+
+def reward(evidence: Evidence) -> "Figure":
+    """Training reward by rollout step, smoothed."""
+    figure, axes = _canvas(4.6)
+    _draw_curves(evidence, axes[0], "train/reward", smoothed=True)
+    axes[0].set(xlabel="rollout step", ylabel="reward (share correct)")
+    _legend(figure, axes[0])
+    return figure
+
+
+def clip_fraction(evidence: Evidence) -> "Figure":
+    """Share of tokens that lost their gradient to each bound, smoothed."""
+    figure, axes = _canvas(4.2, columns=2, sharey=True)
+    for ax, key, name in zip(axes, ("clip/low_fraction", "clip/high_fraction"), ("lower", "upper"), strict=True):
+        _draw_curves(evidence, ax, key, factor=100, smoothed=True)
+        ax.axhline(1, color="#888888", linewidth=0.9, linestyle=(0, (1, 2)))
+        ax.set(xlabel="rollout step", title=f"{name} bound")
+    axes[0].set_ylabel("clipped, % of tokens")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
+def bounds(evidence: Evidence) -> "Figure":
+    """The clipping thresholds as applied, averaged over tokens."""
+    figure, axes = _canvas(4.2, columns=2, sharey=True)
+    for ax, key, name in zip(axes, ("clip/eps_low_mean", "clip/eps_high_mean"), ("ε low", "ε high"), strict=True):
+        _draw_curves(evidence, ax, key)
+        ax.set(xlabel="rollout step", title=name)
+    axes[0].set_ylabel("mean threshold (ratio units)")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
+def pass_at_k(evidence: Evidence) -> "Figure":
+    """pass@k by k: a row of panels per checkpoint, a column per benchmark."""
+    labels, names = evidence.checkpoints or ("final",), evidence.benchmarks or ("no benchmark",)
+    figure, axes = _canvas(1.2 + 2.7 * len(labels), rows=len(labels), columns=len(names), sharex=True, sharey="row")
+    for row, label in enumerate(labels):
+        for column, benchmark in enumerate(names):
+            ax = axes[row * len(names) + column]
+            for method in (BASE, *evidence.methods):
+                scores = evidence.select(benchmark, method, "final" if method == BASE else label)
+                curves = {
+                    seed: {int(k): 100 * value for k, value in score["pass_at"].items() if value is not None}
+                    for seed, score in scores.items()
+                }
+                _draw_line(evidence, ax, method, curves)
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            ax.set_title(benchmark if row == 0 else "")
+        step = {s["step"] for s in evidence.scores if s["checkpoint"] == label and s["method"] != BASE}
+        axes[row * len(names)].set_ylabel(f"pass@k, %\n(step {', '.join(map(str, sorted(step)))})")
+    for ax in axes[-len(names) :]:
+        ax.set_xlabel("k")
+    _legend(figure, *axes)
+    return figure
+
+
+def scores(evidence: Evidence) -> "Figure":
+    """avg@k of the last checkpoint: a dot per seed, the mean with its 95 % t interval."""
+    names, methods = evidence.benchmarks or ("no benchmark",), evidence.methods
+    figure, axes = _canvas(1.5 + 0.42 * len(methods), columns=len(names), sharey=True)
+    for ax, benchmark in zip(axes, names, strict=True):
+        for place, method in enumerate(methods):
+            values = list(seed_means(evidence, benchmark, method).values())
+            if not values:
+                ax.text(0.02, place, "missing", transform=ax.get_yaxis_transform(), va="center", color="#777777")
+                continue
+            spread, look = mean_interval(values), _look(evidence, method)
+            ax.plot(values, [place + 0.22] * len(values), ".", color=look["color"], markersize=4, alpha=0.65)
+            if spread.n > 1:
+                ax.plot([spread.low, spread.high], [place, place], color=look["color"], linewidth=2)
+            ax.plot([spread.mean], [place], marker=look["marker"], color=look["color"], markersize=7)
+        # The untrained policy is far to the left: as a number it does not squeeze the methods together.
+        base = "".join(f"\nbefore training {v:.1f}" for v in seed_means(evidence, benchmark, BASE).values())
+        ks = {s["k"] for s in evidence.scores if s["benchmark"] == benchmark}
+        ax.set_title(f"{benchmark}{base}", fontsize=10)
+        ax.set_xlabel(f"avg@{', '.join(map(str, sorted(ks)))}, %")
+        ax.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    return figure
+
+
+def entropy_reward(evidence: Evidence) -> "Figure":
+    """Entropy against reward along training: what a method pays, in entropy, for a reward."""
+    figure, axes = _canvas(5.0)
+    for method in evidence.methods:
+        rewards, entropies = (
+            evidence.curves("train/reward", method),
+            evidence.curves("policy/entropy", method),
+        )
+        pairs = [(smooth(rewards[s]), smooth(entropies[s])) for s in sorted(set(rewards) & set(entropies))]
+        if not pairs:
+            continue
+        look = _look(evidence, method)
+        for path in pairs:
+            axes[0].plot(*path, color=look["color"], linewidth=0.6, alpha=0.35)
+        mean = [[sum(at) / len(at) for at in zip(*side, strict=True)] for side in zip(*pairs, strict=True)]
+        axes[0].plot(*mean, **look, markevery=_every(len(mean[0])), label=method)
+        axes[0].plot(mean[0][0], mean[1][0], "o", color=look["color"], fillstyle="none", markersize=10)
+    axes[0].set(xlabel="reward (share correct)", ylabel="entropy, nats")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
+SMOOTHED = "Every seed is first smoothed by a running mean over 5 % of the steps."
+FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
+    "entropy": (
+        entropy,
+        f"Entropy of the sampling policy (temperature 1, mean over completion tokens). {BAND}. "
+        "Strips, where a method switches: which bound is loosened at each step, one row per run.",
+    ),
+    "reward": (reward, f"Training reward of the rollout batches. {BAND}. {SMOOTHED}"),
+    "clip_fraction": (
+        clip_fraction,
+        f"Share of tokens whose gradient each bound removed. {BAND}. {SMOOTHED} Dotted: 1 %, below "
+        "which a bound "
+        "hardly acts.",
+    ),
+    "bounds": (
+        bounds,
+        f"Thresholds as applied, averaged over tokens: the ratio is kept in [1−ε low, 1+ε high]. {BAND}.",
+    ),
+    "pass_at_k": (
+        pass_at_k,
+        f"pass@k, unbiased estimate; a row of panels per evaluated checkpoint. {BAND}. base: the "
+        "policy before training.",
+    ),
+    "scores": (
+        scores,
+        "Last checkpoint. Small dots: one training seed each; large marker: their mean; bar: 95 % t "
+        "interval over seeds. "
+        "Intervals that overlap do not decide a paired comparison: see the differences table.",
+    ),
+    "entropy_reward": (
+        entropy_reward,
+        "Entropy against reward along training, from the ring on: at equal steps methods may differ "
+        "only because one "
+        "learns faster, here they are compared at equal reward. Thick: mean over seeds; thin: seeds. "
+        f"{SMOOTHED}",
+    ),
+}  # fmt: skip
+FORMATS = ("svg", "png")
+
+
+def caption(evidence: Evidence, name: str) -> str:
+    """The figure's caption with the number of runs and the seeds that it shows."""
+    seeds = ", ".join(map(str, evidence.seeds))
+    absent = ", ".join(f"{method}/seed{seed}" for method, seed in evidence.missing)
+    return (
+        f"{FIGURES[name][1]} n = {len(evidence.seeds)} seed{'s' * (len(evidence.seeds) != 1)} "
+        f"({seeds}) per method, "
+        f"{evidence.steps} rollout steps.{f' Missing: {absent}.' if absent else ''}"
+    )
+
+
+def write_figures(results: Path | str, methods=None, seeds=None) -> list[Path]:
+    """Verify results/<scale> and write figures/<name>.{svg,png} with captions; returns the paths."""
+    evidence = load_evidence(results, methods, seeds)
+    written = []
+    for name in FIGURES:
+        for end, content in render(evidence, name, captioned=True).items():
+            written.append(write_atomic(evidence.results / "figures" / f"{name}.{end}", content))
+    return written
+
+
+def render(evidence: Evidence, name: str, captioned: bool, formats=FORMATS) -> dict[str, bytes]:
+    """The bytes of a figure by format, with its caption under the plot if `captioned`."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure = FIGURES[name][0](evidence)
+        if captioned:
+            lines = textwrap.wrap(caption(evidence, name), 128)
+            # A label of the whole figure takes part in the layout, so nothing is cut off.
+            figure.supxlabel("\n".join(lines), fontsize=8.5, x=0.015, ha="left", color="#333333")
+            width, height = figure.get_size_inches()
+            figure.set_size_inches(width, height + 0.16 * len(lines))
+        files = {}
+        for end in formats:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=end, metadata={"svg": {"Date": None}, "png": {"Software": None}}[end])
+            files[end] = buffer.getvalue()
+        return files
+
+
+def _canvas(height: float, rows: int = 1, columns: int = 1, heights=None, **shared) -> "tuple[Figure, list]":
+    # The object interface, without pyplot: no global state, no display, nothing to close.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}, **shared)
+    return figure, list(axes.flat)
+
+
+def _look(evidence: Evidence, method: str) -> dict:
+    """A method's line: the same in every figure of a study."""
+    if method == BASE:
+        return {"color": "#777777", "dashes": (1, 2), "marker": "", "linewidth": 1.2}
+    place = evidence.methods.index(method)
+    pick = place % len(COLOURS)
+    # Past the palette's end, colours come back with the next method's dashes.
+    dashes = DASHES[(pick + place // len(COLOURS)) % len(DASHES)]
+    look = {"color": COLOURS[pick], "marker": MARKERS[pick], "markersize": 5, "linewidth": 1.6}
+    return look | {"dashes": dashes}
+
+
+def _every(points: int) -> int:
+    return max(1, points // 8)
+
+
+def _draw_curves(evidence: Evidence, ax, key: str, factor: float = 1, smoothed: bool = False) -> None:
+    drawn = False
+    for method in evidence.methods:
+        curves = {
+            seed: dict(enumerate(factor * v for v in (smooth(values) if smoothed else values)))
+            for seed, values in evidence.curves(key, method).items()
+        }
+        drawn |= bool(curves)
+        _draw_line(evidence, ax, method, curves)
+    if not drawn:
+        ax.text(0.5, 0.5, f"{key} was not recorded", transform=ax.transAxes, ha="center", color="#777777")
+
+
+def _draw_line(evidence: Evidence, ax, method: str, curves: dict[int, dict[int, float]]) -> None:
+    """Mean over seeds and the band from the lowest to the highest; `curves`: seed -> x -> y."""
+    if not curves:
+        return
+    xs = sorted(set.intersection(*(set(curve) for curve in curves.values())))
+    ys = [[curve[x] for curve in curves.values()] for x in xs]
+    look = _look(evidence, method)
+    if len(curves) > 1:
+        ax.fill_between(xs, list(map(min, ys)), list(map(max, ys)), color=look["color"], alpha=0.13, linewidth=0)
+    # Markers of different methods are staggered, so that lines on top of each other remain countable.
+    start = 0 if method == BASE else evidence.methods.index(method) * _every(len(xs)) // max(1, len(evidence.methods))
+    marks = (start, _every(len(xs)))
+    ax.plot(xs, [sum(at) / len(at) for at in ys], **look, markevery=marks, label=method)
+
+
+def _draw_states(ax, strips: dict[str, list[float]]) -> None:
+    """One thin row per run: which bound a switching method loosens at each step."""
+    kinds = {
+        1: ("#0072B2", "upper bound loosened"),
+        0: ("#E69F00", "lower bound loosened"),
+        -1: ("#dddddd", "neither yet"),
+    }
+    for row, states in enumerate(strips.values()):
+        for state, (colour, _) in kinds.items():
+            spans = [
+                (step - 0.5, 1) for step, value in enumerate(states) if not math.isnan(value) and round(value) == state
+            ]
+            ax.broken_barh(spans, (row - 0.4, 0.8), facecolors=colour, linewidth=0)
+    from matplotlib.patches import Patch
+
+    ax.set_yticks(range(len(strips)), list(strips), fontsize=7)
+    ax.set_ylim(len(strips) - 0.4, -0.6)
+    ax.grid(visible=False)
+    handles = [Patch(color=colour, label=label) for colour, label in kinds.values()]
+    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=7.5, borderpad=0.1)
+
+
+def _legend(figure, *axes) -> None:
+    entries = {}
+    for ax in axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=6, handlelength=3.4)

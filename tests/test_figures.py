@@ -1,0 +1,69 @@
+"""Figures: all are drawn, are the same bytes every time, and show what they say."""
+
+import pytest
+from conftest import write_study
+
+from dynclip.evidence import load_evidence
+from dynclip.figures import FIGURES, bounds, caption, clip_fraction, entropy, render, scores, write_figures
+
+
+def test_every_figure_in_both_formats_and_byte_stable(study):
+    written = write_figures(study)
+    assert {path.name for path in written} == {f"{name}.{end}" for name in FIGURES for end in ("svg", "png")}
+    first = {path: path.read_bytes() for path in written}
+    assert all(content[:4] == b"\x89PNG" for path, content in first.items() if path.suffix == ".png")
+    assert {path: path.read_bytes() for path in write_figures(study)} == first
+    assert not any(b"<dc:date>" in content for content in first.values())
+
+
+@pytest.mark.parametrize(("methods", "seeds", "steps"), [(("id",), (3,), 1), (("grpo", "od"), (0,), 2)])
+def test_smallest_studies_are_drawn(tmp_path, methods, seeds, steps):
+    assert len(write_figures(write_study(tmp_path / "tiny", methods, seeds, steps))) == 2 * len(FIGURES)
+
+
+def test_entropy_is_the_mean_over_seeds_with_the_seed_range(study):
+    evidence = load_evidence(study)
+    axes = entropy(evidence).axes[0]
+    line = next(line for line in axes.lines if line.get_label() == "grpo")
+    expected = evidence.metrics.query("method == 'grpo'").groupby("step")["policy/entropy"]
+    assert line.get_ydata() == pytest.approx(expected.mean().tolist())
+    assert list(line.get_xdata()) == list(range(12))
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.max() == pytest.approx(expected.max().max()) and "nats" in axes.get_ylabel()
+
+
+def test_ods_switches_are_visible(study):
+    evidence = load_evidence(study)
+    strip = entropy(evidence).axes[1]
+    assert [label.get_text() for label in strip.get_yticklabels()] == [f"od, seed {s}" for s in range(3)]
+    drawn = sum(len(collection.get_paths()) for collection in strip.collections)
+    assert drawn == 3 * 12  # every step of every seed is in exactly one state
+    assert len(entropy(load_evidence(study, methods=("grpo", "id"))).axes) == 1
+
+
+def test_methods_differ_without_colour(study):
+    lines = entropy(load_evidence(study)).axes[0].lines
+    looks = {(line.get_marker(), tuple(line._unscaled_dash_pattern[1] or ())) for line in lines}
+    assert len(looks) == 3 and len({marker for marker, _ in looks}) == 3
+
+
+def test_measured_bounds_and_clipped_share(study):
+    evidence = load_evidence(study)
+    high = bounds(evidence).axes[1].lines[0]
+    assert (high.get_ydata()[0], high.get_ydata()[-1]) == pytest.approx((0.2, 0.3))
+    low = clip_fraction(evidence).axes[0].lines[0]
+    assert low.get_ydata()[0] == pytest.approx(0.4)  # per cent
+
+
+def test_scores_show_a_missing_method(study):
+    axes = scores(load_evidence(study, methods=("grpo", "did"), seeds=(0, 1))).axes[0]
+    assert "missing" in [text.get_text() for text in axes.texts]
+
+
+def test_captions_say_n_seeds_and_what_the_band_is(study):
+    evidence = load_evidence(study)
+    for name in FIGURES:
+        assert "n = 3 seeds (0, 1, 2) per method" in caption(evidence, name)
+    assert "bands: lowest to highest seed" in caption(evidence, "entropy")
+    with_text, without = (len(render(evidence, "reward", flag, ("svg",))["svg"]) for flag in (True, False))
+    assert with_text > without

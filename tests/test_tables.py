@@ -1,0 +1,230 @@
+"""Tables, and the checks that every number passes before it is used."""
+
+import json
+import math
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import write_study
+
+from dynclip.comparisons import at_share, common_reward, entropy_at_reward, smooth
+from dynclip.errors import UserError
+from dynclip.evidence import load_evidence
+from dynclip.findings import findings
+from dynclip.tables import TABLES, frame, latex, main_table, markdown, write_tables
+
+
+def test_all_tables_are_written_in_all_formats(study):
+    written = write_tables(study)
+    expected = {f"tables/{name}.{end}" for name in TABLES for end in ("md", "csv", "tex")} | {"scores.parquet"}
+    assert {str(path.relative_to(study)) for path in written} == expected
+    again = {path: path.read_bytes() for path in written}
+    assert {path: path.read_bytes() for path in write_tables(study)} == again
+
+
+def test_scores_frame_holds_what_the_files_say(study):
+    write_tables(study)
+    scores = pd.read_parquet(study / "scores.parquet")
+    record = json.loads((study / "scores/id/seed1/final/chain_sum.json").read_text())
+    row = scores.query("method == 'id' and seed == 1 and checkpoint == 'final' and benchmark == 'chain_sum'")
+    values = row.set_index("metric")["value"]
+    assert values["avg_at_k"] == record["avg_at_k"]["value"]
+    assert values["pass_at_4"] == record["pass_at"]["4"]
+    assert values["share_correct"] == pytest.approx(record["verdicts"]["correct"] / 40)
+    assert set(scores["method"]) == {"base", "grpo", "id", "od"}
+
+
+def test_main_table_is_the_mean_over_seeds_and_the_paired_difference(study):
+    table = main_table(load_evidence(study))
+    means = {}
+    for method in ("grpo", "id"):
+        files = [study / f"scores/{method}/seed{s}/final/chain_sum.json" for s in range(3)]
+        means[method] = [100 * json.loads(f.read_text())["avg_at_k"]["value"] for f in files]
+    records = frame(table).set_index(["method", "benchmark"])
+    assert records.loc[("id", "chain_sum"), "mean"] == pytest.approx(sum(means["id"]) / 3)
+    gap = sum(a - b for a, b in zip(means["id"], means["grpo"], strict=True)) / 3
+    assert records.loc[("id", "chain_sum"), "difference"] == pytest.approx(gap)
+    assert [row[0] for row in table.rows] == ["base", "grpo", "id", "od"]
+    assert "(one policy)" in table.rows[0][1]
+
+
+def test_missing_seed_is_shown_and_not_filled_in(study):
+    shutil.rmtree(study / "runs/id/seed2")
+    shutil.rmtree(study / "scores/id/seed2")
+    evidence = load_evidence(study)
+    assert evidence.missing == [("id", 2)]
+    row = next(row for row in main_table(evidence).rows if row[0] == "id")
+    assert "(2 of 3 seeds)" in row[1]
+    for build in TABLES.values():
+        assert "Missing, not filled in: id/seed2" in build(evidence).note
+    whole = load_evidence(study, methods=("grpo", "id", "od", "did"), seeds=(0, 1, 2))
+    assert main_table(whole).rows[-1][:2] == ["did", "missing"]
+
+
+def test_only_the_studys_own_runs_are_used(study):
+    evidence = load_evidence(study, methods=("od", "grpo"), seeds=(1,))
+    assert (evidence.methods, evidence.seeds, evidence.baseline) == (("od", "grpo"), (1,), "grpo")
+    assert set(evidence.runs) == {("od", 1), ("grpo", 1)}
+    assert {score["method"] for score in evidence.scores} == {"base", "od", "grpo"}
+    assert "n=1, no claim" in markdown(main_table(evidence))
+
+
+@pytest.mark.parametrize(("methods", "seeds", "steps"), [(("id",), (3,), 1), (("grpo", "od"), (0,), 2)])
+def test_smallest_studies(tmp_path, methods, seeds, steps):
+    results = write_study(tmp_path / "tiny", methods, seeds, steps)
+    assert len(write_tables(results)) == 13
+    assert any("no claim" in finding.text for finding in findings(load_evidence(results)))
+
+
+def test_curves_and_cost(study):
+    evidence = load_evidence(study)
+    curves = frame(TABLES["curves"](evidence))
+    first = curves.query("metric == 'policy/entropy' and method == 'grpo' and percent == 0").iloc[0]
+    rows = [json.loads(p.read_text().splitlines()[0]) for p in sorted(study.glob("runs/grpo/*/metrics.jsonl"))]
+    entropies = pd.Series([row["policy/entropy"] for row in rows])
+    assert (first["mean"], first["sd"]) == pytest.approx((entropies.mean(), entropies.std()))
+    cost = frame(TABLES["cost"](evidence)).set_index("method").loc["id"]
+    assert (cost["time/step_mean"], cost["time/step_sd"]) == pytest.approx((0.51, 0.01))
+    assert evidence.metrics.shape[0] == 3 * 3 * 12 and evidence.metrics["clip/state"].notna().sum() == 36
+
+
+def test_at_share_and_smooth():
+    ramp = [float(i) for i in range(100)]
+    assert [at_share(ramp, p) for p in (0, 50, 100)] == [1.0, 50.0, 98.0]  # 5 steps, cut at the ends
+    assert smooth(ramp)[10] == 10.0 and len(smooth(ramp)) == 100
+    assert at_share([4.0], 100) == 4.0 and math.isnan(at_share([math.nan], 0))
+
+
+def test_entropy_is_compared_at_equal_reward(study):
+    evidence = load_evidence(study)
+    found = entropy_at_reward(evidence, common_reward(evidence))
+    assert all(len(seeds) == 3 for seeds in found.values())
+    # id's entropy falls more slowly at the same reward by construction.
+    assert sum(found["id"].values()) > sum(found["grpo"].values())
+    assert all(math.isnan(v) for v in entropy_at_reward(evidence, 2.0)["grpo"].values())
+
+
+def test_findings_are_computed(study):
+    texts = [finding.text for finding in findings(load_evidence(study))]
+    assert any(text.startswith("Entropy under grpo falls in 3 of 3 seeds") for text in texts)
+    assert "3 seeds per method: every comparison is exploratory." in texts
+    assert any(text.startswith("id vs grpo on entropy at half time: +0.0") for text in texts)
+    assert "od, switches: 2 in seed 0, 2 in seed 1, 2 in seed 2." in texts
+    assert not any(finding.warning for finding in findings(load_evidence(study)) if "1.1" in finding.text)
+    for path in study.glob("runs/*/*/metrics.jsonl"):
+        path.write_text(path.read_text().replace('"clip/high_fraction": 0.006', '"clip/high_fraction": 0.001'))
+    weak = [f for f in findings(load_evidence(study)) if "below 1 %" in f.text]
+    assert len(weak) == 3 and all(finding.warning for finding in weak)
+
+
+def test_latex_escapes(study):
+    text = latex(main_table(load_evidence(study)))
+    assert r"basic\_arithmetic" in text and r"\%" in text and r"\end{tabular}" in text
+
+
+SCORE = "scores/id/seed1/final/chain_sum.json"
+
+
+def damage_truncate(study):
+    path = study / SCORE
+    path.write_text(path.read_text()[:200])
+    return SCORE, "evaluate"
+
+
+def damage_edited_value(study):
+    path = study / SCORE
+    record = json.loads(path.read_text())
+    record["avg_at_k"]["value"] += 0.05
+    path.write_text(json.dumps(record))
+    return SCORE, "evaluate"
+
+
+def damage_missing_field(study):
+    path = study / SCORE
+    record = json.loads(path.read_text())
+    del record["per_problem"]
+    path.write_text(json.dumps(record))
+    return SCORE, "evaluate"
+
+
+def damage_samples(study):
+    with (study / "samples/id/seed1/final/chain_sum.parquet").open("ab") as file:
+        file.write(b"x")
+    return SCORE, "evaluate"
+
+
+def damage_no_samples(study):
+    (study / "samples/id/seed1/final/chain_sum.parquet").unlink()
+    return SCORE, "evaluate"
+
+
+def damage_other_weights(study):
+    shutil.copy(
+        study / "runs/od/seed1/checkpoints/step12/model.json",
+        study / "runs/id/seed1/checkpoints/step12/model.json",
+    )
+    return SCORE.replace("chain_sum", "basic_arithmetic"), "evaluate"
+
+
+def damage_manifest(study):
+    (study / "runs/id/seed1/checkpoints/step12/model.json").write_text("{")
+    return "runs/id/seed1/checkpoints/step12/model.json", "train"
+
+
+def damage_copied_score(study):
+    shutil.copy(study / "scores/id/seed0/final/chain_sum.json", study / SCORE)
+    return SCORE, "evaluate"
+
+
+def damage_sampling(study):
+    path = study / SCORE
+    path.write_text(path.read_text().replace('"temperature": 1.0', '"temperature": 0.6'))
+    return SCORE, "evaluate"
+
+
+def damage_rows(study):
+    path = study / "runs/id/seed1/metrics.jsonl"
+    path.write_text(path.read_text()[:-30])
+    return "runs/id/seed1/metrics.jsonl", "train"
+
+
+def damage_fewer_rows(study):
+    path = study / "runs/id/seed1/metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    return "runs/id/seed1/metrics.jsonl", "train"
+
+
+def damage_record(study):
+    (study / "runs/id/seed1/run.json").write_text("")
+    return "runs/id/seed1/run.json", "train"
+
+
+def damage_other_data(study):
+    path = study / "runs/id/seed1/run.json"
+    path.write_text(path.read_text().replace("d" * 64, "e" * 64))
+    return "runs/id/seed1/run.json", "train"
+
+
+DAMAGES = [function for name, function in sorted(globals().items()) if name.startswith("damage_")]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda function: function.__name__)
+def test_damage_names_the_file_and_the_command_that_rebuilds_it(study, damage):
+    file, rule = damage(study)
+    with pytest.raises(UserError) as error:
+        write_tables(study)
+    message = str(error.value)
+    assert file in message and "\n" not in message
+    assert f"snakemake --cores all --forcerun {rule} -- " in message
+    assert not (study / "scores.parquet").exists()
+
+
+def test_a_deleted_checkpoint_folder_is_no_damage(study):
+    shutil.rmtree(study / "runs/id/seed1/checkpoints")
+    assert load_evidence(study).missing == []
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no finished run"):
+        load_evidence(tmp_path)
