@@ -78,7 +78,7 @@ def method_digest(name: str, options: dict | None = None) -> str:
 @cache
 def _module(module: str) -> tuple[dict[str, tuple[str, set[str]]], dict[str, tuple[str, str]]]:
     """Top-level definitions of a module, name -> (normalised source, names it uses), and its project imports."""
-    tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text())
+    tree = ast.parse(_source(module).read_text())
     definitions, imports = {}, {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
@@ -96,13 +96,16 @@ def _module(module: str) -> tuple[dict[str, tuple[str, set[str]]], dict[str, tup
     return definitions, imports
 
 
+def _source(module: str) -> Path:
+    """The file of a project module. Only the package's own spec is looked up: that imports nothing."""
+    package, *rest = module.split(".")
+    folder = Path(importlib.util.find_spec(package).origin).parent
+    return folder.joinpath(*rest).with_suffix(".py") if rest else folder / "__init__.py"
+
+
 def _imported(module: str, name: str) -> tuple[str, str]:
     """(module, name) of `from module import name`, where `name` may itself be a module of the project."""
-    try:
-        submodule = importlib.util.find_spec(f"{module}.{name}")
-    except ModuleNotFoundError:
-        submodule = None
-    return (f"{module}.{name}", "*") if submodule else (module, name)
+    return (f"{module}.{name}", "*") if _source(f"{module}.{name}").exists() else (module, name)
 
 
 def _normalise(node: ast.AST) -> tuple[str, set[str]]:

@@ -34,7 +34,8 @@ def fingerprint(study: Study, method: str, seed: int, base: Path, data: Path) ->
 
 
 SETTINGS = (
-    "prompts_per_step", "group_size", "minibatches", "epochs", "learning_rate", "max_completion", "early_fraction", "threads",
+    "prompts_per_step", "group_size", "minibatches", "epochs", "learning_rate", "max_completion", "early_fraction",
+    "threads",
 )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def run_trainer(study, method, seed, base, problems, state, exports, progress) -
 
 
 def trainer_config(study: Study, seed: int, state: Path):
-    """TRL's configuration of a run: no KL, token-mean loss, constant learning rate, several updates per rollout batch."""
+    """TRL's configuration of a run: no KL, token-mean loss, constant rate, several updates per rollout batch."""
     from trl import GRPOConfig
 
     scale: Scale = study.scale

@@ -36,7 +36,7 @@ def prepare_environment() -> None:
 
 
 def study_from(config: dict) -> Study:
-    """The study that `--config` asks for. Bad input is one line on standard error and exit status 2, before any work."""
+    """The study that `--config` asks for. Bad input: one line on standard error, exit status 2, before any work."""
     try:
         for key in config:
             if key not in CONFIG_KEYS:
@@ -86,8 +86,10 @@ def method_code(name: str) -> str:
 def settings_of(rule: str, study: Study) -> str:
     """Digest of the scale's numbers that a rule reads."""
     from dynclip.training import SETTINGS
-    from evals.benchmarks import BENCHMARKS
+    from evals.benchmarks import BENCHMARKS, TRAIN_SETS
 
+    if rule == "data":
+        return digest([repr(TRAIN_SETS[study.scale.train_set]), *(repr(BENCHMARKS[n]) for n in study.scale.benchmarks)])
     if rule == "warmup":
         return digest([vars(study.scale.policy), vars(study.scale.policy.warmup), study.scale.max_completion])
     if rule == "evaluate":

@@ -9,6 +9,7 @@ rule data:
         "../../environment.yml"
     params:
         scale=STUDY.name,
+        settings=house.settings_of("data", STUDY),
         code=house.code_of("data"),
     shell:
         "python -m dynclip data --scale {params.scale} > {log} 2>&1"
