@@ -1,10 +1,12 @@
+import sys
+
 from snakemake.utils import min_version
 
 from dynclip import workflow as house
 
 min_version("9.27")
 house.prepare_environment()
-STUDY = house.study_from(config)
+STUDY = house.study_from(config, sys.argv[1:])
 RESULTS = f"results/{STUDY.name}"
 BENCHMARKS = STUDY.scale.benchmarks
 
@@ -13,7 +15,7 @@ report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
-    method="|".join(["base", *STUDY.methods]),
+    method="|".join(house.method_names()),
     seed=r"\d+",
     checkpoint=r"final|step\d+",
     benchmark="|".join(BENCHMARKS),

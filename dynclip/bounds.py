@@ -105,7 +105,7 @@ def second_phase(clock: Clock, eps: float, lower: Line, switch: float, phase2: s
 
 
 def oscillatory_decay(q: torch.Tensor, clock: Clock, *, eps: float, upper: Line, lower: Line) -> tuple[Bound, Bound]:
-    """OD: the controller's state picks the side: 1 → (E⁺, E⁻) = (H, ε), 0 → (ε, M), −1 (before any trigger) → (ε, ε)."""
+    """OD: the controller's state picks the side: 1 → (E⁺, E⁻) = (H, ε), 0 → (ε, M), −1 (no trigger yet) → (ε, ε)."""
     if clock.state == 1:
         return eps, upper_bound(q, upper)
     if clock.state == 0:

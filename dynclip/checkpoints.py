@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent: folders with `model.json`, the list of their files' SHA-256, written last."""
+"""Checkpoints that are complete or absent: folders whose `model.json`, their files' SHA-256, is written last."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def damage(folder: Path) -> str | None:
 
 
 def verify(folder: Path | str, rebuild: str) -> Path:
-    """`folder` if it is whole; else UserError naming the damaged file and `rebuild`, the command that makes it again."""
+    """`folder` if it is whole; else UserError naming the damaged file and `rebuild`, the command that remakes it."""
     folder = Path(folder)
     problem = damage(folder)
     if problem:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynclip.checkpoints import MANIFEST, weights_sha256
-from dynclip.errors import UserError
+from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def read_score(path: Path, results: Path) -> dict:
     The samples must be there with the recorded SHA-256; the checkpoint, where its folder still exists, must
     be the one that was scored. UserError names the file that differs and the command that scores it again.
     """
-    rebuild = f"snakemake --cores all --forcerun evaluate -- {path}"
+    rebuild = rebuild_command("evaluate", path)
     try:
         score = json.loads(_text(path, rebuild))
         method, seed, checkpoint = path.parts[-4], _seed(path.parents[1]), path.parent.name
@@ -292,7 +292,7 @@ def _check_same_sampling(scores: list[dict]) -> None:
             if rule != usual:
                 raise UserError(
                     f"{score['file']}: sampled with k, settings = {rule}, the others with {usual}; "
-                    f"rebuild it with: snakemake --cores all --forcerun evaluate -- {score['file']}"
+                    f"rebuild it with: {rebuild_command('evaluate', score['file'])}"
                 )
 
 
@@ -304,12 +304,12 @@ def _text(path: Path, rebuild: str) -> str:
 
 
 def _retrain(path: Path) -> str:
-    return f"snakemake --cores all --forcerun train -- {path}"
+    return rebuild_command("train", path)
 
 
 def _retrain_run(results: Path, method: str, seed: int) -> str:
     if method == BASE:
-        return f"snakemake --cores all --forcerun warmup -- {results}/base/{MANIFEST}"
+        return rebuild_command("warmup", results / "base" / MANIFEST)
     return _retrain(results / "runs" / method / f"seed{seed}" / "run.json")
 
 

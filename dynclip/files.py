@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write aside, flush to disk, rename; checksums for everything that is read back."""
+"""Files that are either whole or absent: write aside, flush to disk, rename; checksums for what is read back."""
 
 import hashlib
 import json

@@ -57,7 +57,7 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A registry entry. `bounds(q, clock, **defaults) -> (eps_low, eps_high)`; `controller(total_steps, **its options)`.
+    """A registry entry: `bounds(q, clock, **options) -> (eps_low, eps_high)`, `controller(total_steps, **options)`.
 
     `defaults` are the options a user may change, each with its evidence in `evidence`; those named in
     `controller_options` go to the controller, the rest to the bounds function.
@@ -140,7 +140,7 @@ class Method:
 
 
 def token_metrics(batch, log_ratio, ratio, advantages, eps_low: Bound, eps_high: Bound) -> dict[str, torch.Tensor]:
-    """Means over counted tokens, named by the metric vocabulary (all scalars; see docs/metrics.md)."""
+    """Means over counted tokens, named by the metric vocabulary (all scalars; docs/metrics.md)."""
     mask = batch.mask.to(ratio.dtype)
     count = mask.sum().clamp(min=1)
 
@@ -181,7 +181,7 @@ _ENTRIES = (
     ),
     MethodSpec(
         "clip_lower", "Clip-Lower", PAPER, shapes.constant, {"eps_low": 0.28, "eps_high": EPS},
-        evidence="a wider lower bound, as in the paper's baseline; its value is not disclosed, 0.28 mirrors Clip-Higher",
+        evidence="wider below, as the paper's baseline; its value is not disclosed, 0.28 mirrors Clip-Higher",
     ),
     MethodSpec(
         "dynamic_upper", "Dynamic upper", PAPER, shapes.linear,

@@ -10,7 +10,7 @@ import re
 from html import escape
 from pathlib import Path
 
-from dynclip.errors import UserError
+from dynclip.errors import UserError, rebuild_command
 from dynclip.evidence import BASE, Evidence, load_evidence
 from dynclip.figures import FIGURES, caption, render
 from dynclip.files import write_atomic
@@ -209,7 +209,7 @@ def read_problems(path: Path) -> dict[str, dict]:
         return {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         raise UserError(
-            f"{path}: not one JSON problem per line; rebuild it with: snakemake --cores all --forcerun data -- {path}"
+            f"{path}: not one JSON problem per line; rebuild it with: {rebuild_command('data', path)}"
         ) from None
 
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from dynclip import checkpoints, lean
-from dynclip.errors import UserError
+from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256, write_atomic, write_json
 from dynclip.progress import Progress
 from dynclip.provenance import changes, code_digest, digest, environment, method_digest
@@ -57,7 +57,7 @@ def train(study: Study, method: str, seed: int, base: Path, data: Path, out: Pat
     """
     from evals.benchmarks import read_problems
 
-    checkpoints.verify(base, rebuild="snakemake --cores all --forcerun warmup")
+    checkpoints.verify(base, rebuild_command("warmup", base / checkpoints.MANIFEST))
     problems = read_problems(data)
     needed = study.steps * study.scale.prompts_per_step
     if needed > len(problems):

@@ -6,12 +6,13 @@ shapes its output as a parameter. A rule is rerun when its digest changes, and o
 
 import atexit
 import os
+import re
 import sys
 from pathlib import Path
 
 from dynclip.errors import UserError
 from dynclip.provenance import code_digest, digest, method_digest
-from dynclip.scales import Study, resolve
+from dynclip.scales import SCALES, Study, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force")
@@ -35,16 +36,46 @@ def prepare_environment() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
-def study_from(config: dict) -> Study:
+def study_from(config: dict, words: list[str]) -> Study:
     """The study that `--config` asks for. Bad input: one line on standard error, exit status 2, before any work."""
     try:
         for key in config:
             if key not in CONFIG_KEYS:
                 raise UserError(f"unknown --config key {key!r}; the keys are: {', '.join(CONFIG_KEYS)}")
-        return resolve(**config)
+        study = resolve(**config)
+        check_targets(study, words)
+        return study
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def check_targets(study: Study, words: list[str]) -> None:
+    """Result files asked for by name must name things that exist: UserError for an unknown part of their path."""
+    names = {"method": method_names(), "checkpoint": list(study.checkpoints), "benchmark": list(study.scale.benchmarks)}
+    for word in words:
+        path = re.fullmatch(r"results/(?P<scale>[^/]+)/(?:runs|samples|scores)/(?P<rest>.+)", word)
+        if not path:
+            continue
+        if path["scale"] != study.name:
+            raise UserError(
+                f"{word}: this call is for scale {study.name!r}; add --config scale={path['scale']} "
+                f"(the scales are: {', '.join(SCALES)})"
+            )
+        parts = path["rest"].split("/")
+        given = {"method": parts[0]}
+        if word.startswith((f"results/{study.name}/scores/", f"results/{study.name}/samples/")) and len(parts) == 4:
+            given |= {"checkpoint": parts[2], "benchmark": Path(parts[3]).stem}
+        for kind, name in given.items():
+            if name not in names[kind]:
+                raise UserError(f"{word}: unknown {kind} {name!r}; valid are: {', '.join(names[kind])}")
+
+
+def method_names() -> list[str]:
+    """Every name a method may have in a path: the registry's, and the untrained base policy."""
+    from dynclip.methods import METHODS
+
+    return ["base", *METHODS]
 
 
 def check_start(study: Study) -> None:

@@ -9,12 +9,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dynclip.errors import UserError
+from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256, write_atomic, write_json
 from evals.engines import Sampling
 from evals.families import FAMILIES, Problem, generate
 
-REBUILD = "snakemake --cores all --forcerun data"
 LAPTOP_SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=48)
 
 
@@ -184,12 +183,17 @@ def read_problems(path: Path | str) -> list[Problem]:
     manifest = path.with_name("manifest.json")
     for needed in (path, manifest):
         if not needed.is_file():
-            raise UserError(f"{needed} is missing; make it with: {REBUILD}")
+            raise UserError(f"{needed} is missing; make it with: {rebuild_command('data', needed)}")
     try:
         recorded = json.loads(manifest.read_text())["files"][path.name]
         rows, expected = recorded["rows"], recorded["sha256"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{manifest} does not describe {path.name}; rebuild the data with: {REBUILD}") from None
+        raise UserError(
+            f"{manifest} does not describe {path.name}; rebuild it: {rebuild_command('data', manifest)}"
+        ) from None
     if sha256(path) != expected:
-        raise UserError(f"{path} is not the file of {rows} rows that {manifest.name} recorded; rebuild it: {REBUILD}")
+        raise UserError(
+            f"{path} is not the file of {rows} rows that {manifest.name} recorded; "
+            f"rebuild it: {rebuild_command('data', path)}"
+        )
     return [Problem(**json.loads(line)) for line in path.read_text().splitlines()]

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from dynclip import checkpoints
+from dynclip.errors import rebuild_command
 from dynclip.files import write_json
 from dynclip.provenance import environment
 from evals.benchmarks import BENCHMARKS, read_problems
@@ -33,8 +34,8 @@ def evaluate(
     import torch
 
     torch.set_num_threads(THREADS)
-    rebuild = "snakemake --cores all --forcerun train" if labels.get("method") != "base" else "… --forcerun warmup"
-    checkpoints.verify(model, rebuild)
+    rule = "warmup" if labels.get("method") == "base" else "train"
+    checkpoints.verify(model, rebuild_command(rule, model / checkpoints.MANIFEST))
     problems = {name: read_problems(data / f"{name}.jsonl") for name in benchmarks}
     engine = TransformersEngine.load(model)
     return {

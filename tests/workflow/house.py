@@ -1,0 +1,79 @@
+"""A copy of the project in a folder of its own, run as a new user would run it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCALE = "miniature"
+RESULTS = f"results/{SCALE}"
+
+
+@dataclass(frozen=True)
+class House:
+    """`root` is the copy; its own .venv is used once it is built."""
+
+    root: Path
+
+    def environment(self) -> dict:
+        own = self.root / ".venv" / "bin"
+        clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        return clean | {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess:
+        """Run a command in the copy; stdout and stderr together in `.stdout`."""
+        return subprocess.run(
+            words, cwd=self.root, env=self.environment(), text=True, timeout=timeout,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def snakemake(self, *words: str, config: tuple[str, ...] = (), timeout: float = 600):
+        """`snakemake --cores all` at miniature scale with more words and config overrides."""
+        call = ["snakemake", "--cores", "all", *words, "--config", f"scale={SCALE}", *config]
+        return self.run(*call, timeout=timeout)
+
+    def planned(self, *words: str, config: tuple[str, ...] = ()) -> dict[str, int]:
+        """Jobs per rule that a dry run announces, without `all`."""
+        lines = self.snakemake("-n", *words, config=config).stdout.splitlines()
+        if "job      count" not in "\n".join(lines) and not any(line.startswith("job ") for line in lines):
+            return {}
+        start = next(i for i, line in enumerate(lines) if line.startswith("job "))
+        jobs = {}
+        for line in lines[start + 2 :]:
+            if not line.strip():
+                break
+            name, count = line.split()
+            jobs[name] = int(count)
+        return {name: count for name, count in jobs.items() if name not in ("all", "total")}
+
+    def kill_when(self, words: tuple[str, ...], ready, number: signal.Signals, timeout: float = 120) -> int:
+        """Start a command in a session of its own and send `number` to all of it once `ready()`; its exit status."""
+        with (self.root / "killed.log").open("a") as log:
+            process = subprocess.Popen(
+                words, cwd=self.root, env=self.environment(), stdout=log, stderr=log, start_new_session=True
+            )
+            deadline = time.monotonic() + timeout
+            while not ready():
+                assert process.poll() is None, (self.root / "killed.log").read_text()[-2000:]
+                assert time.monotonic() < deadline, "not ready in time"
+                time.sleep(0.02)
+            os.killpg(process.pid, number)
+            return process.wait(timeout=60)
+
+
+def copy_project(target: Path) -> House:
+    """The files git would commit, as they are in the working tree."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        check=True,
+    )  # fmt: skip
+    for name in listing.stdout.splitlines():
+        source = ROOT / name
+        if source.is_file() and not name.startswith("results/reference/"):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+    return House(target)

@@ -1,0 +1,103 @@
+"""Wrong names and damaged files: one line that says what, where, what was expected and what to run."""
+
+import pytest
+from house import RESULTS, ROOT, House
+
+from dynclip.errors import rebuild_command
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--config", "methods=grpo,idd"], "unknown method 'idd'; the methods are: grpo, clip_higher"),
+        (["--config", "scale=huge"], "unknown scale 'huge'; the scales are: laptop, miniature"),
+        (["--config", "seeds=zero"], "seeds: expected whole numbers from 0"),
+        (["--config", "steps=-3"], "steps: expected whole numbers from 1"),
+        (["--config", "method=id"], "unknown --config key 'method'; the keys are: scale, methods, seeds"),
+        (["--config", "updates=1"], "every importance ratio is 1"),
+        (["results/laptop/scores/id/seed0/final/aime99.json"], "unknown benchmark 'aime99'; valid are: chain_sum"),
+        (["results/laptop/scores/idd/seed0/final/chain_sum.json"], "unknown method 'idd'; valid are: base, grpo"),
+        (["results/laptop/scores/id/seed0/step7/chain_sum.json"], "unknown checkpoint 'step7'; valid are: step18"),
+        (["results/paper/runs/id/seed0/run.json"], "add --config scale=paper (the scales are: laptop, miniature)"),
+    ],
+)
+def test_wrong_names_stop_before_any_work(tmp_path, words, line):
+    done = House(tmp_path).run("snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "all", *words)
+    assert done.returncode == 2, done.stdout
+    said = [text for text in done.stdout.splitlines() if text.startswith("dynclip: ")]
+    assert len(said) == 1 and line in said[0]
+    assert not (tmp_path / "results").exists()
+
+
+def test_results_that_cannot_be_written_stop_before_any_work(tmp_path):
+    (tmp_path / "results").write_text("a file where a folder belongs")
+    done = House(tmp_path).run("snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "all")
+    assert done.returncode != 0 and "dynclip: " in done.stdout and "results" in done.stdout
+    assert "Execute" not in done.stdout
+
+
+def damaged(house, name, harm, *words):
+    """Harm a file of the finished study, run a command, restore the file; the command's result."""
+    path = house.root / name
+    content = path.read_bytes()
+    path.write_bytes(harm(content))
+    try:
+        return house.run(*words)
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "words", "expected"),
+    [
+        (
+            f"{RESULTS}/data/train.jsonl", lambda b: b[: len(b) // 2],
+            ("dynclip", "train", "--scale", "miniature", "--method", "grpo", "--seed", "9"),
+            ("train.jsonl", "--forcerun data"),
+        ),
+        (
+            f"{RESULTS}/base/model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]),
+            ("dynclip", "train", "--scale", "miniature", "--method", "grpo", "--seed", "9"),
+            ("model.safetensors", "--forcerun warmup"),
+        ),
+        (
+            f"{RESULTS}/runs/od/seed0/checkpoints/step6/model.safetensors", lambda b: b[:100],
+            ("dynclip", "evaluate", "--scale", "miniature", "--method", "od", "--seed", "0"),
+            ("model.safetensors", "--forcerun train"),
+        ),
+        (
+            f"{RESULTS}/samples/od/seed0/final/chain_sum.parquet", lambda b: b[:-10],
+            ("dynclip", "tables", "--scale", "miniature"),
+            ("chain_sum.parquet", "--forcerun evaluate"),
+        ),
+        (
+            f"{RESULTS}/scores/od/seed0/final/chain_sum.json", lambda b: b[:200],
+            ("dynclip", "tables", "--scale", "miniature"),
+            ("chain_sum.json", "--forcerun evaluate"),
+        ),
+        (
+            f"{RESULTS}/runs/grpo/seed1/metrics.jsonl", lambda b: b[:-20],
+            ("dynclip", "tables", "--scale", "miniature"),
+            ("metrics.jsonl", "--forcerun train"),
+        ),
+    ],
+)  # fmt: skip
+def test_damage_is_an_error_that_names_the_file_and_the_remedy(finished, name, harm, words, expected):
+    house, _ = finished
+    done = damaged(house, name, harm, *words)
+    said = [line for line in done.stdout.splitlines() if line.startswith("dynclip: ")]
+    assert done.returncode == 2 and len(said) == 1, done.stdout[-2000:]
+    assert all(part in said[0] for part in expected)
+
+
+def test_the_remedy_for_damaged_samples_works(finished):
+    house, _ = finished
+    path = house.root / RESULTS / "samples" / "od" / "seed1" / "final" / "chain_mod.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])
+    target = f"{RESULTS}/scores/od/seed1/final/chain_mod.json"
+    done = house.run(*rebuild_command("evaluate", target).split())
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert path.read_bytes() == content

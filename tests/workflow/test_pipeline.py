@@ -1,0 +1,163 @@
+"""The whole study end to end at miniature scale: real TRL, real MLflow, real report, in a fresh copy."""
+
+import json
+import sqlite3
+
+import pytest
+from house import RESULTS, ROOT, copy_project
+
+from dynclip.scales import SCALES, resolve
+from dynclip.workflow import figure_files, run_files, score_files, table_files
+
+pytestmark = pytest.mark.workflow
+STUDY = resolve("miniature")
+
+
+def test_every_declared_file_exists_and_the_last_lines_say_how_to_look(finished):
+    house, output = finished
+    files = [*run_files(STUDY), *score_files(STUDY), *table_files(STUDY), f"{RESULTS}/report.html"]
+    files += [*figure_files(STUDY, "svg"), *figure_files(STUDY, "png"), f"{RESULTS}/tracking.json"]
+    assert [name for name in files if not (house.root / name).stat().st_size] == []
+    report, mlflow = output.strip().splitlines()[-2:]
+    assert f"open {RESULTS}/report.html" in report
+    assert mlflow.endswith("mlflow ui --backend-store-uri sqlite:///results/mlflow.db")
+
+
+def test_the_plan_comes_first(finished):
+    _, output = finished
+    assert output.index("2 methods x 2 seeds") < output.index("Building DAG of jobs")
+    assert "minutes" in output and "disk" in output
+
+
+def test_runs_hold_one_row_per_rollout_step_and_whole_checkpoints(finished):
+    house, _ = finished
+    for method in STUDY.methods:
+        for seed in STUDY.seeds:
+            run = house.root / RESULTS / "runs" / method / f"seed{seed}"
+            rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            assert [row["step"] for row in rows] == list(range(STUDY.steps))
+            assert {"train/reward", "policy/entropy", "clip/low_fraction", "train/grad_norm"} <= rows[0].keys()
+            assert ("clip/state" in rows[0]) == (method == "od")
+            assert json.loads((run / "run.json").read_text())["state"] == "finished"
+            assert not (run / "state").exists()
+            for step in STUDY.checkpoints.values():
+                assert (run / "checkpoints" / f"step{step}" / "model.json").exists()
+
+
+def test_methods_share_their_first_rollouts(finished):
+    """Common random numbers: before any update, methods with one seed see the same prompts and draw the same text."""
+    house, _ = finished
+
+    def first(method, seed):
+        row = (house.root / RESULTS / "runs" / method / f"seed{seed}" / "metrics.jsonl").read_text().splitlines()[0]
+        return {k: v for k, v in json.loads(row).items() if k in ("policy/entropy", "train/reward", "train/tokens")}
+
+    assert first("grpo", 0) == first("od", 0)
+    assert first("grpo", 0) != first("grpo", 1)
+
+
+def test_mlflow_holds_every_run_with_its_curves_and_scores(finished):
+    house, _ = finished
+    with sqlite3.connect(house.root / "results" / "mlflow.db") as db:
+        seeds = db.execute(
+            "select count(distinct run_uuid) from tags where key = 'dynclip.fingerprint' and run_uuid in "
+            "(select run_uuid from metrics where key = 'policy/entropy')"
+        ).fetchone()[0]
+        keys = {key for (key,) in db.execute("select distinct key from metrics")}
+    assert seeds == len(STUDY.methods) * len(STUDY.seeds)
+    assert {"train/reward", "clip/high_fraction", "eval/chain_sum/avg_at_16", "eval/chain_sum/pass_at_8"} <= keys
+
+
+def test_a_second_call_has_nothing_to_do(finished):
+    house, _ = finished
+    assert "Nothing to be done" in house.snakemake().stdout
+
+
+def test_a_touched_file_with_the_same_content_reruns_nothing(finished):
+    house, _ = finished
+    (house.root / RESULTS / "data" / "train.jsonl").touch()
+    assert house.planned() == {}
+
+
+def test_one_result_file_can_be_asked_for_by_name(finished):
+    house, _ = finished
+    target = house.root / RESULTS / "scores" / "od" / "seed1" / "final" / "chain_sum.json"
+    before = json.loads(target.read_text())
+    target.unlink()
+    done = house.snakemake(str(target.relative_to(house.root)))
+    assert done.returncode == 0, done.stdout[-2000:]
+    after = json.loads(target.read_text())
+    timing = ("seconds", "environment")
+    assert {k: v for k, v in after.items() if k not in timing} == {k: v for k, v in before.items() if k not in timing}
+
+
+def test_job_counts_of_a_dry_run_on_a_clean_tree(tmp_path):
+    """The root Snakefile plans the whole study; counts follow from the scale."""
+    house = copy_project(tmp_path)
+    for scale in SCALES:
+        study = resolve(scale)
+        words = ["snakemake", "-n", "--cores", "all", "--config", f"scale={scale}"]
+        lines = house.run(*words).stdout.splitlines()
+        counts = {
+            line.split()[0]: int(line.split()[1]) for line in lines if len(line.split()) == 2 and line[-1].isdigit()
+        }
+        runs = len(study.methods) * len(study.seeds)
+        expected = {"data": 1, "warmup": 1, "train": runs, "evaluate": 1 + runs * len(study.checkpoints)}
+        expected |= {"tables": 1, "figures": 1, "page": 1, "track": 1, "all": 1}
+        assert {name: counts.get(name) for name in expected} == expected
+
+
+def edited(house, name, old, new):
+    path = house.root / name
+    text = path.read_text()
+    assert text.count(old) == 1, f"{name} no longer holds {old!r} once"
+    path.write_text(text.replace(old, new))
+    return lambda: path.write_text(text)
+
+
+REPORT = {"tables": 1, "figures": 1, "page": 1, "track": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "jobs"),
+    [
+        # One method's bounds: its two seeds, their two checkpoints each, and what is drawn from them.
+        (
+            "dynclip/bounds.py", "    return eps, eps\n", "    return eps + 0.0, eps\n",
+            {"train": 2, "evaluate": 4, **REPORT},
+        ),
+        # The loss is everybody's.
+        (
+            "dynclip/surrogate.py", "return -torch.min(ratio", "return -1 * torch.min(ratio",
+            {"train": 4, "evaluate": 8, **REPORT},
+        ),
+        # A comment is nobody's.
+        ("dynclip/surrogate.py", "import torch\n", "import torch  # tensors\n", {}),
+        # Another method that this study does not run.
+        ("dynclip/bounds.py", "return lower_bound(q, lower), upper_bound(q, upper)\n\n\ndef increase",
+         "return lower_bound(q, lower), 0.0 + upper_bound(q, upper)\n\n\ndef increase", {}),
+        # A plot retrains nothing.
+        ("dynclip/figures.py", "\n\nFIGURES", "\n\nLATER = 1\n\n\nFIGURES", None),
+    ],
+)  # fmt: skip
+def test_an_edit_reruns_what_depends_on_it_and_nothing_else(finished, name, old, new, jobs):
+    house, _ = finished
+    restore = edited(house, name, old, new)
+    try:
+        planned = house.planned()
+    finally:
+        restore()
+    if jobs is None:
+        assert set(planned) <= set(REPORT)
+    else:
+        assert planned == jobs
+
+
+def test_lint_and_formatting_are_clean():
+    from house import House
+
+    here = House(ROOT)
+    assert here.run("snakemake", "--lint").returncode == 0
+    assert here.run("snakefmt", "--check", "Snakefile", "workflow").returncode == 0
+    assert here.run("ruff", "check", ".").returncode == 0
+    assert here.run("ruff", "format", "--check", ".").returncode == 0
