@@ -29,8 +29,8 @@ reproduce: install  ## Print the plan, then run the whole study (CONFIG="methods
 test: install  ## Run the tests (ARGS="-k bounds" for some of them).
 	@$(IN_VENV) pytest $(ARGS)
 
-bench: install  ## Run every benchmark of bench/.
-	@for file in bench/*.py; do echo "$$file"; $(IN_VENV) python "$$file"; done
+bench: install  ## Run every benchmark of bench/ (ARGS="1 1": one round of one step).
+	@for file in bench/*.py; do echo "$$file"; $(IN_VENV) python "$$file" $(ARGS); done
 
 ui: install  ## Open MLflow's interface on the study's runs, at port 5000 of this machine.
 	@$(IN_VENV) mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///results/mlflow.db $(ARGS)

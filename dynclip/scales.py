@@ -43,7 +43,7 @@ class Scale:
     title: str
     policy: Policy
     train_set: str
-    benchmarks: tuple[str, ...]
+    benchmark_kind: str  # every benchmark of the registry with this kind is evaluated
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     steps: int
@@ -60,6 +60,13 @@ class Scale:
     @property
     def updates_per_rollout(self) -> int:
         return self.minibatches * self.epochs
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Names of the benchmarks that every checkpoint of this scale is scored on."""
+        from evals.benchmarks import BENCHMARKS
+
+        return tuple(name for name, entry in BENCHMARKS.items() if entry.kind == self.benchmark_kind)
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ LAPTOP = Scale(
         warmup=Warmup(batch=128, learning_rate=3e-3, error_rate=0.15, max_steps=3000, check_every=100),
     ),
     train_set="laptop_train",
-    benchmarks=("chain_sum", "basic_arithmetic", "chain_mod"),
+    benchmark_kind="generated",
     methods=("grpo", "clip_higher", "id", "did", "od"),
     seeds=(0, 1, 2, 3, 4),
     steps=60,

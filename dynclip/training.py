@@ -11,6 +11,8 @@ import shutil
 import time
 from pathlib import Path
 
+from filelock import FileLock
+
 from dynclip import checkpoints, lean
 from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256, write_atomic, write_json
@@ -65,6 +67,13 @@ def train(study: Study, method: str, seed: int, base: Path, data: Path, out: Pat
             f"{data}: {len(problems)} problems, but {study.steps} steps x {study.scale.prompts_per_step} prompts "
             f"need {needed}; use steps={len(problems) // study.scale.prompts_per_step} or fewer"
         )
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".training.lock"):  # an orphan of a killed workflow may still be writing here: wait for its end
+        return train_alone(study, method, seed, base, problems, data, out, log)
+
+
+def train_alone(study, method, seed, base, problems, data, out, log) -> dict:
+    """`train`, once its inputs are checked and no other process works in `out`."""
     state = out / "state"
     parts = fingerprint(study, method, seed, base, data)
     name = f"{method} seed {seed}"

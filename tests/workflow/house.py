@@ -61,8 +61,22 @@ class House:
                 assert process.poll() is None, (self.root / "killed.log").read_text()[-2000:]
                 assert time.monotonic() < deadline, "not ready in time"
                 time.sleep(0.02)
-            os.killpg(process.pid, number)
-            return process.wait(timeout=60)
+            return self.stop(process, number)
+
+    @staticmethod
+    def stop(process: subprocess.Popen, number: signal.Signals) -> int:
+        """Signal a process and all it started; its exit status, once none of them is left."""
+        os.killpg(process.pid, number)
+        status = process.wait(timeout=60)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                return status
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        return status
 
 
 def copy_project(target: Path) -> House:

@@ -1,0 +1,109 @@
+"""Every command of the README is executed, at miniature scale, in the copy that `make reproduce` built."""
+
+import re
+import shlex
+import signal
+import subprocess
+import time
+import urllib.request
+
+import pytest
+from house import RESULTS, ROOT, House
+
+from dynclip.methods import METHODS
+
+pytestmark = pytest.mark.workflow
+README = (ROOT / "README.md").read_text()
+MINI = "--config scale=miniature"
+
+# README command -> what runs here: the same at miniature scale, without the tests inside the tests.
+RUN = {
+    "make reproduce": "make reproduce CONFIG=scale=miniature",
+    "make test": 'make test ARGS="tests/test_bounds.py"',
+    "snakemake --cores all": f"snakemake --cores all {MINI}",
+    "snakemake --cores all results/laptop/scores/id/seed0/final/chain_sum.json": (
+        f"snakemake --cores all {RESULTS}/scores/od/seed0/final/chain_sum.json {MINI}"
+    ),
+    "snakemake --cores all --config methods=grpo,id seeds=0-2 steps=20": (
+        f"snakemake -n --cores all {MINI} methods=grpo,id seeds=0-2 steps=20"
+    ),
+    "dynclip follow --method id --seed 0": "dynclip follow --scale miniature --method od --seed 0",
+    "snakemake --unlock": f"snakemake --unlock {MINI}",
+    "make plan": "make plan",
+    "make doctor": "make doctor",
+    "make bench": 'make bench ARGS="1 1"',
+    "make lint": "make lint",
+}
+SERVERS = {
+    "mlflow ui --backend-store-uri sqlite:///results/mlflow.db": "mlflow ui --port 5917 --backend-store-uri "
+    "sqlite:///results/mlflow.db",
+    "make ui": 'make ui ARGS="--port 5917"',
+}
+
+
+def commands():
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_every_command_of_the_readme_is_known_here():
+    assert sorted(commands()) == sorted([*RUN, *SERVERS])
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_command(finished, command):
+    house, _ = finished
+    done = house.run(*shlex.split(RUN[command]))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_server_answers_on_loopback(finished, command):
+    house, _ = finished
+    with (house.root / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            shlex.split(SERVERS[command]), cwd=house.root, env=house.environment(), stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert "MLflow" in page("http://127.0.0.1:5917", time.monotonic() + 120)
+        finally:
+            House.stop(process, signal.SIGTERM)
+
+
+def page(address, deadline):
+    while True:
+        try:
+            return urllib.request.urlopen(address, timeout=5).read().decode()
+        except OSError:
+            assert time.monotonic() < deadline, f"{address} did not answer"
+            time.sleep(0.5)
+
+
+def test_adding_a_method_as_described_trains_it_alone(finished):
+    house, _ = finished
+    function, entry = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    bounds, methods = house.root / "dynclip" / "bounds.py", house.root / "dynclip" / "methods.py"
+    before = bounds.read_text(), methods.read_text()
+    try:
+        bounds.write_text(before[0] + "\n\n" + function)
+        head, tail = before[1].split("_ENTRIES = (\n")
+        methods.write_text(f"{head}_ENTRIES = (\n{entry}{tail}")
+        planned = house.planned(config=("methods=grpo,closing",))
+        done = house.run(
+            "dynclip", "train", "--scale", "miniature", "--method", "closing", "--seed", "0", "--out", "closing"
+        )
+    finally:
+        bounds.write_text(before[0])
+        methods.write_text(before[1])
+    assert planned["train"] == 2 and planned["evaluate"] == 4
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "closing" not in METHODS
+
+
+def test_the_file_tree_names_real_files():
+    tree = README.split("## Where things are")[1]
+    named = re.findall(r"^    (\S+)", tree, re.MULTILINE)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    modules = {path.name for folder in ("dynclip", "evals") for path in (ROOT / folder).glob("[a-z]*.py")}
+    assert sorted(name for name in modules if name not in tree) == []
