@@ -104,7 +104,7 @@ LAPTOP = Scale(
     seeds=(0, 1, 2, 3, 4),
     steps=60,
     prompts_per_step=16, group_size=8, minibatches=4, epochs=2,
-    learning_rate=2e-4,
+    learning_rate=1.5e-4,
     max_completion=48,
     checkpoint_every=10,
     early_fraction=0.3,

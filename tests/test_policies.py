@@ -1,4 +1,4 @@
-"""The laptop's own policy: an exact tokenizer, a Qwen2 model in Hugging Face format, a warm start with a stopping rule."""
+"""The laptop's policy: an exact tokenizer, a Qwen2 model in Hugging Face format, a warm start with a stopping rule."""
 
 import random
 from dataclasses import replace
