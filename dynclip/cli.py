@@ -59,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     command("tables", run_tables, "Write the tables of a study.")
     command("figures", run_figures, "Draw the figures of a study.")
     command("report", run_report, "Write results/<scale>/report.html.")
+    reference = command("reference", run_reference, "Copy a finished study's small files, with cost and provenance.")
+    reference.add_argument("--out", type=Path, required=True, help="for example results/reference/laptop-2core")
     return top
 
 
@@ -184,4 +186,12 @@ def run_report(options) -> int:
 
     study = study_of(options)
     write_report(options.results / study.name, study.methods, study.seeds)
+    return 0
+
+
+def run_reference(options) -> int:
+    from dynclip.reference import write_reference
+
+    study = study_of(options)
+    write_reference(options.results / study.name, options.out, study.methods, study.seeds)
     return 0

@@ -19,19 +19,19 @@ def seed_means(evidence: Evidence, benchmark: str, method: str, checkpoint: str 
     }
 
 
-def at_share(values: list[float], percent: float) -> float:
-    """A curve's value at a share of training: the mean over 5 % of the steps around it, cut at the
+def at_share(values: list[float], percent: float, width: float = 5) -> float:
+    """A curve's value at a share of training: the mean over `width` % of the steps around it, cut at the
     curve's ends.
     """
-    centre, half = round(percent / 100 * (len(values) - 1)), len(values) // 40
+    centre, half = round(percent / 100 * (len(values) - 1)), int(len(values) * width / 200)
     window = [v for v in values[max(0, centre - half) : centre + half + 1] if not math.isnan(v)]
     return sum(window) / len(window) if window else math.nan
 
 
-def smooth(values: list[float]) -> list[float]:
-    """Centred running mean over 5 % of the steps, shorter at the ends."""
+def smooth(values: list[float], width: float = 5) -> list[float]:
+    """Centred running mean over `width` % of the steps, shorter at the ends."""
     last = max(1, len(values) - 1)
-    return [at_share(values, 100 * step / last) for step in range(len(values))]
+    return [at_share(values, 100 * step / last, width) for step in range(len(values))]
 
 
 def entropy_at_reward(evidence: Evidence, level: float) -> dict[str, dict[int, float]]:

@@ -158,7 +158,8 @@ def entropy_reward(evidence: Evidence) -> "Figure":
             evidence.curves("train/reward", method),
             evidence.curves("policy/entropy", method),
         )
-        pairs = [(smooth(rewards[s]), smooth(entropies[s])) for s in sorted(set(rewards) & set(entropies))]
+        seeds = sorted(set(rewards) & set(entropies))
+        pairs = [(smooth(rewards[s], FRONTIER), smooth(entropies[s], FRONTIER)) for s in seeds]
         if not pairs:
             continue
         look = _look(evidence, method)
@@ -168,11 +169,11 @@ def entropy_reward(evidence: Evidence) -> "Figure":
         axes[0].plot(*mean, **look, markevery=_every(len(mean[0])), label=method)
         axes[0].plot(mean[0][0], mean[1][0], "o", color=look["color"], fillstyle="none", markersize=10)
     axes[0].set(xlabel="reward (share correct)", ylabel="entropy, nats")
-    axes[0].set_ylim(bottom=0)
     _legend(figure, axes[0])
     return figure
 
 
+FRONTIER = 30  # % of the steps: a curve of reward against entropy needs more smoothing than one over time
 SMOOTHED = "Every seed is first smoothed by a running mean over 5 % of the steps."
 FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
     "entropy": (
@@ -207,7 +208,7 @@ FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
         "Entropy against reward along training, from the ring on: at equal steps methods may differ "
         "only because one "
         "learns faster, here they are compared at equal reward. Thick: mean over seeds; thin: seeds. "
-        f"{SMOOTHED}",
+        f"Every seed is first smoothed by a running mean over {FRONTIER} % of the steps.",
     ),
 }  # fmt: skip
 FORMATS = ("svg", "png")
@@ -241,7 +242,7 @@ def render(evidence: Evidence, name: str, captioned: bool, formats=FORMATS) -> d
     with matplotlib.rc_context(STYLE):
         figure = FIGURES[name][0](evidence)
         if captioned:
-            lines = textwrap.wrap(caption(evidence, name), 128)
+            lines = textwrap.wrap(caption(evidence, name), 122)
             # A label of the whole figure takes part in the layout, so nothing is cut off.
             figure.supxlabel("\n".join(lines), fontsize=8.5, x=0.015, ha="left", color="#333333")
             width, height = figure.get_size_inches()

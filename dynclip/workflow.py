@@ -43,6 +43,8 @@ def study_from(config: dict, words: list[str]) -> Study:
             if key not in CONFIG_KEYS:
                 raise UserError(f"unknown --config key {key!r}; the keys are: {', '.join(CONFIG_KEYS)}")
         study = resolve(**config)
+        if Path("results").exists() and not Path("results").is_dir():
+            raise UserError("results is a file; dynclip writes to a folder of that name here: move the file away")
         check_targets(study, words)
         return study
     except UserError as error:

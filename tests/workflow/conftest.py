@@ -11,3 +11,13 @@ def finished(tmp_path_factory):
     done = house.run("make", "reproduce", f"CONFIG=scale={SCALE}", timeout=1200)
     assert done.returncode == 0, done.stdout[-4000:]
     return house, done.stdout
+
+
+@pytest.fixture
+def current(finished):
+    """The finished house, brought up to date after what other tests did to it."""
+    house, _ = finished
+    if house.planned():
+        done = house.snakemake()
+        assert done.returncode == 0, done.stdout[-4000:]
+    return house

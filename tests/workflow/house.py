@@ -1,9 +1,11 @@
 """A copy of the project in a folder of its own, run as a new user would run it."""
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ class House:
     root: Path
 
     def environment(self) -> dict:
-        own = self.root / ".venv" / "bin"
+        own = os.pathsep.join([str(self.root / ".venv" / "bin"), str(Path(sys.executable).parent)])
         clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
         return clean | {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
 
@@ -36,26 +38,26 @@ class House:
         call = ["snakemake", "--cores", "all", *words, "--config", f"scale={SCALE}", *config]
         return self.run(*call, timeout=timeout)
 
-    def planned(self, *words: str, config: tuple[str, ...] = ()) -> dict[str, int]:
-        """Jobs per rule that a dry run announces, without `all`."""
-        lines = self.snakemake("-n", *words, config=config).stdout.splitlines()
-        if "job      count" not in "\n".join(lines) and not any(line.startswith("job ") for line in lines):
+    def planned(self, *words: str, config: tuple[str, ...] = (), scale: str = SCALE) -> dict[str, int]:
+        """Jobs per rule that a dry run announces, without `all`; none where nothing is to be done."""
+        done = self.run("snakemake", "--cores", "all", "-n", *words, "--config", f"scale={scale}", *config)
+        assert done.returncode == 0, done.stdout[-2000:]
+        if "Nothing to be done" in done.stdout:
             return {}
-        start = next(i for i, line in enumerate(lines) if line.startswith("job "))
-        jobs = {}
-        for line in lines[start + 2 :]:
-            if not line.strip():
-                break
-            name, count = line.split()
-            jobs[name] = int(count)
+        lines = done.stdout.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.split() == ["job", "count"])
+        table = itertools.takewhile(str.strip, lines[start + 2 :])
+        jobs = {name: int(count) for name, count in map(str.split, table)}
         return {name: count for name, count in jobs.items() if name not in ("all", "total")}
 
     def kill_when(self, words: tuple[str, ...], ready, number: signal.Signals, timeout: float = 120) -> int:
         """Start a command in a session of its own and send `number` to all of it once `ready()`; its exit status."""
         with (self.root / "killed.log").open("a") as log:
             process = subprocess.Popen(
-                words, cwd=self.root, env=self.environment(), stdout=log, stderr=log, start_new_session=True
-            )
+                words, cwd=self.root, env=self.environment(), stdout=log, stderr=log, start_new_session=True,
+                # A test run started in the background inherits an ignored SIGINT; a terminal's Ctrl-C is not ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )  # fmt: skip
             deadline = time.monotonic() + timeout
             while not ready():
                 assert process.poll() is None, (self.root / "killed.log").read_text()[-2000:]

@@ -88,7 +88,7 @@ def test_adding_a_method_as_described_trains_it_alone(finished):
     try:
         bounds.write_text(before[0] + "\n\n" + function)
         head, tail = before[1].split("_ENTRIES = (\n")
-        methods.write_text(f"{head}_ENTRIES = (\n{entry}{tail}")
+        methods.write_text(f"{head}_ENTRIES = (\n{entry.rstrip()},\n{tail}")
         planned = house.planned(config=("methods=grpo,closing",))
         done = house.run(
             "dynclip", "train", "--scale", "miniature", "--method", "closing", "--seed", "0", "--out", "closing"

@@ -1,0 +1,159 @@
+"""Committed evidence: the small files of a finished study, with what it cost and where it came from.
+
+dynclip reference --scale laptop --out results/reference/laptop-2core
+"""
+
+import json
+import shutil
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from dynclip.checkpoints import weights_sha256
+from dynclip.evidence import Evidence, load_evidence
+from dynclip.files import sha256, write_atomic, write_json
+from dynclip.findings import findings
+
+KEPT = ("tables/*.md", "tables/*.csv", "figures/*.svg", "figures/entropy.png", "scores.parquet", "data/manifest.json")
+STAMP = Path(".venv/.installed")  # what the installation left: lock, device, seconds
+
+
+def write_reference(results: Path, out: Path, methods=None, seeds=None) -> Path:
+    """Copy a finished study's small files to `out` and describe them in its README.md; returns `out`.
+
+    Every file is checked as the tables check it. `out` is replaced.
+    """
+    evidence = load_evidence(results, methods, seeds)
+    aside = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    for pattern in KEPT:
+        for path in sorted(results.glob(pattern)):
+            target = aside / path.relative_to(results)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    write_metrics(evidence, aside / "metrics.parquet")
+    costs = timings(results, evidence)
+    write_json(aside / "timings.json", costs)
+    write_json(aside / "provenance.json", provenance(results, evidence))
+    write_atomic(aside / "README.md", page(evidence, costs))
+    shutil.rmtree(out, ignore_errors=True)
+    aside.rename(out)
+    return out
+
+
+def write_metrics(evidence: Evidence, path: Path) -> None:
+    """Every metrics row of every run in one small file."""
+    import pandas as pd
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"method": method, "seed": seed, **row}
+        for (method, seed), found in sorted(evidence.rows.items())
+        for row in found
+    ]
+    pd.DataFrame(rows).astype({"seed": "int16", "step": "int32"}).to_parquet(path, index=False, compression="zstd")
+
+
+def timings(results: Path, evidence: Evidence) -> dict:
+    """Seconds of every part, from what Snakemake, the installation and the runs recorded (wall-clock)."""
+    warmup = json.loads((results / "base" / "warmup.json").read_text())
+    steps = {
+        method: [row["time/step"] for (name, _), rows in evidence.rows.items() if name == method for row in rows]
+        for method in evidence.methods
+    }
+    first, last = results / "data" / "manifest.json", results / "report.html"
+    return {
+        "install": json.loads(STAMP.read_text())["seconds"] if STAMP.exists() else None,
+        "study_from_data_to_report": round(last.stat().st_mtime - first.stat().st_mtime, 1),
+        "warm_start": {"steps": warmup["steps"], "seconds": warmup["seconds"], "job": benchmark(results, "warmup*")},
+        "training_job": benchmark(results, "train/*"),
+        "evaluation_job": benchmark(results, "evaluate/*"),
+        "rollout_step": {method: spread(values) for method, values in steps.items()},
+    }
+
+
+def benchmark(results: Path, pattern: str) -> dict | None:
+    """Wall seconds of the jobs whose Snakemake benchmark files match."""
+    seconds = [
+        float(path.read_text().splitlines()[1].split("\t")[0])
+        for path in (results / "benchmarks").glob(f"{pattern}.tsv")
+    ]
+    return spread(seconds) if seconds else None
+
+
+def spread(values: Iterable[float]) -> dict:
+    """n, median, minimum and maximum."""
+    values = list(values)
+    return {
+        "n": len(values),
+        "median": round(statistics.median(values), 3),
+        "min": round(min(values), 3),
+        "max": round(max(values), 3),
+    }
+
+
+def provenance(results: Path, evidence: Evidence) -> dict:
+    """What decides the numbers: code, data, base policy, lock, machine, every run's fingerprint."""
+    runs = evidence.runs
+    any_run = next(iter(runs.values()))
+    return {
+        "environment": any_run["environment"],
+        "lock": {path.name: sha256(path) for path in sorted(Path("requirements").glob("*.txt"))},
+        "data": json.loads((results / "data" / "manifest.json").read_text()),
+        "base": {
+            "sha256": weights_sha256(results / "base"),
+            "warmup": json.loads((results / "base" / "warmup.json").read_text()),
+        },
+        "runs": {
+            f"{method}/seed{seed}": {
+                key: run[key] for key in ("fingerprint", "options", "steps", "updates_per_rollout")
+            }
+            for (method, seed), run in sorted(runs.items())
+        },
+    }
+
+
+def page(evidence: Evidence, costs: dict) -> str:
+    """README.md of the evidence: machine, cost, and the computed findings word for word."""
+    machine = next(iter(evidence.runs.values()))["environment"]
+    state = " with uncommitted changes" if machine["git_dirty"] else ""
+    scale = next(iter(evidence.runs.values()))["scale"]
+    lines = [
+        f"# Evidence of a `{scale}` study",
+        "",
+        f"{len(evidence.runs)} trainings on {machine['cpu']}, {machine['cores']} cores; torch {machine['torch']}, "
+        f"trl {machine['trl']}, transformers {machine['transformers']}; code at commit {machine['git_commit']}{state}.",
+        "",
+        f"Made by `make reproduce`, then `dynclip reference --scale {scale} --out <this folder>`. Tables in `tables/`, "
+        "figures in `figures/`, every metrics row in `metrics.parquet`, every score in `scores.parquet`; hashes and "
+        "fingerprints in `provenance.json`. Every number and sentence here is computed from those files.",
+        "",
+        "![Entropy](figures/entropy.png)",
+        "",
+        "## Time",
+        "",
+        "| part | seconds (wall-clock) |",
+        "|---|---|",
+    ]
+    if costs["install"] is not None:
+        lines.append(f"| installation | {costs['install']} |")
+    lines.append(f"| study, from the first data file to the report | {costs['study_from_data_to_report']} |")
+    warm = costs["warm_start"]
+    lines.append(f"| warm start, {warm['steps']} steps | {warm['seconds']} |")
+    for title, part in (("one training, with start-up", "training_job"), ("one evaluation job", "evaluation_job")):
+        if costs[part]:
+            lines.append(f"| {title} | {words(costs[part])} |")
+    lines += [f"| rollout step, {method} | {words(found)} |" for method, found in costs["rollout_step"].items()]
+    lines += ["", "Medians; jobs ran side by side, one thread each."]
+    heading = None
+    for finding in findings(evidence):
+        if finding.heading != heading:
+            heading = finding.heading
+            lines += ["", f"## {heading}", ""]
+        lines.append(f"- {'**' + finding.text + '**' if finding.warning else finding.text}")
+    return "\n".join(lines) + "\n"
+
+
+def words(found: dict) -> str:
+    """median [min, max], n."""
+    return f"{found['median']} [{found['min']}, {found['max']}], n = {found['n']}"
