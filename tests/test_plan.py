@@ -80,10 +80,9 @@ def test_minutes_by_hand():
     assert estimate_minutes(100, False, 0, 0, 2, 1.0, calibration) == 0
 
 
-def test_speed_is_measured_in_half_a_second():
-    # In a process of its own: the fixture above replaces the function here.
-    code = "import time; from dynclip.plan import measure_speed as m; m(0.01); t = time.perf_counter()\n"
-    code += "score = m(); t = time.perf_counter() - t; import sys; sys.exit(not (score > 0 and 0.3 < t < 3))"
+def test_a_measured_speed_is_a_positive_rate():
+    """In a process of its own: the fixture above replaces the function here."""
+    code = "from dynclip.plan import measure_speed; import sys; sys.exit(not measure_speed(0.05) > 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
