@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--seeds", help="comma-separated; default: the scale's")
             sub.add_argument("--steps", help="rollout steps of a training; default: the scale's")
             sub.add_argument("--updates", help="updates per rollout batch; default: the scale's")
-            sub.add_argument("--force", action="store_true", help="allow a comparison with one update per rollout")
+            sub.add_argument("--force", nargs="?", const="1", help="allow a comparison with one update per rollout")
             sub.add_argument("--results", type=Path, default=Path("results"), help="default: results")
             sub.add_argument("--log", type=Path, help="also write every progress line to this file")
         return sub

@@ -107,3 +107,10 @@ def test_the_file_tree_names_real_files():
     assert [name for name in named if not (ROOT / name).exists()] == []
     modules = {path.name for folder in ("dynclip", "evals") for path in (ROOT / folder).glob("[a-z]*.py")}
     assert sorted(name for name in modules if name not in tree) == []
+
+
+def test_relative_links_lead_somewhere():
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+        dead = [link for link in links if "://" not in link and not (page.parent / link.split("#")[0]).exists()]
+        assert dead == [], page

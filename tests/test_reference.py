@@ -1,0 +1,74 @@
+"""Committed evidence: what is copied, what it says, and that the committed one agrees with itself."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from dynclip.files import write_json
+from dynclip.reference import spread, write_reference
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = ROOT / "results" / "reference" / "laptop-2core"
+
+
+def finish(study):
+    """What a finished study has beside the fixture's runs and scores."""
+    write_json(study / "base" / "warmup.json", {"steps": 700, "seconds": 100.0})
+    write_json(study / "data" / "manifest.json", {"files": {}})
+    (study / "report.html").write_text("<html></html>")
+    (study / "tables").mkdir(exist_ok=True)
+    (study / "tables" / "main.md").write_text("table")
+    folder = study / "benchmarks" / "train"
+    folder.mkdir(parents=True)
+    for i, seconds in enumerate((50.0, 54.0, 60.0)):
+        (folder / f"run{i}.tsv").write_text(f"s\th:m:s\n{seconds}\t0:00:50\n")
+
+
+def test_evidence_is_small_files_with_cost_and_computed_findings(study, tmp_path):
+    finish(study)
+    out = write_reference(study, tmp_path / "reference" / "tiny-test")
+    page = (out / "README.md").read_text()
+    assert "one training, with start-up | 54.0 [50.0, 60.0], n = 3 |" in page
+    assert "warm start, 700 steps | 100.0" in page and "## Benchmarks, against grpo" in page
+    assert (out / "tables" / "main.md").read_text() == "table"
+    rows = pd.read_parquet(out / "metrics.parquet")
+    assert len(rows) == 3 * 3 * 12 and {"method", "seed", "step", "policy/entropy"} <= set(rows.columns)
+    assert set(json.loads((out / "provenance.json").read_text())["runs"]) == {
+        f"{method}/seed{seed}" for method in ("grpo", "id", "od") for seed in (0, 1, 2)
+    }
+
+
+def test_writing_again_replaces_what_was_there(study, tmp_path):
+    finish(study)
+    out = tmp_path / "reference"
+    out.mkdir()
+    (out / "old").write_text("stale")
+    write_reference(study, out)
+    assert not (out / "old").exists() and [p.name for p in tmp_path.glob(".reference*")] == []
+
+
+def test_spread_by_hand():
+    assert spread([3.0, 1.0, 2.0]) == {"n": 3, "median": 2.0, "min": 1.0, "max": 3.0}
+
+
+def test_the_committed_tables_follow_from_the_committed_metrics():
+    """Entropy and reward at the end of training, per method, rederived from every metrics row."""
+    rows = pd.read_parquet(COMMITTED / "metrics.parquet")
+    table = pd.read_csv(COMMITTED / "tables" / "curves.csv")
+    steps = rows["step"].max() + 1
+    half = steps // 40
+    last = rows[rows["step"] >= steps - 1 - half]
+    assert set(table["metric"]) >= {"policy/entropy", "train/reward"}
+    for key in ("policy/entropy", "train/reward"):
+        seeds = last.groupby(["method", "seed"])[key].mean().groupby("method").mean()
+        for method, value in seeds.items():
+            found = table[(table["metric"] == key) & (table["method"] == method) & (table["percent"] == 100)]
+            assert abs(found["mean"].item() - value) < 1e-9, (key, method)
+
+
+def test_the_committed_evidence_names_no_path_of_the_machine():
+    for path in COMMITTED.rglob("*"):
+        if path.suffix in (".md", ".json", ".csv"):
+            assert not re.search(r"(?<![\w.])/(?:home|root|tmp|work)/", path.read_text()), path
