@@ -15,7 +15,7 @@ from dynclip.files import sha256, write_json
 
 BENCHMARKS = ("chain_sum", "basic_arithmetic")
 ENVIRONMENT = {
-    "python": "3.11.9", "torch": "2.13.0", "trl": "1.16.0", "cpu": "Test <CPU> & Co",
+    "python": "3.11.9", "torch": "2.13.0", "trl": "1.16.0", "transformers": "5.17.0", "cpu": "Test <CPU> & Co",
     "cores": 2, "git_commit": "0123456789abcdef", "git_dirty": False,
 }  # fmt: skip
 SPEED = {"grpo": 1.0, "id": 0.8, "od": 0.9}  # how fast a method's entropy falls
