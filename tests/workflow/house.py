@@ -23,7 +23,9 @@ class House:
 
     def environment(self) -> dict:
         own = os.pathsep.join([str(self.root / ".venv" / "bin"), str(Path(sys.executable).parent)])
-        clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        # What a surrounding `make test` or active environment sets is not a new user's.
+        inherited = ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+        clean = {name: value for name, value in os.environ.items() if name not in inherited}
         return clean | {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
 
     def run(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess:
