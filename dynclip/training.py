@@ -31,7 +31,7 @@ def fingerprint(study: Study, method: str, seed: int, base: Path, data: Path) ->
         "settings": digest({name: getattr(scale, name) for name in SETTINGS}),
         "base model": checkpoints.weights_sha256(base),
         "data": sha256(data),
-        "code": training_code(),
+        "code": code_digest(*SHARED_CODE),
     }
 
 
@@ -41,15 +41,14 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def training_code() -> str:
-    """Digest of the code every training shares: the loop, the trainer, the loss, the reward."""
-    return code_digest(
-        "dynclip.training:run_trainer",
-        "dynclip.training:trainer_config",
-        "dynclip.trl:DynClipTrainer",
-        "dynclip.methods:Method",
-        "evals.grading:grade_many",
-    )
+# The code that every training shares: the loop, the trainer, the loss, the reward.
+SHARED_CODE = (
+    "dynclip.training:run_trainer",
+    "dynclip.training:trainer_config",
+    "dynclip.trl:DynClipTrainer",
+    "dynclip.methods:Method",
+    "evals.grading:grade_many",
+)
 
 
 def train(study: Study, method: str, seed: int, base: Path, data: Path, out: Path, log=None) -> dict:

@@ -13,6 +13,7 @@ from pathlib import Path
 from dynclip.errors import UserError
 from dynclip.provenance import code_digest, digest, method_digest
 from dynclip.scales import SCALES, Study, resolve
+from dynclip.training import SETTINGS, SHARED_CODE
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force")
@@ -21,7 +22,7 @@ CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force")
 CODE = {
     "data": ("evals.benchmarks:write_data",),
     "warmup": ("dynclip.policies:warm_start",),
-    "train": (),  # training_code, see below
+    "train": SHARED_CODE,
     "evaluate": ("evals.evaluation:evaluate",),
     "tables": ("dynclip.tables:write_tables",),
     "figures": ("dynclip.figures:write_figures",),
@@ -104,10 +105,6 @@ def say_goodbye(study: Study) -> None:
 
 def code_of(rule: str) -> str:
     """Digest of the code behind a rule."""
-    if rule == "train":
-        from dynclip.training import training_code
-
-        return training_code()
     return code_digest(*CODE[rule])
 
 
@@ -118,7 +115,6 @@ def method_code(name: str) -> str:
 
 def settings_of(rule: str, study: Study) -> str:
     """Digest of the scale's numbers that a rule reads."""
-    from dynclip.training import SETTINGS
     from evals.benchmarks import BENCHMARKS, TRAIN_SETS
 
     if rule == "data":
