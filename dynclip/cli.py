@@ -1,6 +1,6 @@
 """The command line for scripts and rules; users' main interface is snakemake.
 
-dynclip plan | doctor | data | warmup | train | evaluate | track | follow | report
+dynclip plan | doctor | data | warmup | train | evaluate | tables | figures | report | track | follow | reference
 """
 
 import argparse

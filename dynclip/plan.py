@@ -36,7 +36,7 @@ class Calibration:
 
 
 REFERENCE = Calibration(  # 2 cores of an AMD EPYC (Zen 5) virtual machine: results/reference/laptop-2core
-    warm_start_s=103.0, step_s=0.71, start_s=8.0, evaluation_s=11.0, report_s=30.0, reference_score=22.5
+    warm_start_s=119.0, step_s=0.77, start_s=8.2, evaluation_s=11.9, report_s=33.0, reference_score=22.5
 )
 # Disk per training (two checkpoints, resumable state with optimizer moments), per evaluated checkpoint
 # (samples), and once (base policy, data, figures, report, MLflow database): rounded up from a laptop study.

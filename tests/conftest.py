@@ -5,12 +5,14 @@ tested on.
 import hashlib
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from dynclip import lean
 from dynclip.files import sha256, write_json
 
 BENCHMARKS = ("chain_sum", "basic_arithmetic")
@@ -138,6 +140,15 @@ def _seal(folder: Path, content: bytes) -> str:
 
 def _rng(*names) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:8], "big"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_marked_absent():
+    """`lean.prepare` hides packages for a process of its own; here the next test may need them."""
+    yield
+    for package in lean.UNUSED:
+        if package in sys.modules and sys.modules[package] is None:
+            del sys.modules[package]
 
 
 @pytest.fixture
