@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dynclip import lean
 from dynclip.errors import UserError
+from evals.draws import DRAW_KEY, draw
 
 CHUNK_SAMPLES, CHUNK_SECONDS = 64, 20.0  # how much vLLM finishes before a chunk is handed out: what a kill can cost
 
@@ -32,6 +33,11 @@ class Sampling:
     top_p: float
     top_k: int
     max_tokens: int
+
+    @property
+    def rule(self) -> dict:
+        """What decides a token: the keyword arguments of `draws.draw`."""
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,13 @@ class Chunk:
 
 
 class Engine(ABC):
-    """What all engines share. A subclass has `name`, `stream` and `guarantees`."""
+    """What all engines share. A subclass has `name`, `stream` and `guarantees`.
+
+    seeds_each: whether each sample's draws are decided by its own seed, made of the request's and of its address.
+    """
 
     name = ""
+    seeds_each = False
 
     def generate(
         self,
@@ -206,20 +216,17 @@ class TransformersEngine(Engine):
         encoded = self.tokenizer(
             prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=special_tokens
         ).to(self.model.device)
-        drawing = {"do_sample": False}
-        if sampling.temperature > 0:
-            drawing = {
-                "do_sample": True,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k,
-            }
+
+        def drawn(_, scores):
+            tokens = draw(scores, torch.rand(len(scores)).to(scores.device), **sampling.rule)
+            return scores.scatter(1, tokens.unsqueeze(1), torch.inf)
+
         with torch.inference_mode():
             output = self.model.generate(
-                **encoded,
-                **drawing,
+                **{name: rows.repeat_interleave(n, dim=0) for name, rows in encoded.items()},
+                do_sample=False,  # the likeliest token, which is the drawn one once `drawn` has raised it
+                logits_processor=[drawn] if sampling.temperature > 0 else None,
                 max_new_tokens=max(rooms),
-                num_return_sequences=n,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.ends,
             )
@@ -250,6 +257,9 @@ class VLLMEngine(Engine):
     def __init__(self, llm, tokenizer, ends: Sequence[int], device: str):
         self.llm, self.tokenizer, self.ends, self.device = llm, tokenizer, list(ends), device
         self.context = llm.llm_engine.model_config.max_model_len
+        self.invariant = device != "cpu" and os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
+        # On a GPU without batch invariance a seed of its own would cost time and still not make a sample its own.
+        self.seeds_each = device == "cpu" or self.invariant
 
     @classmethod
     def load(
@@ -291,6 +301,7 @@ class VLLMEngine(Engine):
                     enforce_eager=not compiled,
                     kv_cache_memory_bytes=int(cache_gib * 2**30) if device == "cpu" else None,
                     use_tqdm_on_load=False,
+                    logits_processors=["evals.vllm_draws:Drawing"] if device == "cpu" else None,
                 )
         except (OSError, ValueError, ImportError, RuntimeError, NotImplementedError, AssertionError) as error:
             raise UserError(f"{path}: vLLM cannot run it ({line(error)}); try --engine transformers") from error
@@ -301,12 +312,6 @@ class VLLMEngine(Engine):
         except OSError:
             own = llm.llm_engine.model_config.hf_text_config.eos_token_id
         return cls(llm, tokenizer, end_tokens(tokenizer, own, stops), device)
-
-    @property
-    def seeds_each(self) -> bool:
-        """Whether every sample has a seed of its own: only where its draws would then be its own, too (and CPU
-        generators have no offset to seed by)."""
-        return self.device != "cpu" and os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
 
     def guarantees(self) -> dict:
         import torch
@@ -321,9 +326,9 @@ class VLLMEngine(Engine):
             "threads": torch.get_num_threads() if on_cpu else None,
             "compiled": not model.enforce_eager,
             "seeded": "per sample, by its address" if self.seeds_each else "per request",
-            "repeatable": on_cpu or self.seeds_each,
-            "batch_invariant": self.seeds_each,
-            "continues": self.seeds_each,
+            "repeatable": on_cpu or self.invariant,
+            "batch_invariant": self.invariant,
+            "continues": self.invariant,
         }
 
     def stream(self, prompts, n, sampling, seed, first=0, state=b"", special_tokens=True) -> Iterator[Chunk]:
@@ -339,52 +344,55 @@ class VLLMEngine(Engine):
         torch.manual_seed(derived_seed(seed, first, n, *prompts))
         self.llm.reset_prefix_cache()  # what was computed before must not shape this request's batches
         engine = self.llm.llm_engine
-        waiting = set()
+        waiting: dict[str, tuple[int, int]] = {}  # request -> (prompt, which of its samples)
+        groups: dict[int, dict[int, Sample]] = {}
         for i, row in enumerate(ids):
             if len(row) < self.context:
-                own = derived_seed(seed, 0, prompts[i]) + first if self.seeds_each else None
-                engine.add_request(str(i), {"prompt_token_ids": row}, self._parameters(distinct, sampling, own))
-                waiting.add(str(i))
-        done: list[tuple[int, list[Sample]]] = []
+                for j in range(distinct):
+                    own = derived_seed(seed, 0, prompts[i]) + first + j if self.seeds_each else None
+                    engine.add_request(f"{i}-{j}", {"prompt_token_ids": row}, self._parameters(sampling, own))
+                    waiting[f"{i}-{j}"] = i, j
+        done: list[int] = []
         since = time.monotonic()
         try:
             while waiting:
                 for output in engine.step():
                     if output.finished:
-                        waiting.discard(output.request_id)
-                        done.append((int(output.request_id), self._samples(output) * (n // distinct)))
+                        i, j = waiting.pop(output.request_id)
+                        groups.setdefault(i, {})[j] = self._sample(output)
+                        if len(groups[i]) == distinct:
+                            done.append(i)
                 enough = len(done) * n >= CHUNK_SAMPLES or time.monotonic() - since > CHUNK_SECONDS
                 if done and (enough or not waiting):
-                    yield Chunk([i for i, _ in done], [group for _, group in done])
+                    yield Chunk(done, [[groups[i][j] for j in range(distinct)] * (n // distinct) for i in done])
                     done, since = [], time.monotonic()
         finally:
             if waiting:
                 engine.abort_request(sorted(waiting))
 
-    def _parameters(self, n: int, sampling: Sampling, seed: int | None):
+    def _parameters(self, sampling: Sampling, seed: int | None):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        drawing = {**sampling.rule, "seed": seed}
+        if sampling.temperature <= 0:
+            drawing = {"temperature": 0.0}
+        elif self.device == "cpu":
+            drawing = {"temperature": 0.0, "extra_args": {DRAW_KEY: (seed, *sampling.rule.values())}}
         return SamplingParams(
-            n=n,
-            temperature=max(sampling.temperature, 0.0),
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
+            **drawing,
             max_tokens=sampling.max_tokens,
-            seed=seed,
             stop_token_ids=self.ends,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _samples(self, output) -> list[Sample]:
-        ordered = sorted(output.outputs, key=lambda each: each.index)
-        texts = self.tokenizer.batch_decode([list(each.token_ids) for each in ordered], skip_special_tokens=True)
-        if any(each.finish_reason not in ("stop", "length") for each in ordered):
-            raise RuntimeError(f"vLLM ended a request with {[each.finish_reason for each in ordered]}")
-        return [
-            Sample(text, len(each.token_ids), each.finish_reason) for text, each in zip(texts, ordered, strict=True)
-        ]
+    def _sample(self, output) -> Sample:
+        found = output.outputs[0]
+        if found.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended a request with {found.finish_reason!r}")
+        text = self.tokenizer.decode(list(found.token_ids), skip_special_tokens=True)
+        return Sample(text, len(found.token_ids), found.finish_reason)
 
     def close(self) -> None:
         import gc

@@ -244,8 +244,10 @@ def fill(
     began, done, tokens = time.perf_counter(), 0, 0
     for gap in gaps:
         state = store.state_before(gap, guarantees)
-        # The benchmark's own seed where it begins; another one elsewhere, so that no draws are used twice.
-        seed = task.seed if state or gap.positions[0] == 0 else derived_seed(task.seed, 0, "from", gap.positions[0])
+        # The benchmark's own seed where it begins, or where every sample has one of its own; another one elsewhere, so
+        # that no draws are used twice.
+        begins = engine.seeds_each or state or gap.positions[0] == 0
+        seed = task.seed if begins else derived_seed(task.seed, 0, "from", gap.positions[0])
         chosen = [prompts[position] for position in gap.positions]
         # What follows a position is told by its number, so only a gap without holes can be continued from inside.
         unbroken = gap.positions[-1] - gap.positions[0] == len(gap.positions) - 1
