@@ -60,5 +60,5 @@ lint: install  ## Check style and formatting of Python and of the workflow.
 	@$(IN_VENV) snakemake --lint
 
 clean:  ## Remove the environments and caches; results stay.
-	@rm -rf .venv .venv-verl .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@rm -rf .venv .venv-verl .venv-harnesses .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

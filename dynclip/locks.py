@@ -1,7 +1,7 @@
 """The pinned environments: reading the locks, remaking them, and comparing them with what is installed.
 
 `python -m dynclip.locks environment` prints environment.yml, the conda route with the same pins as
-requirements/cpu.txt; `python -m dynclip.locks compile` resolves the .in files into the three locks and writes
+requirements/cpu.txt; `python -m dynclip.locks compile` resolves the .in files into the locks and writes
 environment.yml (that is `make lock`).
 """
 
@@ -62,6 +62,12 @@ RECIPES = {
         "make peers",
         ("overrides-verl.txt",),
         ("antlr4-python3-runtime",),
+    ),
+    "harnesses": Recipe(
+        "the comparison with other evaluation harnesses (CPU)",
+        "python bench/evaluation.py",
+        ("overrides-harnesses.txt",),
+        ("rouge-score", "word2number", "sqlitedict"),
     ),
 }
 
@@ -157,7 +163,7 @@ def environment_text() -> str:
 
 
 def compile_locks(*options: str) -> None:
-    """Resolve requirements/{cpu,cuda,verl}.in into the locks and write environment.yml.
+    """Resolve requirements/*.in into the locks and write environment.yml.
 
     Pins that are already there are kept as long as the .in files allow; `--upgrade` among `options` lets go
     of them. Only packages with wheels are taken, so that no machine needs a compiler. Raises UserError when

@@ -2,8 +2,9 @@
 project itself.
 
 Standard library only: it runs before anything is installed. `make install` calls it for `.venv`, `make peers`
-with `--environment verl` for `.venv-verl`; an up-to-date environment costs a fraction of a second, an
-interrupted one is made anew from the downloads already in pip's and uv's caches.
+with `--environment verl` for `.venv-verl`, bench/evaluation.py with `--environment harnesses` for
+`.venv-harnesses`; an up-to-date environment costs a fraction of a second, an interrupted one is made anew from
+the downloads already in pip's and uv's caches.
 
 Why two installers. torch comes in builds of very different size under one version, and which of them a
 machine is meant to use is decided by its pip configuration (index, extra indexes, wheel folders,
@@ -30,10 +31,12 @@ REQUIREMENTS = ROOT / "requirements"
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment of the project: its folder, and the command that builds it."""
+    """A virtual environment of the project: its folder, the command that builds it, and its lock, where it has one
+    whatever the device."""
 
     folder: Path
     command: str
+    lock: str = ""
 
     @property
     def python(self) -> Path:
@@ -63,22 +66,23 @@ class Environment:
 
 ENVIRONMENTS = {
     "dynclip": Environment(ROOT / ".venv", "make install"),
-    "verl": Environment(ROOT / ".venv-verl", "make peers"),
+    "verl": Environment(ROOT / ".venv-verl", "make peers", "verl.txt"),
+    "harnesses": Environment(ROOT / ".venv-harnesses", "python bench/evaluation.py", "harnesses.txt"),
 }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Build .venv from requirements/<device>.txt, or .venv-verl.")
+    parser = argparse.ArgumentParser(description="Build .venv from requirements/<device>.txt, or a peers' environment.")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="default: cuda where nvidia-smi lists a GPU, else cpu"
     )
     parser.add_argument("--environment", choices=tuple(ENVIRONMENTS), default="dynclip", help="default: dynclip")
     arguments = parser.parse_args()
     environment, device = ENVIRONMENTS[arguments.environment], arguments.device
-    if arguments.environment == "verl":
+    if environment.lock:
         if device == "cuda":
-            parser.error("--environment verl has a lock for the CPU only; leave out --device cuda")
-        device, chosen_by, lock = "cpu", "asked for", REQUIREMENTS / "verl.txt"
+            parser.error(f"--environment {arguments.environment} has a lock for the CPU only; leave out --device cuda")
+        device, chosen_by, lock = "cpu", "asked for", REQUIREMENTS / environment.lock
     else:
         chosen_by = "asked for" if device else "nvidia-smi lists a GPU" if has_gpu() else "nvidia-smi lists no GPU"
         device = device or ("cuda" if chosen_by == "nvidia-smi lists a GPU" else "cpu")
