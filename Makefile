@@ -8,7 +8,7 @@ CONFIG ?=#  overrides of the study, e.g. CONFIG="methods=id,od seeds=0,1 steps=2
 ARGS ?=#    more arguments, e.g. make test ARGS="-k bounds"
 IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
 
-.PHONY: help install reproduce test bench bench-methods docs peers ui plan doctor lock lint clean
+.PHONY: help install reproduce test bench bench-methods bench-harnesses docs peers ui plan doctor lock lint clean
 
 help:  ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,11 +29,14 @@ reproduce: install  ## Print the plan, then run the whole study (CONFIG="methods
 test: install  ## Run the tests (ARGS="-k bounds" for some of them).
 	@$(IN_VENV) pytest $(ARGS)
 
-bench: install  ## Run every benchmark of bench/ (ARGS="1 1": one round of one step).
-	@for file in bench/*.py; do echo "$$file"; $(IN_VENV) python "$$file" $(ARGS); done
+bench: install  ## Run every benchmark of bench/ that needs no hub (ARGS="1 1": one round of one step).
+	@for file in $(filter-out bench/evaluation.py,$(sort $(wildcard bench/*.py))); do echo "$$file"; $(IN_VENV) python "$$file" $(ARGS); done
 
 bench-methods: install  ## Time and measure every method's loss against GRPO's (ARGS=--write: into docs/cost.md).
 	@$(IN_VENV) python bench/method_losses.py $(ARGS)
+
+bench-harnesses: install  ## Compare `dynclip evaluate` with lm-evaluation-harness and EvalScope (needs the hub's GSM8K and SmolLM2).
+	@$(IN_VENV) python bench/evaluation.py $(ARGS)
 
 docs: install  ## Write docs/methods.md and its figures anew from the registry (ARGS=--check: say whether they are).
 	@$(IN_VENV) python -m dynclip.catalogue $(ARGS)

@@ -2,8 +2,8 @@
 
 The same model, the first problems of GSM8K, prompt, sampling, response limit and precision, one harness after the
 other on this machine, each as its users start it. Counted is the whole command: imports, loading, sampling, grading,
-writing. lm-evaluation-harness and EvalScope run with their default batch size of 1 and with `--batch`; all three
-read model and problems from the hub's cache, which a first, uncounted command fills. Responses are read back from each
+writing. lm-evaluation-harness and EvalScope run with each batch size of `--batch`; all three read model and problems
+from the hub's cache, which a first, uncounted command fills. Responses are read back from each
 harness's own files and counted in tokens. Memory is the largest sum of resident sizes over the command's processes.
 
 Run it alone on the machine. The peers' environment, .venv-harnesses, is built at the first call.
@@ -62,7 +62,7 @@ class Job:
     model: Model
     problems: int
     sampling: Sampling
-    batch: int
+    batches: tuple[int, ...]
     dtype: str
 
 
@@ -137,14 +137,14 @@ def evalscope_responses(out: Path) -> tuple[list[str], float]:
     rows = [json.loads(line) for path in out.rglob("predictions/**/*.jsonl") for line in path.read_text().splitlines()]
     (report,) = (json.loads(path.read_text()) for path in out.rglob("reports/**/gsm8k.json"))
     texts = [row["model_output"]["choices"][0]["message"]["content"] for row in rows]
-    return texts, report["score"]
+    return texts, report["metrics"][0]["score"]
 
 
 def harnesses(job: Job) -> Iterator[tuple]:
     """(name, command maker, response reader) of each way to do the job."""
     for engine in ("vllm", "transformers"):
         yield f"dynclip, {engine}", lambda out, engine=engine: dynclip(job, out, engine), dynclip_responses
-    for batch in (job.batch, 1):
+    for batch in job.batches:
         yield f"lm-eval (hf), batch {batch}", lambda out, b=batch: lm_eval(job, out, b), lm_eval_responses
         yield f"EvalScope, batch {batch}", lambda out, b=batch: evalscope(job, out, b), evalscope_responses
 
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
     parser.add_argument("--problems", type=int, default=128)
     parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=32, help="of the peers, besides 1")
+    parser.add_argument("--batch", type=int, nargs="+", default=[32], help="of the peers, whose own default is 1")
     parser.add_argument("--greedy", action="store_true", help="temperature 0 instead of the benchmark's sampling")
     parser.add_argument("--only", default="", help="the harnesses whose name contains this")
     parser.add_argument("--write", type=Path, help="add the results to this JSON file")
@@ -194,9 +194,9 @@ def main() -> None:
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     rule = BENCHMARKS["gsm8k"].sampling
     rule = Sampling(0.0 if arguments.greedy else rule.temperature, rule.top_p, rule.top_k, arguments.max_tokens)
-    job = Job(resolve(arguments.model), arguments.problems, rule, arguments.batch, "bfloat16")
+    job = Job(resolve(arguments.model), arguments.problems, rule, tuple(arguments.batch), "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
-        first = Job(job.model, 1, Sampling(0.0, 1.0, 0, 1), 1, job.dtype)
+        first = Job(job.model, 1, Sampling(0.0, 1.0, 0, 1), (), job.dtype)
         subprocess.run(dynclip(first, Path(folder), "transformers"), check=True, capture_output=True)
     rounds = []
     for number in range(arguments.rounds):

@@ -67,7 +67,7 @@ RECIPES = {
         "the comparison with other evaluation harnesses (CPU)",
         "python bench/evaluation.py",
         ("overrides-harnesses.txt",),
-        ("rouge-score", "word2number", "sqlitedict"),
+        ("antlr4-python3-runtime", "jieba", "rouge-score", "sqlitedict", "word2number"),
     ),
 }
 

@@ -31,7 +31,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do a job: seconds to start, tokens/s at REFERENCE parameters, and what no model exceeds."""
+    """One way to do a job: seconds to start, tokens asked for per second at REFERENCE parameters, and what no model
+    exceeds.
+    """
 
     engine: str
     device: str
@@ -51,15 +53,17 @@ class Way:
         return self.start + job.samples * job.tokens / rate
 
 
-# CPU: SmolLM2-135M on 2 cores, measured (docs/evaluation.md). GPU: orders of magnitude only, enough to tell a few
-# hundred samples from many thousands; there vLLM always compiles, since it starts as long to capture its graphs.
+# CPU: SmolLM2-135M on 2 cores, measured in bfloat16 (docs/evaluation.md), tokens asked for per second: responses end
+# before the limit, and what transformers then still computes for the longest of a batch is in its rate. float32: scaled
+# by the ratio to bfloat16 measured earlier. GPU: orders of magnitude only, enough to tell a few hundred samples from
+# many thousands; there vLLM always compiles, since it starts as long to capture its graphs.
 WAYS = (
-    Way("transformers", "cpu", "bfloat16", 4, 326),
-    Way("transformers", "cpu", "float32", 4, 154),
-    Way("vllm", "cpu", "bfloat16", 12, 520),
-    Way("vllm", "cpu", "float32", 12, 340),
-    Way("vllm", "cpu", "bfloat16", 65, 640, compiled=True),
-    Way("vllm", "cpu", "float32", 65, 417, compiled=True),
+    Way("transformers", "cpu", "bfloat16", 4, 200),
+    Way("transformers", "cpu", "float32", 4, 95),
+    Way("vllm", "cpu", "bfloat16", 14, 1_000),
+    Way("vllm", "cpu", "float32", 14, 650),
+    Way("vllm", "cpu", "bfloat16", 75, 1_250, compiled=True),
+    Way("vllm", "cpu", "float32", 75, 810, compiled=True),
     Way("transformers", "cuda", "bfloat16", 10, 3_000, 3_000),
     Way("transformers", "cuda", "float32", 10, 2_000, 2_000),
     Way("vllm", "cuda", "bfloat16", 60, 20_000, 20_000, compiled=True),

@@ -15,7 +15,7 @@ from dynclip import locks
 from dynclip.errors import UserError
 from dynclip.locks import REQUIREMENTS, ROOT, Pin, read_lock
 
-CPU, CUDA, VERL = (REQUIREMENTS / f"{name}.txt" for name in ("cpu", "cuda", "verl"))
+CPU, CUDA, VERL, HARNESSES = (REQUIREMENTS / f"{name}.txt" for name in ("cpu", "cuda", "verl", "harnesses"))
 
 
 @pytest.fixture
@@ -89,8 +89,15 @@ def test_the_verl_lock_is_verl_0_9_1_on_the_torch_of_the_others_and_no_gpu_packa
     assert not [name for name in pins if name.startswith(("nvidia-", "cuda-", "triton"))]
 
 
+def test_the_harnesses_are_compared_on_the_same_torch_and_transformers():
+    pins, own = read_lock(HARNESSES), read_lock(CPU)
+    assert {name: pins[name] for name in ("torch", "transformers")} == {n: own[n] for n in ("torch", "transformers")}
+    assert not [name for name in pins if name.startswith(("nvidia-", "cuda-", "triton"))]
+
+
 @pytest.mark.parametrize(
-    ("lock", "requests", "least"), [(CPU, "base.in", 10), (CUDA, "base.in", 10), (VERL, "verl.in", 3)]
+    ("lock", "requests", "least"),
+    [(CPU, "base.in", 10), (CUDA, "base.in", 10), (VERL, "verl.in", 3), (HARNESSES, "harnesses.in", 4)],
 )
 def test_exact_requests_reached_the_lock(lock, requests, least):
     asked = re.findall(r"^([a-z0-9-]+)(?:\[\w+\])?==(\S+)", (REQUIREMENTS / requests).read_text(), re.MULTILINE)
@@ -99,7 +106,7 @@ def test_exact_requests_reached_the_lock(lock, requests, least):
 
 
 def test_requirement_lists_are_alphabetical():
-    for name in ("base.in", "overrides.txt", "overrides-cpu.txt", "verl.in", "overrides-verl.txt"):
+    for name in [*(path.name for path in REQUIREMENTS.glob("overrides*.txt")), "base.in", "verl.in", "harnesses.in"]:
         lines = [line for line in (REQUIREMENTS / name).read_text().splitlines() if not line.startswith("#")]
         names = [re.match(r"[a-z0-9-]+", line)[0] for line in lines]
         assert names == sorted(names), name

@@ -154,7 +154,7 @@ LAPTOP = Hardware("CPU", 2, 2, 16.0, True, ())
 OLD = Hardware("CPU", 2, 2, 16.0, False, ())
 SERVER = Hardware("CPU", 16, 16, 128.0, True, (Gpu("card", 80.0, True),))
 BOTH = {"transformers": "5", "vllm": "0.31"}
-SMALL_JOB, MIDDLE_JOB, LARGE_JOB = (Job(n, 250, 135_000_000) for n in (16, 100, 8000))
+SMALL_JOB, MIDDLE_JOB, LARGE_JOB = (Job(n, 250, 135_000_000) for n in (4, 100, 8000))
 
 
 @pytest.mark.parametrize(
