@@ -1,8 +1,10 @@
+import re
 import sys
 
 from snakemake.utils import min_version
 
 from dynclip import workflow as house
+from dynclip.studies import STUDIES
 
 min_version("9.27")
 house.prepare_environment()
@@ -15,10 +17,11 @@ report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
-    method="|".join(house.method_names()),
+    method="|".join(map(re.escape, house.method_names())),
     seed=r"\d+",
     checkpoint=r"final|step\d+",
     benchmark="|".join(BENCHMARKS),
+    study="|".join(STUDIES),
 
 
 localrules:
@@ -28,6 +31,10 @@ localrules:
     figures,
     page,
     track,
+    study,
+    track_study,
+    claims,
+    studies,
 
 
 include: "workflow/rules/data.smk"
@@ -37,7 +44,7 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    house.check_start(STUDY)
+    house.check_start(STUDY, sys.argv[1:])
 
 
 onsuccess:
@@ -49,3 +56,19 @@ rule all:
     input:
         rules.page.output,
         rules.track.output,
+
+
+rule studies:
+    input:
+        expand(f"{RESULTS}/studies/{{study}}/tracking.json", study=STUDIES),
+        rules.claims.output,
+
+
+for _name in STUDIES:
+
+    rule:
+        name:
+            _name
+        localrule: True
+        input:
+            f"{RESULTS}/studies/{_name}/tracking.json",

@@ -1,7 +1,7 @@
 """The command line for scripts and rules; users' main interface is snakemake.
 
-dynclip plan | doctor | data | warmup | train | evaluate | samples | tables | figures | report | track | follow |
-reference
+dynclip plan | doctor | data | warmup | train | evaluate | samples | tables | figures | report | study | claims |
+track | follow | reference
 """
 
 import argparse
@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--log", type=Path, help="also write every progress line to this file")
         return sub
 
-    command("plan", run_plan, "What would run here: scale and why, runs, minutes, disk. Starts nothing.")
+    plan = command("plan", run_plan, "What would run here: scale and why, runs, minutes, disk. Starts nothing.")
+    plan.add_argument("--studies", help="comma-separated names of studies, or all; default: the scale's methods")
     command("doctor", run_doctor, "What is installed and why, hardware, disk, hub.", study=False)
     command("data", run_data, "Generate and check the scale's training and held-out problems.")
     command("warmup", run_warmup, "Make the scale's base policy.")
@@ -76,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     samples.add_argument("--problem", help="only this problem's id")
     samples.add_argument("--limit", type=int, help="at most so many of each benchmark")
     samples.add_argument("--results", type=Path, default=Path("results"), help="default: results")
-    command("track", run_track, "Import finished runs into results/mlflow.db; repeating it changes nothing.")
+    tracked = command("track", run_track, "Import finished runs into results/mlflow.db; repeating it changes nothing.")
+    tracked.add_argument("--study", help="the runs and the page of this study instead of the scale's methods")
     follow = command("follow", run_follow, "Show a live run, line by line; --mlflow sends it to MLflow too.")
     follow.add_argument("--method", required=True)
     follow.add_argument("--seed", type=int, required=True)
@@ -84,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     command("tables", run_tables, "Write the tables of a study.")
     command("figures", run_figures, "Draw the figures of a study.")
     command("report", run_report, "Write results/<scale>/report.html.")
+    one = command("study", run_one_study, "Write the page of one study: results/<scale>/studies/<name>/.")
+    one.add_argument("--name", required=True, help="for example thresholds")
+    command("claims", run_claims, "Decide the paper's claims from the runs there are: results/<scale>/claims.md.")
     reference = command("reference", run_reference, "Copy a finished study's small files, with cost and provenance.")
     reference.add_argument("--out", type=Path, required=True, help="for example results/reference/laptop-2core")
     return top
@@ -98,8 +103,10 @@ def study_of(options):
 
 def run_plan(options) -> int:
     from dynclip.plan import print_plan
+    from dynclip.studies import STUDIES
 
-    print_plan(study_of(options), options.results)
+    names = (options.studies or "").split(",") if options.studies != "all" else list(STUDIES)
+    print_plan(study_of(options), options.results, [name.strip() for name in names if name.strip()])
     return 0
 
 
@@ -242,10 +249,15 @@ def run_samples(options) -> int:
 
 
 def run_track(options) -> int:
-    from dynclip.tracking import track
+    from dynclip.studies import study_spec
+    from dynclip.tracking import track, track_study
 
     study = study_of(options)
-    track(options.results, study.name, study.methods, study.seeds)
+    if options.study:
+        spec = study_spec(options.study)
+        track_study(options.results, study.name, spec.name, study.seeds[: spec.seeds])
+    else:
+        track(options.results, study.name, study.methods, study.seeds)
     return 0
 
 
@@ -279,6 +291,23 @@ def run_report(options) -> int:
 
     study = study_of(options)
     write_report(options.results / study.name, study.methods, study.seeds)
+    return 0
+
+
+def run_one_study(options) -> int:
+    from dynclip.studies import study_spec
+    from dynclip.study_page import write_study
+
+    study, spec = study_of(options), study_spec(options.name)
+    write_study(options.results / study.name, spec.name, study.seeds[: spec.seeds])
+    return 0
+
+
+def run_claims(options) -> int:
+    from dynclip.claims_page import write_claims
+
+    study = study_of(options)
+    write_claims(options.results / study.name, study.seeds)
     return 0
 
 

@@ -8,6 +8,7 @@ learning is what spends entropy.
 import math
 
 from dynclip.evidence import Evidence, counts
+from evals.curves import at_equal_success, smooth
 from evals.stats import Difference, difference, judge
 
 
@@ -28,15 +29,9 @@ def at_share(values: list[float], percent: float, width: float = 5) -> float:
     return sum(window) / len(window) if window else math.nan
 
 
-def smooth(values: list[float], width: float = 5) -> list[float]:
-    """Centred running mean over `width` % of the steps, shorter at the ends."""
-    last = max(1, len(values) - 1)
-    return [at_share(values, 100 * step / last, width) for step in range(len(values))]
-
-
 def entropy_at_reward(evidence: Evidence, level: float) -> dict[str, dict[int, float]]:
     """method -> seed -> entropy (nats) when the smoothed reward first reaches `level`; NaN for runs that
-    never do.
+    never do, or start there.
     """
     found = {}
     for method in evidence.methods:
@@ -44,12 +39,8 @@ def entropy_at_reward(evidence: Evidence, level: float) -> dict[str, dict[int, f
             evidence.curves("train/reward", method),
             evidence.curves("policy/entropy", method),
         )
-        found[method] = {}
-        for seed in sorted(set(rewards) & set(entropies)):
-            entropy = smooth(entropies[seed])
-            reached = (step for step, reward in enumerate(smooth(rewards[seed])) if reward >= level)
-            step = next(reached, None)
-            found[method][seed] = math.nan if step is None else entropy[step]
+        seeds = sorted(set(rewards) & set(entropies))
+        found[method] = {seed: at_equal_success(entropies[seed], rewards[seed], level) for seed in seeds}
     return found
 
 

@@ -160,7 +160,7 @@ def load_evidence(results: Path | str, methods=None, seeds=None) -> Evidence:
     wanted = [(m, s) for m in methods for s in seeds if (m, s) in found]
     runs, rows = {}, {}
     for key in wanted:
-        runs[key], rows[key] = _read_run(found[key])
+        runs[key], rows[key] = read_run(found[key])
     _check_comparable(runs)
     scores = [
         read_score(path, results)
@@ -171,6 +171,27 @@ def load_evidence(results: Path | str, methods=None, seeds=None) -> Evidence:
     scores.sort(key=lambda s: (s["benchmark"], order[s["method"]], s["seed"], s["step"]))
     _check_same_sampling(scores)
     return Evidence(results, methods, tuple(seeds), runs, rows, scores)
+
+
+def read_run(path: Path) -> tuple[dict, list[dict]]:
+    """A run.json and the rows of the metrics.jsonl beside it. UserError names what is damaged or missing."""
+    rebuild = _retrain(path)
+    try:
+        run = json.loads(_text(path, rebuild))
+        steps, state = run["steps"], run["state"]
+        named = (run["method"], run["seed"])
+        _ = run["fingerprint"], run["base_model_sha256"], run["data_sha256"], run["updates_per_rollout"]
+        _ = run["options"], run["seconds"], run["environment"], run["protocol"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a complete run record ({error!r}); rebuild it with: {rebuild}") from None
+    if state != "finished" or named != (path.parent.parent.name, _seed(path.parent)):
+        raise UserError(f"{path}: not the record of this finished run; rebuild it with: {rebuild}")
+    rows = read_rows(path.with_name("metrics.jsonl"))
+    if len(rows) != steps:
+        raise UserError(
+            f"{path.with_name('metrics.jsonl')}: {len(rows)} rows, expected {steps}; rebuild it with: {rebuild}"
+        )
+    return run, rows
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -249,37 +270,21 @@ def checkpoint_folder(results: Path, method: str, seed: int, step: int) -> Path:
     return results / "runs" / method / f"seed{seed}" / "checkpoints" / f"step{step}"
 
 
-def _read_run(path: Path) -> tuple[dict, list[dict]]:
-    rebuild = _retrain(path)
-    try:
-        run = json.loads(_text(path, rebuild))
-        steps, state = run["steps"], run["state"]
-        named = (run["method"], run["seed"])
-        _ = run["fingerprint"], run["base_model_sha256"], run["data_sha256"], run["updates_per_rollout"]
-        _ = run["options"], run["seconds"], run["environment"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a complete run record ({error!r}); rebuild it with: {rebuild}") from None
-    if state != "finished" or named != (path.parent.parent.name, _seed(path.parent)):
-        raise UserError(f"{path}: not the record of this finished run; rebuild it with: {rebuild}")
-    rows = read_rows(path.with_name("metrics.jsonl"))
-    if len(rows) != steps:
-        raise UserError(
-            f"{path.with_name('metrics.jsonl')}: {len(rows)} rows, expected {steps}; rebuild it with: {rebuild}"
-        )
-    return run, rows
-
-
 def _check_comparable(runs: dict[Run, dict]) -> None:
-    """Seeds are compared in pairs, which holds only for runs with one start, one data set and one length."""
-    for field in ("steps", "updates_per_rollout", "base_model_sha256", "data_sha256"):
-        values = [run[field] for run in runs.values()]
-        for (method, seed), run in runs.items():
-            usual = max(values, key=values.count)
-            if run[field] != usual:
+    """Seeds are compared in pairs, which holds only for runs with one start, one data set, one length and one protocol
+    (everything of a run that is not its method's: `dynclip.training.PROTOCOL`).
+    """
+    shared = {"steps": "steps", "base_model_sha256": "base policy (SHA-256)", "data_sha256": "training data (SHA-256)"}
+    facts = {key: {title: run[field] for field, title in shared.items()} | run["protocol"] for key, run in runs.items()}
+    for name in dict.fromkeys(name for fact in facts.values() for name in fact):
+        values = [fact.get(name) for fact in facts.values()]
+        usual = max(values, key=values.count)
+        for (method, seed), fact in facts.items():
+            if fact.get(name) != usual:
                 raise UserError(
-                    f"run {method}/seed{seed} has {field} {run[field]}, the others {usual}: "
-                    "they cannot be compared; "
-                    f"rebuild it with: {_retrain_run(Path('results') / run['scale'], method, seed)}"
+                    f"run {method}/seed{seed} has another {name}, {fact.get(name)}, than the others, {usual}: they "
+                    "cannot be compared; leave it out, or rebuild it with: "
+                    f"{_retrain_run(Path('results') / runs[method, seed]['scale'], method, seed)}"
                 )
 
 

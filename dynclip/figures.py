@@ -13,9 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynclip.comparisons import seed_means, smooth
+from dynclip.comparisons import seed_means
 from dynclip.evidence import BASE, Evidence, load_evidence
 from dynclip.files import write_atomic
+from evals.curves import smooth
 from evals.stats import mean_interval
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def entropy(evidence: Evidence) -> "Figure":
     }
     below = 0.16 * len(strips) + 0.3
     if strips:
-        figure, axes = _canvas(4.4 + below, rows=2, heights=[3.6, below], sharex=True)
+        figure, axes = canvas(4.4 + below, rows=2, heights=[3.6, below], sharex=True)
     else:
-        figure, axes = _canvas(4.4)
+        figure, axes = canvas(4.4)
     _draw_curves(evidence, axes[0], "policy/entropy")
     axes[0].set_ylabel("entropy, nats")
     axes[0].set_ylim(bottom=0)
@@ -68,16 +69,38 @@ def entropy(evidence: Evidence) -> "Figure":
 
 def reward(evidence: Evidence) -> "Figure":
     """Training reward by rollout step, smoothed."""
-    figure, axes = _canvas(4.6)
+    figure, axes = canvas(4.6)
     _draw_curves(evidence, axes[0], "train/reward", smoothed=True)
     axes[0].set(xlabel="rollout step", ylabel="reward (share correct)")
     _legend(figure, axes[0])
     return figure
 
 
+def grad_norm(evidence: Evidence) -> "Figure":
+    """Gradient norm by rollout step, smoothed."""
+    figure, axes = canvas(4.4)
+    _draw_curves(evidence, axes[0], "train/grad_norm", smoothed=True)
+    axes[0].set(xlabel="rollout step", ylabel="gradient norm, before clipping")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
+def regions(evidence: Evidence) -> "Figure":
+    """Share of tokens in each of the four regions."""
+    figure, axes = canvas(3.6, columns=4, sharey=True)
+    for ax, region in zip(axes, ("E1", "E2", "E3", "E4"), strict=True):
+        _draw_curves(evidence, ax, f"region/{region}", factor=100, smoothed=True)
+        ax.set(xlabel="rollout step", title=region)
+    axes[0].set_ylabel("% of tokens")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
 def clip_fraction(evidence: Evidence) -> "Figure":
     """Share of tokens that lost their gradient to each bound, smoothed."""
-    figure, axes = _canvas(4.2, columns=2, sharey=True)
+    figure, axes = canvas(4.2, columns=2, sharey=True)
     for ax, key, name in zip(axes, ("clip/low_fraction", "clip/high_fraction"), ("lower", "upper"), strict=True):
         _draw_curves(evidence, ax, key, factor=100, smoothed=True)
         ax.axhline(1, color="#888888", linewidth=0.9, linestyle=(0, (1, 2)))
@@ -90,7 +113,7 @@ def clip_fraction(evidence: Evidence) -> "Figure":
 
 def bounds(evidence: Evidence) -> "Figure":
     """The clipping thresholds as applied, averaged over tokens."""
-    figure, axes = _canvas(4.2, columns=2, sharey=True)
+    figure, axes = canvas(4.2, columns=2, sharey=True)
     for ax, key, name in zip(axes, ("clip/eps_low_mean", "clip/eps_high_mean"), ("ε low", "ε high"), strict=True):
         _draw_curves(evidence, ax, key)
         ax.set(xlabel="rollout step", title=name)
@@ -103,7 +126,7 @@ def bounds(evidence: Evidence) -> "Figure":
 def pass_at_k(evidence: Evidence) -> "Figure":
     """pass@k by k: a row of panels per checkpoint, a column per benchmark."""
     labels, names = evidence.checkpoints or ("final",), evidence.benchmarks or ("no benchmark",)
-    figure, axes = _canvas(1.2 + 2.7 * len(labels), rows=len(labels), columns=len(names), sharex=True, sharey="row")
+    figure, axes = canvas(1.2 + 2.7 * len(labels), rows=len(labels), columns=len(names), sharex=True, sharey="row")
     for row, label in enumerate(labels):
         for column, benchmark in enumerate(names):
             ax = axes[row * len(names) + column]
@@ -128,7 +151,7 @@ def pass_at_k(evidence: Evidence) -> "Figure":
 def scores(evidence: Evidence) -> "Figure":
     """avg@k of the last checkpoint: a dot per seed, the mean with its 95 % t interval."""
     names, methods = evidence.benchmarks or ("no benchmark",), evidence.methods
-    figure, axes = _canvas(1.5 + 0.42 * len(methods), columns=len(names), sharey=True)
+    figure, axes = canvas(1.5 + 0.42 * len(methods), columns=len(names), sharey=True)
     for ax, benchmark in zip(axes, names, strict=True):
         for place, method in enumerate(methods):
             values = list(seed_means(evidence, benchmark, method).values())
@@ -153,7 +176,7 @@ def scores(evidence: Evidence) -> "Figure":
 
 def entropy_reward(evidence: Evidence) -> "Figure":
     """Entropy against reward along training: what a method pays, in entropy, for a reward."""
-    figure, axes = _canvas(5.0)
+    figure, axes = canvas(5.0)
     for method in evidence.methods:
         rewards, entropies = (
             evidence.curves("train/reward", method),
@@ -183,6 +206,15 @@ FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
         "Strips, where a method switches: which bound is loosened at each step, one row per run.",
     ),
     "reward": (reward, f"Training reward of the rollout batches. {BAND}. {SMOOTHED}"),
+    "grad_norm": (
+        grad_norm,
+        f"Norm of the gradient, mean over a rollout step's updates, before it is clipped to 1. {BAND}. {SMOOTHED}",
+    ),
+    "regions": (
+        regions,
+        "Share of tokens in the entropy-sensitive regions (E1, E2: advantage above 0; E3, E4: below; E1, E3: likelier "
+        f"than the entropy says; E2, E4: less likely), under the sampling policy. {BAND}. {SMOOTHED}",
+    ),
     "clip_fraction": (
         clip_fraction,
         f"Share of tokens whose gradient each bound removed. {BAND}. {SMOOTHED} Dotted: 1 %, below "
@@ -241,22 +273,30 @@ def render(evidence: Evidence, name: str, captioned: bool, formats=FORMATS) -> d
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        figure = FIGURES[name][0](evidence)
-        if captioned:
-            lines = textwrap.wrap(caption(evidence, name), 122)
+        return files(FIGURES[name][0](evidence), caption(evidence, name) if captioned else "", formats)
+
+
+def files(figure: "Figure", text: str = "", formats=FORMATS) -> dict[str, bytes]:
+    """The bytes of a drawn figure by format, with `text` as the caption under the plot."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        if text:
+            lines = textwrap.wrap(text, 122)
             # A label of the whole figure takes part in the layout, so nothing is cut off.
             figure.supxlabel("\n".join(lines), fontsize=8.5, x=0.015, ha="left", color="#333333")
             width, height = figure.get_size_inches()
             figure.set_size_inches(width, height + 0.16 * len(lines))
-        files = {}
+        written = {}
         for end in formats:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=end, metadata={"svg": {"Date": None}, "png": {"Software": None}}[end])
-            files[end] = buffer.getvalue()
-        return files
+            written[end] = buffer.getvalue()
+        return written
 
 
-def _canvas(height: float, rows: int = 1, columns: int = 1, heights=None, **shared) -> "tuple[Figure, list]":
+def canvas(height: float, rows: int = 1, columns: int = 1, heights=None, **shared) -> "tuple[Figure, list]":
+    """An empty figure, 8 inches wide, and its axes in reading order. Draw within `matplotlib.rc_context(STYLE)`."""
     # The object interface, without pyplot: no global state, no display, nothing to close.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

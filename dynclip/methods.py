@@ -353,11 +353,19 @@ _ENTRIES = (
 METHODS: dict[str, MethodSpec] = {spec.name: spec for spec in _ENTRIES}
 
 
+def find(name: str) -> MethodSpec:
+    """The entry of a method, or of a probe (`dynclip.probes`). Raises ValueError, naming the methods, for neither."""
+    from dynclip.probes import PROBES
+
+    spec = METHODS.get(name) or PROBES.get(name)
+    if spec is None:
+        raise ValueError(f"unknown method {name!r}; the methods are: {', '.join(METHODS)}")
+    return spec
+
+
 def method(name: str, total_steps: int, **options) -> Method:
     """The method `name` for a run of `total_steps` rollout batches, with its defaults overridden by `options`.
 
     Raises ValueError for an unknown name or option, naming the valid ones.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; the methods are: {', '.join(METHODS)}")
-    return Method(METHODS[name], total_steps, options)
+    return Method(find(name), total_steps, options)

@@ -6,6 +6,7 @@ half a second of the same kind of work. They are an estimate, meant to tell ten 
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +46,13 @@ RUN_MIB, EVALUATION_MIB, FIXED_MIB = 12, 3, 100
 
 @dataclass(frozen=True)
 class Plan:
-    """A study on this machine. `minutes` and `disk_needed` (bytes) count what is left to do."""
+    """A study on this machine. `minutes` and `disk_needed` (bytes) count what is left to do.
+
+    studies: the named ones that are planned, empty for the default study of methods × seeds.
+    """
 
     study: Study
+    studies: tuple[str, ...]
     why: str  # this scale
     machine: hardware.Hardware
     runs: int
@@ -79,15 +84,21 @@ def plan(
     return plan_study(resolve(chosen, methods, seeds, steps, **overrides), results)
 
 
-def plan_study(study: Study, results: Path = Path("results")) -> Plan:
-    """The plan of an already checked study. Raises UserError as `plan` does; starts and leaves nothing."""
+def plan_study(study: Study, results: Path = Path("results"), studies: Sequence[str] = ()) -> Plan:
+    """The plan of an already checked study, or of the named `studies` at its scale. Raises UserError as `plan` does;
+    starts and leaves nothing."""
     machine = hardware.detect()
     suitable, reason = choose_scale(machine)
     folder = Path(results) / study.name
     hardware.check_writable(folder)
     runs = [(method, seed) for method in study.methods for seed in study.seeds]
+    evaluated = runs
+    if studies:
+        from dynclip.studies import study_runs  # brings torch with it
+
+        runs, evaluated = study_runs(study, studies)
     runs_left = [run for run in runs if not is_finished(folder, *run, study.steps)]
-    scored = [("base", 0, "final"), *((*run, label) for run in runs for label in study.checkpoints)]
+    scored = [("base", 0, "final"), *((*run, label) for run in evaluated for label in study.checkpoints)]
     scored_left = [place for place in scored if not is_scored(folder, *place, study.scale.benchmarks)]
     disk_needed = (RUN_MIB * len(runs_left) + EVALUATION_MIB * len(scored_left) + FIXED_MIB) * MIB
     disk_free = hardware.disk_free(folder)
@@ -102,6 +113,7 @@ def plan_study(study: Study, results: Path = Path("results")) -> Plan:
     minutes = estimate_minutes(study.steps, warm_start_left, len(runs_left), len(scored_left), at_once, speed)
     return Plan(
         study=study,
+        studies=tuple(studies),
         why=reason if study.name == suitable else f"asked for; this machine's own is {suitable}: {reason}",
         machine=machine,
         runs=len(runs),
@@ -206,12 +218,12 @@ def measure_speed(budget_s: float = 0.5) -> float:
     return (rate(multiply) * rate(interpret)) ** 0.5
 
 
-def print_plan(study: Study, results: Path = Path("results")) -> Plan:
-    """Print the plan of a study and return it. Raises UserError for what cannot finish."""
+def print_plan(study: Study, results: Path = Path("results"), studies: Sequence[str] = ()) -> Plan:
+    """Print the plan of a study, or of the named ones, and return it. Raises UserError for what cannot finish."""
     from rich.console import Console
     from rich.table import Table
 
-    made = plan_study(study, results)
+    made = plan_study(study, results, studies)
     table = Table(title="Plan", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in describe(made):
         table.add_row(name, value)
@@ -229,6 +241,9 @@ def describe(made: Plan) -> list[tuple[str, str]]:
         f"{made.runs_left} of {made.runs}",
         f"{made.evaluations_left} of {made.evaluations}",
     )
+    size = f"{len(study.methods)} methods x {len(study.seeds)} seeds"
+    if made.studies:
+        size = f"{len(made.studies)} studies, {made.runs} different runs"
     duration = f"{made.minutes:.0f}" if made.minutes >= 1 else "less than 1" if made.minutes else "0: nothing is left"
     needed, free = f"{made.disk_needed / MIB:.0f} MiB", f"{made.disk_free / MIB:.0f} MiB"
     return [
@@ -237,9 +252,9 @@ def describe(made: Plan) -> list[tuple[str, str]]:
             "machine",
             f"{machine.cores} of {machine.cores_present} cores, {machine.memory_gib:.1f} GiB, {gpus}",
         ),
-        ("methods", " ".join(study.methods)),
+        ("studies", " ".join(made.studies)) if made.studies else ("methods", " ".join(study.methods)),
         ("seeds", " ".join(map(str, study.seeds))),
-        ("runs", f"{len(study.methods)} methods x {len(study.seeds)} seeds, {trainings} trainings left"),
+        ("runs", f"{size}, {trainings} trainings left"),
         ("steps", f"{study.steps} rollout batches a run, {study.scale.updates_per_rollout} updates on each"),
         (
             "evaluated",

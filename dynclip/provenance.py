@@ -20,7 +20,11 @@ PACKAGES = ("dynclip", "evals")
 REGISTRIES = {
     ("dynclip.methods", "METHODS"),
     ("dynclip.methods", "_ENTRIES"),
+    ("dynclip.probes", "PROBES"),
+    ("dynclip.probes", "_ENTRIES"),
     ("dynclip.scales", "SCALES"),
+    ("dynclip.studies", "ARMS"),
+    ("dynclip.studies", "STUDIES"),
     ("evals.benchmarks", "BENCHMARKS"),
     ("evals.benchmarks", "TRAIN_SETS"),
 }
@@ -65,9 +69,9 @@ def code_digest(*names: str) -> str:
 
 def method_digest(name: str, options: dict | None = None) -> str:
     """Digest of one registry entry: its values, and the code of the functions it is composed of."""
-    from dynclip.methods import METHODS
+    from dynclip.methods import find
 
-    spec = METHODS[name]
+    spec = find(name)
     parts = {"name": name, "options": {**spec.defaults, **(options or {})}}
     for role in spec.pieces:
         function = getattr(spec, role)

@@ -10,18 +10,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dynclip.checkpoints import weights_sha256
-from dynclip.evidence import Evidence, load_evidence
+from dynclip.evidence import Evidence, counts, load_evidence, read_run, read_score
 from dynclip.files import sha256, write_atomic, write_json
 from dynclip.findings import findings
 
-KEPT = ("tables/*.md", "tables/*.csv", "figures/*.svg", "figures/entropy.png", "scores.parquet", "data/manifest.json")
+KEPT = (
+    "tables/*.md", "tables/*.csv", "figures/*.svg", "figures/entropy.png", "scores.parquet", "data/manifest.json",
+    "studies/*/*.md", "studies/*/*.csv", "studies/*/*.png", "studies/*/*.svg", "claims.*",
+)  # fmt: skip
 STAMP = Path(".venv/.installed")  # what the installation left: lock, device, seconds
 
 
 def write_reference(results: Path, out: Path, methods=None, seeds=None) -> Path:
     """Copy a finished study's small files to `out` and describe them in its README.md; returns `out`.
 
-    Every file is checked as the tables check it. `out` is replaced.
+    With it go the pages of the named studies and the claims, where they are, and the numbers of every run there is:
+    `dynclip.committed` reads them back. Every file is checked as the tables check it. `out` is replaced.
     """
     evidence = load_evidence(results, methods, seeds)
     aside = out.with_name(f".{out.name}.writing")
@@ -31,27 +35,44 @@ def write_reference(results: Path, out: Path, methods=None, seeds=None) -> Path:
             target = aside / path.relative_to(results)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    write_metrics(evidence, aside / "metrics.parquet")
+    runs = {path.parent: read_run(path) for path in sorted(results.glob("runs/*/seed*/run.json"))}
+    write_metrics(runs.values(), aside / "metrics.parquet")
+    write_counts(results, aside / "counts.parquet")
     costs = timings(results, evidence)
     write_json(aside / "timings.json", costs)
-    write_json(aside / "provenance.json", provenance(results, evidence))
+    write_json(aside / "provenance.json", provenance(results, evidence, [run for run, _ in runs.values()]))
     write_atomic(aside / "README.md", page(evidence, costs))
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
     return out
 
 
-def write_metrics(evidence: Evidence, path: Path) -> None:
-    """Every metrics row of every run in one small file."""
+def write_metrics(runs: Iterable[tuple[dict, list[dict]]], path: Path) -> None:
+    """Every metrics row of every run in one small file; numbers as float32."""
     import pandas as pd
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"method": run["method"], "seed": run["seed"], **row} for run, found in runs for row in found]
+    table = pd.DataFrame(rows)
+    numbers = {key: "float32" for key in table if "/" in key}
+    table = table.astype({"seed": "int16", "step": "int32", **numbers})
+    table.to_parquet(path, index=False, compression="zstd")
+
+
+def write_counts(results: Path, path: Path) -> None:
+    """Samples and right ones of every problem, of every score."""
+    import pandas as pd
+
+    keys = ("method", "seed", "checkpoint", "step", "benchmark")
     rows = [
-        {"method": method, "seed": seed, **row}
-        for (method, seed), found in sorted(evidence.rows.items())
-        for row in found
+        {**{key: score[key] for key in keys}, "problem": problem, "n": n, "c": c}
+        for file in sorted(results.glob("scores/*/seed*/*/*.json"))
+        for score in [read_score(file, results)]
+        for problem, (n, c) in counts(score).items()
     ]
-    pd.DataFrame(rows).astype({"seed": "int16", "step": "int32"}).to_parquet(path, index=False, compression="zstd")
+    table = pd.DataFrame(rows, columns=[*keys, "problem", "n", "c"])
+    table = table.astype({"seed": "int16", "step": "int32", "n": "int16", "c": "int16"})
+    table.to_parquet(path, index=False, compression="zstd")
 
 
 def timings(results: Path, evidence: Evidence) -> dict:
@@ -92,10 +113,12 @@ def spread(values: Iterable[float]) -> dict:
     }
 
 
-def provenance(results: Path, evidence: Evidence) -> dict:
-    """What decides the numbers: code, data, base policy, lock, machine, every run's fingerprint."""
-    runs = evidence.runs
-    any_run = next(iter(runs.values()))
+def provenance(results: Path, evidence: Evidence, runs: list[dict]) -> dict:
+    """What decides the numbers: code, data, base policy, lock, machine, every run's fingerprint and what differs from
+    the protocol of the first.
+    """
+    any_run = next(iter(evidence.runs.values()))
+    usual = any_run["protocol"]
     return {
         "environment": any_run["environment"],
         "lock": {path.name: sha256(path) for path in sorted(Path("requirements").glob("*.txt"))},
@@ -104,11 +127,13 @@ def provenance(results: Path, evidence: Evidence) -> dict:
             "sha256": weights_sha256(results / "base"),
             "warmup": json.loads((results / "base" / "warmup.json").read_text()),
         },
+        "protocol": usual,
         "runs": {
-            f"{method}/seed{seed}": {
-                key: run[key] for key in ("fingerprint", "options", "steps", "updates_per_rollout")
+            f"{run['method']}/seed{run['seed']}": {
+                **{key: run[key] for key in ("fingerprint", "options", "steps", "updates_per_rollout", "seconds")},
+                "other_protocol": {k: v for k, v in run["protocol"].items() if v != usual.get(k)},
             }
-            for (method, seed), run in sorted(runs.items())
+            for run in runs
         },
     }
 

@@ -10,6 +10,7 @@ import re
 from html import escape
 from pathlib import Path
 
+from dynclip.claims_page import table_of
 from dynclip.errors import UserError, rebuild_command
 from dynclip.evidence import BASE, Evidence, load_evidence
 from dynclip.figures import FIGURES, caption, render
@@ -62,6 +63,7 @@ def write_report(results: Path | str, methods=None, seeds=None) -> Path:
     title = f"dynclip · {evidence.scale}"
     sections = {
         "Findings": _findings(evidence),
+        "Claims": _table(table_of(evidence), level=3),
         "Figures": "".join(_figure(evidence, name) for name in FIGURES),
         "Tables": "".join(_table(build(evidence), level=3) for build in TABLES.values()),
         "Samples": _samples(evidence),

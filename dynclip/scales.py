@@ -138,7 +138,8 @@ def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, 
 
     Raises UserError, one line naming the unknown item and the valid ones, or a comparison that cannot show anything.
     """
-    from dynclip.methods import METHODS
+    from dynclip.methods import find
+    from dynclip.studies import arm
 
     chosen = SCALES.get(str(scale))
     if chosen is None:
@@ -146,12 +147,14 @@ def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, 
     if updates is not None:
         chosen = replace(chosen, minibatches=1, epochs=_whole("updates", updates, 1))
     names = _items("methods", methods, chosen.methods)
-    for name in names:
-        if name not in METHODS:
-            raise UserError(f"unknown method {name!r}; the methods are: {', '.join(METHODS)}")
+    arms = {name: arm(name) for name in names}
     numbers = _items("seeds", _spread(seeds), chosen.seeds)
-    equal = [name for name in names if METHODS[name].on_policy_grpo]
-    if len(equal) > 1 and chosen.updates_per_rollout == 1 and not _true(force):
+    equal = [
+        name
+        for name, each in arms.items()
+        if find(each.method).on_policy_grpo and each.scale(chosen).updates_per_rollout == 1
+    ]
+    if len(equal) > 1 and not _true(force):
         raise UserError(
             f"updates=1: with one update per rollout batch every importance ratio is 1, so {', '.join(equal)} are the "
             "same run and their comparison is empty; use updates=2 or more, or force=1 to run it anyway"

@@ -2,7 +2,8 @@
 results/.
 
 One experiment per scale; in it a study run, under it a run per method, under that a run per seed with its
-training curves, its scores and its last samples.
+training curves, its scores and its last samples. A named study is a run with its page and figures; its trainings carry
+the tag `study.<name>`, to be searched by: tags."study.thresholds" = 'yes'.
 """
 
 import json
@@ -25,9 +26,11 @@ from dynclip.ledger import (
 )
 from dynclip.progress import clock
 from dynclip.provenance import digest
+from dynclip.studies import STUDIES
 
 TABLE_ROWS = 400  # samples per benchmark in the artifact; all of them are in results/<scale>/samples
 PARENT = "mlflow.parentRunId"
+STUDY_TAG = "study."
 DIGEST = "dynclip.digest"  # of all that was imported; set last: a run without it is incomplete
 
 
@@ -51,9 +54,35 @@ def track(results: Path | str, scale: str, methods=None, seeds=None) -> dict:
             parent = _container(client, experiment, known, method, {PARENT: study, "method": method})
             name = f"{method}/seed{seed}"
             report[name] = _import_run(client, experiment, known, evidence, method, seed, name, parent)
-        _refresh_study(client, evidence, study)
+        _refresh_artifacts(client, study, sorted((evidence.results / "figures").glob("*.png")), "figures")
     written = {n: {key: entry[key] for key in ("run_id", "fingerprint")} for n, entry in report.items()}
     write_json(evidence.results / "tracking.json", written)
+    return report
+
+
+def track_study(results: Path | str, scale: str, name: str, seeds=None) -> dict:
+    """Bring the runs of the study `name` and its page into MLflow; returns and writes studies/<name>/tracking.json.
+
+    As `track`: the answer, what is replaced, and what is raised.
+    """
+    results, spec = Path(results).resolve(), STUDIES[name]
+    folder, report = results / scale / "studies" / name, {}
+    with open_client(results) as client:
+        experiment = experiment_id(client, results, scale)
+        known = known_runs(client, experiment)
+        study = _container(client, experiment, known, "study", {})
+        for group in spec.groups or (spec.arms,):
+            evidence = load_evidence(results / scale, group, seeds)
+            for method, seed in evidence.runs:
+                parent = _container(client, experiment, known, method, {PARENT: study, "method": method})
+                run = f"{method}/seed{seed}"
+                report[run] = _import_run(client, experiment, known, evidence, method, seed, run, parent)
+                client.set_tag(report[run]["run_id"], f"{STUDY_TAG}{name}", "yes")
+        page = _container(client, experiment, known, f"study/{name}", {PARENT: study, "question": spec.question})
+        files = sorted(path for path in folder.glob("*") if path.suffix in (".md", ".csv", ".png"))
+        _refresh_artifacts(client, page, files, "")
+    written = {n: {key: entry[key] for key in ("run_id", "fingerprint")} for n, entry in report.items()}
+    write_json(folder / "tracking.json", written)
     return report
 
 
@@ -88,9 +117,10 @@ def _import_run(client, experiment, known, evidence: Evidence, method, seed, nam
             return entry | {"run_id": found.info.run_id, "state": "unchanged"}
     for found in old:
         delete_run(client, found)
+    studies = {key: value for found in old for key, value in found.data.tags.items() if key.startswith(STUDY_TAG)}
     end = int((folder / "run.json").stat().st_mtime * 1000)
     start = end - int(1000 * run["seconds"])
-    made = client.create_run(experiment, start_time=start, tags=_tags(run, name, parent), run_name=name)
+    made = client.create_run(experiment, start_time=start, tags=_tags(run, name, parent) | studies, run_name=name)
     run_id = made.info.run_id
     log(
         client,
@@ -148,14 +178,13 @@ def _log_samples(client, run_id: str, evidence: Evidence, score: dict) -> None:
     client.log_table(run_id, table, f"samples/{name}.json")
 
 
-def _refresh_study(client, evidence: Evidence, study: str) -> None:
-    """Figures as artifacts of the study run; files of the same name are overwritten."""
-    files = sorted((evidence.results / "figures").glob("*.png"))
+def _refresh_artifacts(client, run_id: str, files: list[Path], folder: str) -> None:
+    """Files as artifacts of a run that holds others; those of the same name are overwritten."""
     content = digest([[path.name, sha256(path)] for path in files])
-    if client.get_run(study).data.tags.get(DIGEST) != content:
+    if client.get_run(run_id).data.tags.get(DIGEST) != content:
         for path in files:
-            client.log_artifact(study, str(path), "figures")
-        client.set_tag(study, DIGEST, content)
+            client.log_artifact(run_id, str(path), folder or None)
+        client.set_tag(run_id, DIGEST, content)
 
 
 # Live runs

@@ -9,6 +9,7 @@ end, and only then is the state removed.
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -16,13 +17,15 @@ from filelock import FileLock
 from dynclip import checkpoints, lean
 from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256, write_atomic, write_json
+from dynclip.methods import find
 from dynclip.progress import Progress
 from dynclip.provenance import changes, code_digest, digest, environment, method_digest
 from dynclip.scales import Scale, Study
+from dynclip.studies import Arm, arm
 
 
 def fingerprint(study: Study, method: str, seed: int, base: Path, data: Path) -> dict[str, str]:
-    """The parts that decide a run's result, each digested, so that a change can be named."""
+    """The parts that decide a run's result, each digested, so that a change can be named. `study` is the arm's own."""
     scale = study.scale
     return {
         "method": method_digest(method, study.options),
@@ -51,14 +54,17 @@ SHARED_CODE = (
 )
 
 
-def train(study: Study, method: str, seed: int, base: Path, data: Path, out: Path, log=None) -> dict:
-    """Train `method` with `seed` from `base` on the problems of `data`; publish to `out`; return the run record.
+def train(study: Study, name: str, seed: int, base: Path, data: Path, out: Path, log=None) -> dict:
+    """Train the arm `name` (a method's name, or one of `dynclip.studies`) with `seed` from `base` on the problems of
+    `data`; publish to `out`; return the run record.
 
     Writes out/metrics.jsonl, out/checkpoints/step<N>/ and, last, out/run.json. Raises UserError for damaged inputs.
     """
     from evals.benchmarks import read_problems
 
     checkpoints.verify(base, rebuild_command("warmup", base / checkpoints.MANIFEST))
+    chosen = arm(name)
+    study = replace(study, scale=chosen.scale(study.scale), options={**chosen.options, **study.options})
     problems = read_problems(data)
     needed = study.steps * study.scale.prompts_per_step
     if needed > len(problems):
@@ -68,15 +74,14 @@ def train(study: Study, method: str, seed: int, base: Path, data: Path, out: Pat
         )
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".training.lock"):  # an orphan of a killed workflow may still be writing here: wait for its end
-        return train_alone(study, method, seed, base, problems, data, out, log)
+        return train_alone(study, chosen, seed, base, problems, data, out, log)
 
 
-def train_alone(study, method, seed, base, problems, data, out, log) -> dict:
+def train_alone(study: Study, arm: Arm, seed: int, base, problems, data, out, log) -> dict:
     """`train`, once its inputs are checked and no other process works in `out`."""
     state = out / "state"
-    parts = fingerprint(study, method, seed, base, data)
-    name = f"{method} seed {seed}"
-    progress = Progress(name, study.steps, log)
+    parts = fingerprint(study, arm.method, seed, base, data)
+    progress = Progress(f"{arm.name} seed {seed}", study.steps, log)
     claim_state(state, parts, progress.say)
     steps = sorted(study.checkpoints.values())
     exports = {step: state / "exports" / f"step{step}" for step in steps}
@@ -84,9 +89,9 @@ def train_alone(study, method, seed, base, problems, data, out, log) -> dict:
     if all((path / checkpoints.MANIFEST).exists() for path in exports.values()):
         progress.say("training was already complete; publishing")
     else:
-        run_trainer(study, method, seed, base, problems, state, exports, progress)
+        run_trainer(study, arm.method, seed, base, problems, state, exports, progress)
     seconds = time.perf_counter() - started
-    return publish(study, method, seed, parts, base, data, out, exports, seconds)
+    return publish(study, arm, seed, parts, base, data, out, exports, seconds)
 
 
 def claim_state(state: Path, parts: dict, say) -> None:
@@ -179,6 +184,36 @@ def trainer_config(study: Study, seed: int, state: Path):
     )
 
 
+# What runs that are compared must share, beside data, start and length: the words of an error -> TRL's field.
+PROTOCOL = {
+    "loss aggregation": "loss_type",
+    "dual clip": "delta",
+    "mini-batches per rollout batch": "steps_per_generation",
+    "epochs per rollout batch": "num_iterations",
+    "completions per mini-batch": "per_device_train_batch_size",
+    "samples per prompt": "num_generations",
+    "completion length": "max_completion_length",
+    "sampling temperature": "temperature",
+    "advantage scaling": "scale_rewards",
+    "KL coefficient": "beta",
+    "optimizer": "optim",
+    "learning rate": "learning_rate",
+    "learning-rate schedule": "lr_scheduler_type",
+    "weight decay": "weight_decay",
+    "gradient clip": "max_grad_norm",
+}
+
+
+def protocol(study: Study, seed: int, state: Path) -> dict[str, str]:
+    """The settings of a run that are not its method's, in words: runs that differ in one cannot be compared."""
+    from dynclip.trl import ENTROPY
+
+    config = trainer_config(study, seed, state)
+    found = {name: str(getattr(config, field)) for name, field in PROTOCOL.items()}
+    order = "TRL's sampler, seeded by the run's seed" if config.data_seed == seed else f"data_seed {config.data_seed}"
+    return found | {"data order": order, "entropy definition": ENTROPY}
+
+
 def rewind(metrics: Path, done: int) -> None:
     """Drop the metrics rows of steps that will be trained again, and any half-written last line."""
     if not metrics.exists():
@@ -195,7 +230,7 @@ def rewind(metrics: Path, done: int) -> None:
     write_atomic(metrics, "".join(line + "\n" for line in kept))
 
 
-def publish(study, method, seed, parts, base, data, out, exports, seconds) -> dict:
+def publish(study: Study, arm: Arm, seed: int, parts, base, data, out, exports, seconds) -> dict:
     """Copy the finished run out of its state, write its record last, then remove the state."""
     for step, path in exports.items():
         target = out / "checkpoints" / f"step{step}"
@@ -206,11 +241,13 @@ def publish(study, method, seed, parts, base, data, out, exports, seconds) -> di
     write_atomic(out / "metrics.jsonl", (out / "state" / "metrics.jsonl").read_bytes())
     record = {
         "scale": study.name,
-        "method": method,
-        "options": {name: str(value) for name, value in method_options(method, study.options).items()},
+        "method": arm.name,
+        "entry": arm.method,
+        "options": {name: str(value) for name, value in method_options(arm.method, study.options).items()},
         "seed": seed,
         "steps": study.steps,
         "updates_per_rollout": study.scale.updates_per_rollout,
+        "protocol": protocol(study, seed, out / "state"),
         "state": "finished",
         "fingerprint": digest(parts),
         "fingerprint_parts": parts,
@@ -227,6 +264,4 @@ def publish(study, method, seed, parts, base, data, out, exports, seconds) -> di
 
 def method_options(method: str, options: dict) -> dict:
     """A method's options with its defaults filled in."""
-    from dynclip.methods import METHODS
-
-    return {**METHODS[method].defaults, **options}
+    return {**find(method).defaults, **options}

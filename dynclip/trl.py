@@ -38,6 +38,8 @@ from dynclip.vocabulary import reduce_logits
 
 SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 STATE_FILE = "dynclip.json"
+# Of `policy/entropy`, and of what controllers observe.
+ENTROPY = "full vocabulary at the sampling temperature, of the sampling policy, mean over the rollout batch's tokens"
 logger = logging.getLogger(__name__)
 # Where a model's config says that its logits are more than hidden states times the output head.
 LOGIT_SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
@@ -108,7 +110,7 @@ class DynClipTrainer(GRPOTrainer):
         self, model, input_ids, attention_mask, logits_to_keep, *args, compute_entropy=False, **kwargs
     ):
         # The pass over the whole rollout batch that yields old log-probabilities runs without gradient: its entropies
-        # are those of the sampling policy, the one definition of entropy used everywhere here.
+        # are those of the sampling policy (ENTROPY: the one definition used everywhere here).
         sampling = not torch.is_grad_enabled()
         with self._collect_reductions(logits_to_keep):
             output = super()._get_per_token_logps_and_entropies(

@@ -27,6 +27,8 @@ CODE = {
     "tables": ("dynclip.tables:write_tables",),
     "figures": ("dynclip.figures:write_figures",),
     "page": ("dynclip.report:write_report",),
+    "study": ("dynclip.study_page:write_study",),
+    "claims": ("dynclip.claims_page:write_claims",),
     "track": ("dynclip.tracking:track",),
 }
 
@@ -75,18 +77,21 @@ def check_targets(study: Study, words: list[str]) -> None:
 
 
 def method_names() -> list[str]:
-    """Every name a method may have in a path: the registry's, and the untrained base policy."""
-    from dynclip.methods import METHODS
+    """Every name a method may have in a path: the arms of the studies, and the untrained base policy."""
+    from dynclip.studies import ARMS
 
-    return ["base", *METHODS]
+    return ["base", *ARMS]
 
 
-def check_start(study: Study) -> None:
-    """Print the plan and refuse to start what cannot finish (full disk, unwritable results): exit status 2."""
+def check_start(study: Study, words: list[str]) -> None:
+    """Print the plan of what `words` ask for and refuse to start what cannot finish (full disk, unwritable results):
+    exit status 2."""
     from dynclip.plan import print_plan
+    from dynclip.studies import STUDIES
 
     try:
-        print_plan(study, Path("results"))
+        asked = list(STUDIES) if "studies" in words else [name for name in STUDIES if name in words]
+        print_plan(study, Path("results"), asked)
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         sys.exit(2)
@@ -109,8 +114,11 @@ def code_of(rule: str) -> str:
 
 
 def method_code(name: str) -> str:
-    """Digest of one method's registry entry and functions: editing it retrains this method alone."""
-    return method_digest(name)
+    """Digest of one arm, its registry entry and functions: editing any of them retrains this arm alone."""
+    from dynclip.studies import arm
+
+    chosen = arm(name)
+    return digest([method_digest(chosen.method, chosen.options), chosen.minibatches, chosen.epochs])
 
 
 def settings_of(rule: str, study: Study) -> str:
@@ -155,6 +163,27 @@ def score_files(study: Study) -> list[str]:
         for method, seed, checkpoint in places
         for benchmark in study.scale.benchmarks
     ]
+
+
+def study_inputs(study: Study, name: str) -> list[str]:
+    """What one study's page is made of: its runs, and the scores of those that it evaluates."""
+    from dynclip.studies import study_runs
+
+    trained, scored = study_runs(study, [name])
+    files = [f"results/{study.name}/runs/{arm}/seed{seed}/run.json" for arm, seed in trained]
+    return files + [
+        f"results/{study.name}/scores/{arm}/seed{seed}/{checkpoint}/{benchmark}.json"
+        for arm, seed in scored
+        for checkpoint in study.checkpoints
+        for benchmark in study.scale.benchmarks
+    ]
+
+
+def claimed_studies() -> list[str]:
+    """The studies that claims are decided by."""
+    from dynclip.claims import CLAIMS
+
+    return list(dict.fromkeys(claim.study for claim in CLAIMS.values()))
 
 
 def table_files(study: Study) -> list[str]:

@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "python": "3.11.9", "torch": "2.13.0", "trl": "1.16.0", "transformers": "5.17.0", "cpu": "Test <CPU> & Co",
     "cores": 2, "git_commit": "0123456789abcdef", "git_dirty": False,
 }  # fmt: skip
+PROTOCOL = {"loss aggregation": "dapo", "dual clip": "None", "epochs per rollout batch": "2", "data order": "by seed"}
 SPEED = {"grpo": 1.0, "id": 0.8, "od": 0.9}  # how fast a method's entropy falls
 
 
@@ -70,7 +71,7 @@ def write_run(results, method, seed, steps, checkpoints, base_digest) -> None:
         "scale": results.name, "method": method, "options": {"epsilon": 0.2}, "seed": seed, "steps": steps,
         "updates_per_rollout": 8, "state": "finished", "fingerprint": f"fp-{method}-{seed}",
         "base_model_sha256": base_digest, "data_sha256": "d" * 64, "checkpoints": checkpoints,
-        "seconds": steps * 0.5, "environment": ENVIRONMENT,
+        "seconds": steps * 0.5, "environment": ENVIRONMENT, "protocol": PROTOCOL,
     }  # fmt: skip
     write_json(folder / "run.json", record)
 

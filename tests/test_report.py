@@ -47,7 +47,7 @@ def test_report_is_well_formed_and_self_contained(study, page):
 
 
 def test_report_holds_every_table_caption_and_fact(page):
-    assert sum(tag == "table" for tag, _ in page.tags) == len(TABLES) + 2
+    assert sum(tag == "table" for tag, _ in page.tags) == len(TABLES) + 3  # the claims, and two of provenance
     for text in (
         "9 of 9 finished", "12 rollout steps, 8 updates per rollout batch", "torch 2.13.0", "Test <CPU> & Co",
         "Entropy under grpo falls in 3 of 3 seeds", "commit 0123456789abcdef", "fp-od-2",

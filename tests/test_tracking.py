@@ -13,7 +13,8 @@ from synthetic_study import write_study
 from dynclip.errors import UserError
 from dynclip.figures import write_figures
 from dynclip.ledger import POINTS, training_points
-from dynclip.tracking import follow, track
+from dynclip.study_page import write_study as write_page
+from dynclip.tracking import follow, track, track_study
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,24 @@ def test_second_import_changes_nothing(imported):
     assert {entry["state"] for entry in again.values()} == {"unchanged"}
     assert {n: e["run_id"] for n, e in again.items()} == {n: e["run_id"] for n, e in first.items()}
     assert {name: run.to_dictionary() for name, run in all_runs(results)[0].items()} == before
+
+
+def test_a_study_tags_its_runs_and_the_tags_survive_a_change_of_the_run(copied):
+    results = copied / "tiny"
+    track(copied, "tiny")  # of this place
+    write_page(results, "curves", (0, 1))
+    report = track_study(copied, "tiny", "curves", (0, 1))
+    assert set(report) == {f"{name}/seed{seed}" for name in ("grpo", "od") for seed in (0, 1)}
+    assert {entry["state"] for entry in report.values()} == {"unchanged"}
+    runs, total = all_runs(copied)
+    assert total == 1 + 2 + 4 + 1 and runs["od/seed1"].data.tags["study.curves"] == "yes"
+    page = runs["study/curves"]
+    assert page.data.tags["question"].startswith("How do entropy")
+    assert {item.path for item in client(copied).list_artifacts(page.info.run_id)} >= {"README.md", "panels.png"}
+    record = results / "runs" / "od" / "seed1" / "run.json"
+    record.write_text(record.read_text().replace("fp-od-1", "fp-changed"))
+    assert track(copied, "tiny")["od/seed1"]["state"] == "replaced"
+    assert all_runs(copied)[0]["od/seed1"].data.tags["study.curves"] == "yes"
 
 
 def test_moved_database_is_rebuilt_and_changed_runs_are_replaced_for_good(copied):

@@ -82,3 +82,57 @@ rule track:
         code=house.code_of("track"),
     shell:
         "python -m dynclip track {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+
+
+rule study:
+    input:
+        lambda wildcards: house.study_inputs(STUDY, wildcards.study),
+    output:
+        f"{RESULTS}/studies/{{study}}/README.md",
+    log:
+        f"{RESULTS}/logs/studies/{{study}}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        overrides=STUDY.overrides,
+        seeds=",".join(map(str, STUDY.seeds)),
+        code=house.code_of("study"),
+    shell:
+        "python -m dynclip study --name {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
+
+
+rule track_study:
+    input:
+        rules.study.output,
+    output:
+        f"{RESULTS}/studies/{{study}}/tracking.json",
+    log:
+        f"{RESULTS}/logs/studies/{{study}}-track.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mlflow=1,
+    params:
+        overrides=STUDY.overrides,
+        seeds=",".join(map(str, STUDY.seeds)),
+        code=house.code_of("track"),
+    shell:
+        "python -m dynclip track --study {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
+
+
+rule claims:
+    input:
+        expand(rules.study.output, study=house.claimed_studies()),
+    output:
+        f"{RESULTS}/claims.json",
+        f"{RESULTS}/claims.md",
+    log:
+        f"{RESULTS}/logs/claims.log",
+    conda:
+        "../../environment.yml"
+    params:
+        overrides=STUDY.overrides,
+        seeds=",".join(map(str, STUDY.seeds)),
+        code=house.code_of("claims"),
+    shell:
+        "python -m dynclip claims {params.overrides} --seeds {params.seeds} > {log} 2>&1"

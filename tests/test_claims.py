@@ -1,0 +1,187 @@
+"""The paper's claims: each rule against planted effects, their opposites, noise, few seeds and missing runs."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_study import write_study
+
+from dynclip.claim_parts import AS_CLAIMED, MISSING, OPPOSITE
+from dynclip.claims import CLAIMS, CONTRADICTED, INCONCLUSIVE, NOT_RUN, REPRODUCED, RULES, decide
+from dynclip.claims_page import part_of, records, rows, write_claims
+from dynclip.evidence import Evidence, load_evidence
+from dynclip.methods import METHODS
+from dynclip.published import BENCHMARKS, SCORES, TRAINING_MINUTES, cell, table
+from dynclip.studies import ARMS, STUDIES
+
+STEPS = 60
+SEEDS = (0, 1, 2, 3, 4)
+
+
+def runs(curves, seeds=SEEDS, noise=0.01, **others) -> Evidence:
+    """Evidence with an entropy curve per arm, `share of training -> nats`, and noise of its own for every run."""
+    rows = {}
+    for place, (arm, curve) in enumerate(curves.items()):
+        for seed in seeds:
+            rng = np.random.default_rng([place, seed])
+            level = rng.normal(0, noise)
+            rows[arm, seed] = [
+                {
+                    "step": k, "policy/entropy": curve(k / (STEPS - 1)) + level + rng.normal(0, noise / 4),
+                    **{key.replace("__", "/"): value(arm, k / (STEPS - 1), rng) for key, value in others.items()},
+                }
+                for k in range(STEPS)
+            ]  # fmt: skip
+    return Evidence(Path("results/laptop"), tuple(curves), tuple(seeds), {key: {} for key in rows}, rows, [])
+
+
+def verdict(name, evidence) -> str:
+    return decide(CLAIMS[name], evidence).verdict
+
+
+def test_every_claim_names_runs_of_its_own_study_and_a_rule_in_words():
+    assert len(CLAIMS) == len({claim.sentence for claim in CLAIMS.values()}) >= 25
+    for claim in CLAIMS.values():
+        spec = STUDIES[claim.study]
+        assert set(claim.arms) <= set(spec.arms) <= set(ARMS), claim.id
+        assert claim.decide in RULES and claim.paper and claim.statistic
+        assert not spec.groups or any(set(claim.arms) <= set(group) for group in spec.groups)
+
+
+@pytest.mark.parametrize(
+    ("end", "falls", "collapses"),
+    [(0.1, REPRODUCED, REPRODUCED), (0.4, REPRODUCED, CONTRADICTED), (0.7, CONTRADICTED, CONTRADICTED)],
+)
+def test_a_fall_is_not_yet_a_collapse(end, falls, collapses):
+    evidence = runs({"grpo": lambda x: 0.5 + (end - 0.5) * x})
+    assert (verdict("entropy_falls", evidence), verdict("entropy_collapses", evidence)) == (falls, collapses)
+
+
+def test_noise_decides_nothing_and_the_detectable_effect_is_told():
+    made = decide(CLAIMS["upper_raises"], runs({"grpo": lambda x: 0.5, "dynamic_upper": lambda x: 0.5}, noise=0.05))
+    assert made.verdict == INCONCLUSIVE and made.parts[0].detectable > 0 and made.seeds == 5
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.1, REPRODUCED), (-0.1, CONTRADICTED)])
+def test_an_area_between_curves_decides_both_ways(shift, expected):
+    evidence = runs({"grpo": lambda x: 0.5, "dynamic_upper": lambda x: 0.5 + shift})
+    assert verdict("upper_raises", evidence) == expected
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_few_seeds_never_decide(seeds):
+    evidence = runs({"grpo": lambda x: 0.5, "dynamic_upper": lambda x: 0.9}, seeds)
+    made = decide(CLAIMS["upper_raises"], evidence)
+    assert made.verdict == INCONCLUSIVE and ("n=1" if len(seeds) == 1 else "exploratory") in made.parts[0].finding
+
+
+def test_missing_runs_are_missing_and_keep_a_claim_from_being_reproduced():
+    curves = {"clip_higher": lambda x: 0.4, "upper_0.4": lambda x: 0.4, "dynamic_upper": lambda x: 0.6}
+    whole = runs(curves)
+    assert verdict("upper_above_fixed", whole) == REPRODUCED
+    partly = replace(whole, rows={key: value for key, value in whole.rows.items() if key[0] != "upper_0.4"})
+    made = decide(CLAIMS["upper_above_fixed"], partly)
+    assert made.verdict == INCONCLUSIVE and [part.finding for part in made.parts] == [AS_CLAIMED, MISSING]
+    assert verdict("upper_above_fixed", None) == NOT_RUN == verdict("upper_above_fixed", replace(whole, rows={}))
+
+
+def test_the_curves_of_the_schedules():
+    up_down = {"id": lambda x: 0.5 + 0.3 * (x if x < 0.5 else 1 - x)}
+    assert verdict("id_curve", runs(up_down)) == REPRODUCED
+    assert verdict("id_curve", runs({"id": lambda x: 0.5 - 0.3 * x})) == CONTRADICTED
+    wave = {"did": lambda x: 0.5 + 0.1 * math.cos(3 * math.pi * x)}
+    assert verdict("did_curve", runs(wave)) == REPRODUCED
+    assert verdict("did_curve", runs({"did": lambda x: 0.5})) == INCONCLUSIVE
+
+
+def test_od_s_swings_are_counted_against_its_own_thresholds():
+    swinging = {"od": lambda x: 0.55 - 0.43 * x / 2 + 0.45 * (1 - 0.6 * x) * math.cos(6 * math.pi * x)}
+    found = decide(CLAIMS["od_curve"], runs(swinging))
+    assert found.parts[0].finding == AS_CLAIMED and found.parts[0].effect == 1.0
+    flat = decide(CLAIMS["od_curve"], runs({"od": lambda x: 0.5 - 0.1 * x}))
+    assert flat.verdict == CONTRADICTED and flat.parts[0].finding == OPPOSITE and flat.parts[0].effect == 0.0
+
+
+def reward(arm, x, rng):
+    early = 0.05 if arm == "grpo" else 0.0
+    return 0.4 + early * (1 - 2 * x) + 0.3 * x + rng.normal(0, 0.005)
+
+
+def test_less_reward_early_and_more_late():
+    evidence = runs(dict.fromkeys(("grpo", "id", "did", "od"), lambda x: 0.5), train__reward=reward)
+    assert verdict("reward_early", evidence) == verdict("reward_late", evidence) == REPRODUCED
+    swapped = replace(evidence, rows={("id" if a == "grpo" else "grpo" if a == "id" else a, s): r
+                                      for (a, s), r in evidence.rows.items()})  # fmt: skip
+    assert verdict("reward_early", swapped) == CONTRADICTED
+
+
+@pytest.mark.parametrize(("cost", "expected"), [(1.02, REPRODUCED), (1.3, CONTRADICTED)])
+def test_extra_time_is_bounded_or_not(cost, expected):
+    def seconds(arm, x, rng):
+        return (1.0 if arm == "grpo" else cost) + rng.normal(0, 0.01)
+
+    evidence = runs(dict.fromkeys(("grpo", "id", "did", "od"), lambda x: 0.5), time__step=seconds)
+    made = decide(CLAIMS["bounded_time"], evidence)
+    assert made.verdict == expected and made.parts[0].effect == pytest.approx(cost, abs=0.01)
+
+
+def test_one_update_has_to_be_the_same_run_to_the_last_bit():
+    arms = CLAIMS["one_update"].arms
+    evidence = runs({arms[0]: lambda x: 0.5}, (0, 1, 2), train__reward=lambda arm, x, rng: 0.5)
+    same = {(arm, seed): rows for arm in arms for (_, seed), rows in evidence.rows.items()}
+    alike = replace(evidence, methods=arms, rows=same)
+    assert verdict("one_update", alike) == REPRODUCED
+    other = [dict(row) for row in same[arms[1], 2]]
+    other[30]["policy/entropy"] += 1e-12
+    assert verdict("one_update", replace(alike, rows=same | {(arms[1], 2): other})) == CONTRADICTED
+
+
+def test_scores_and_pass_gaps_come_from_per_problem_counts(tmp_path):
+    results = write_study(tmp_path / "results" / "tiny", ("grpo", "id", "did", "od"), (0, 1, 2, 3), k=8)
+    evidence = load_evidence(results)
+    made = decide(CLAIMS["accuracy_grpo"], part_of(evidence, CLAIMS["accuracy_grpo"]))
+    assert [part.what.split(",")[0] for part in made.parts[:3]] == ["id − grpo", "did − grpo", "od − grpo"]
+    assert made.seeds == 4 and len(made.parts) == 6 and made.verdict in (REPRODUCED, INCONCLUSIVE, CONTRADICTED)
+    gaps = decide(CLAIMS["pass_gap"], part_of(evidence, CLAIMS["pass_gap"]))
+    assert len(gaps.parts) == 6, "three methods, two checkpoints"
+    score = evidence.select("chain_sum", "grpo")[0]
+    assert gaps.parts[3].effect < 100 * (score["pass_at"]["4"] + 1)
+    assert part_of(evidence, CLAIMS["accuracy_clip_higher"]) is None
+
+
+def test_the_page_and_the_data_say_the_same(tmp_path):
+    results = write_study(tmp_path / "results" / "tiny", ("grpo", "id", "did", "od"), (0, 1, 2, 3), k=8)
+    data, page = write_claims(results, (0, 1, 2, 3))
+    found = json.loads(data.read_text())
+    assert [entry["id"] for entry in found] == list(CLAIMS)
+    by_id = {entry["id"]: entry for entry in found}
+    assert by_id["entropy_falls"]["verdict"] == REPRODUCED and by_id["upper_raises"]["verdict"] == NOT_RUN
+    assert (
+        by_id["accuracy_clip_higher"]["verdict"] == NOT_RUN and by_id["upper_raises"]["parts"][0]["finding"] == MISSING
+    )
+    text = page.read_text()
+    assert all(claim.sentence in text for claim in CLAIMS.values()) and "33.1 [19.0 [22.4, 45.9] 51.0]" in text
+    assert "NaN" not in data.read_text()
+
+
+def test_rows_and_records_of_an_undecided_claim():
+    made = [decide(CLAIMS["entropy_falls"], runs({"grpo": lambda x: 0.5}, (0,)))]
+    (row,) = rows(made)
+    assert row[1] == INCONCLUSIVE and "1 seed" in row[2] and row[3] == "–"
+    assert records(made)[0]["parts"][0]["low"] is None
+
+
+def test_the_published_numbers_belong_to_methods_of_the_registry():
+    for model, methods in SCORES.items():
+        assert set(methods) <= set(METHODS) and all(len(s) == len(BENCHMARKS) for s in methods.values()), model
+    assert set(TRAINING_MINUTES) <= set(METHODS)
+    shown = cell("Qwen2.5-Math-7B", "grpo", "AIME24")
+    assert shown.low < shown.low_half < shown.score < shown.high_half < shown.high
+
+
+def test_the_page_on_statistics_shows_the_published_cells_as_computed():
+    text = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text()
+    assert text.split("<!-- cells -->\n")[1].split("\n<!-- /cells -->")[0] == table()

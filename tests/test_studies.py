@@ -1,0 +1,179 @@
+"""The studies: their arms train what their names say, every arm is one run, pages show what there is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import trim_mean
+from synthetic_study import write_study
+
+from dynclip import method
+from dynclip.batch import TokenBatch
+from dynclip.comparisons import seed_means
+from dynclip.errors import UserError
+from dynclip.evidence import load_evidence
+from dynclip.figures import FIGURES
+from dynclip.methods import METHODS, find
+from dynclip.probes import PROBES, in_region
+from dynclip.scales import LAPTOP, resolve
+from dynclip.studies import ARMS, STUDIES, UPDATES, arm, study_runs, study_spec
+from dynclip.study_page import write_study as write_page
+
+
+def test_every_arm_is_a_method_whose_options_it_takes():
+    assert set(METHODS) <= set(ARMS) and not set(PROBES) & set(METHODS)
+    for each in ARMS.values():
+        made = method(each.method, total_steps=10, **each.options)
+        assert made.spec is find(each.method)
+        assert each.scale(LAPTOP).steps == LAPTOP.steps
+
+
+def test_every_study_has_its_baseline_in_every_group_and_known_arms():
+    for spec in STUDIES.values():
+        assert set(spec.arms) <= set(ARMS) and len(set(spec.arms)) == len(spec.arms), spec.name
+        assert not spec.groups or sorted(sum(spec.groups, ())) == sorted(spec.arms)
+        assert all(group[0].startswith("grpo") for group in spec.groups or (spec.arms,)), "compared with GRPO"
+        assert set(spec.figures) <= set(FIGURES), spec.name
+    assert set(STUDIES["field"].arms) == set(METHODS)
+
+
+def test_arms_with_other_updates_change_nothing_else():
+    for number in UPDATES:
+        scale = arm(f"id_updates{number}").scale(LAPTOP)
+        assert scale.updates_per_rollout == number
+        assert replace(scale, minibatches=LAPTOP.minibatches, epochs=LAPTOP.epochs) == LAPTOP
+
+
+def test_a_run_that_several_studies_share_is_made_once():
+    study = resolve()
+    trained, scored = study_runs(study, ["curves", "main_table", "thresholds"])
+    assert len(trained) == len(set(trained)) and trained.count(("grpo", 0)) == 1
+    assert {name for name, _ in scored} == set(STUDIES["main_table"].arms)
+    with pytest.raises(UserError, match="unknown study 'curvs'; the studies are: collapse"):
+        study_runs(study, ["curvs"])
+    with pytest.raises(UserError, match="unknown method 'idd'"):
+        arm("idd")
+    assert study_spec("field").seeds == 3
+
+
+def tokens(p, advantages, entropy) -> TokenBatch:
+    logprob = torch.tensor([p]).log()
+    return TokenBatch(
+        logprob=logprob.clone().requires_grad_(), old_logprob=logprob, advantages=torch.tensor(advantages),
+        mask=torch.ones_like(logprob), entropy=torch.tensor([entropy]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("split", "region", "expected"),
+    [
+        ("surprisal", "E1", [True, False, False]), ("surprisal", "E2", [False, True, True]),
+        ("probability", "E1", [True, False, False]), ("probability", "E2", [False, False, True]),
+        ("surprisal", "E3", [False] * 3), ("probability", "E4", [False] * 3),
+    ],
+)  # fmt: skip
+def test_regions_of_good_tokens_by_surprisal_and_by_probability(split, region, expected):
+    batch = tokens([0.9, 0.5, 0.1], [1.0], [0.5, 0.5, 0.5])
+    probe = method("region_gradient", 10, region=region, split=split)
+    weights = probe.prepare(batch, 0)
+    loss = probe.loss(replace(batch, weight=weights.weight), 0)
+    (gradient,) = torch.autograd.grad(loss.loss, batch.logprob)
+    assert (gradient[0] != 0).tolist() == expected
+
+
+def test_a_wider_clip_in_one_region_lets_its_tokens_through_alone():
+    old = torch.tensor([[0.8, 0.1, 0.8]]).log()
+    now = (old + torch.tensor([[1.25, 1.25, 1.35]]).log()).requires_grad_()
+    batch = TokenBatch(
+        logprob=now, old_logprob=old, advantages=torch.tensor([1.0]), mask=torch.ones_like(old),
+        entropy=torch.full_like(old, 0.5),
+    )  # fmt: skip
+    wide = method("region_clip", 10, region="E1", split="probability")
+    (gradient,) = torch.autograd.grad(wide.loss(batch, 0).loss, now)
+    assert (gradient[0] != 0).tolist() == [True, False, False], "inside 1.3 and likely; unlikely; beyond 1.3"
+
+
+def test_mean_bounds_are_as_loose_as_the_lines_and_blind_to_the_probability():
+    old = torch.tensor([[0.9, 0.1]]).log()
+    batch = TokenBatch(logprob=old + 0.36, old_logprob=old, advantages=torch.tensor([1.0]), mask=torch.ones_like(old))
+    line, mean = method("dynamic_upper", 10), method("dynamic_upper_mean", 10)
+    _, high = line.bounds(old.exp(), 0)
+    ratio = batch.logprob.sub(old).exp()
+    clipped = torch.minimum(ratio, 1 + high.mean())
+    assert torch.allclose(mean.loss(batch, 0).per_token, -clipped)
+    assert torch.allclose(line.loss(batch, 0).per_token, -torch.minimum(ratio, 1 + high))
+    assert high[0, 0] < high.mean() < high[0, 1]
+
+
+def test_id_in_reverse_ends_where_id_begins():
+    q = torch.tensor([[0.2, 0.7]])
+    forwards, backwards = method("id", 10), method("id_reversed", 10)
+    for step in range(11):
+        there, back = forwards.bounds(q, step), backwards.bounds(q, 10 - step)
+        assert all(torch.allclose(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(there, back, strict=True))
+
+
+def test_an_unknown_region_is_named():
+    with pytest.raises(ValueError, match="given 'E5', 'surprisal'"):
+        in_region(None, "E5", "surprisal")
+
+
+def test_a_study_s_page_shows_what_is_there_and_what_is_missing(tmp_path):
+    results = write_study(tmp_path / "results" / "tiny", ("grpo", "id", "did", "id_phase0.3"), (0, 1, 2, 3))
+    (results / "runs" / "did" / "seed2" / "run.json").unlink()
+    files = write_page(results, "phase_ratio", (0, 1, 2, 3))
+    page = (results / "studies" / "phase_ratio" / "README.md").read_text()
+    assert "missing: did/seed2" in page and "missing: id_phase0.6/seed0" in page and "4 seeds, paired" in page
+    assert "`id_phase0.3`" in page and "switch=0.3" in page
+    table = pd.read_csv(results / "studies" / "phase_ratio" / "differences.csv")
+    assert {"id", "did", "id_phase0.3"} <= set(table["a"]) and set(table["b"]) == {"grpo"}
+    assert {path.name for path in files} >= {"README.md", "effects.svg", "panels.png", "differences.csv", "curves.csv"}
+    again = {path: path.read_bytes() for path in files}
+    write_page(results, "phase_ratio", (0, 1, 2, 3))
+    assert all(path.read_bytes() == content for path, content in again.items()), "byte for byte the same"
+
+
+@pytest.mark.parametrize(("seeds", "words"), [((0,), "no interval, no claim"), ((0, 1), "exploratory")])
+def test_few_seeds_run_and_say_so(tmp_path, seeds, words):
+    results = write_study(tmp_path / "results" / "tiny", ("grpo",), seeds)
+    write_page(results, "collapse", seeds)
+    assert words in (results / "studies" / "collapse" / "README.md").read_text()
+
+
+def test_arms_of_different_protocols_are_not_compared(tmp_path):
+    import json
+
+    results = write_study(tmp_path / "results" / "tiny", ("grpo", "id"), (0, 1))
+    path = results / "runs" / "id" / "seed1" / "run.json"
+    record = json.loads(path.read_text())
+    record["protocol"]["loss aggregation"] = "grpo"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="id/seed1 has another loss aggregation, grpo, than the others, dapo"):
+        write_page(results, "curves", (0, 1))
+
+
+def test_an_evaluated_study_aggregates_benchmarks_and_says_what_it_could_see(tmp_path):
+    results = write_study(tmp_path / "results" / "tiny", ("grpo", "clip_higher", "id", "did", "od"), (0, 1, 2, 3))
+    write_page(results, "main_table", (0, 1, 2, 3))
+    folder = results / "studies" / "main_table"
+    page = (folder / "README.md").read_text()
+    assert "better than grpo [runs]" in page and "seed × problem sd" in page and "(10 problems × 4 samples" in page
+    table = pd.read_csv(folder / "aggregate.csv").set_index("method")
+    evidence = load_evidence(results)
+    every = np.array([list(seed_means(evidence, name, "id").values()) for name in evidence.benchmarks])
+    assert table.loc["id", "iqm"] == pytest.approx(trim_mean(every.ravel(), 0.25))
+    planned = pd.read_csv(folder / "power.csv")
+    assert len(planned) == 4 * 2 and (planned["detectable_20"] < planned["detectable_5"]).all()
+    assert (folder / "scores.svg").exists()
+
+
+def test_the_field_is_ranked_and_ties_are_not_hidden(tmp_path):
+    results = write_study(tmp_path / "results" / "tiny", ("grpo", "id", "od"), (0, 1, 2))
+    write_page(results, "field", (0, 1, 2))
+    table = pd.read_csv(results / "studies" / "field" / "ranking.csv").set_index("method")
+    assert set(table.index) == set(METHODS) and table["rank"].notna().sum() == 3
+    assert (table["rank_low"].dropna() <= table["rank"].dropna()).all()
+    assert table["leads"].sum() == pytest.approx(1) and table.loc["gspo", "seeds"] == 0
+    assert "exploratory" in (results / "studies" / "field" / "README.md").read_text()
