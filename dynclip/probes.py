@@ -44,13 +44,15 @@ def one_region(tokens, *, region: str, split: str) -> torch.Tensor:
     return in_region(tokens, region, split).to(tokens.logprob.dtype)
 
 
-def wide_in_region(tokens, *, region: str, split: str, width: float) -> torch.Tensor:
-    """`ppo_min` with the interval [1 − width, 1 + width] for the tokens of one region and the method's for the others:
-    the paper's controlled experiment, 0.7 < r < 1.3."""
+def wide_in_region(tokens, *, region: str, split: str, widening: float) -> torch.Tensor:
+    """`ppo_min` with both thresholds `widening` times as far from 1 for the tokens of one region: the paper's
+    controlled experiment has 0.7 < r < 1.3 there and the usual 0.2 elsewhere.
+    """
     inside = in_region(tokens, region, split)
 
     def widened(bound: Bound) -> torch.Tensor:
-        return torch.where(inside, torch.full_like(tokens.ratio, width).detach(), bound)
+        bound = bound + torch.zeros_like(tokens.ratio).detach()
+        return torch.where(inside, widening * bound, bound)
 
     return ppo_min(replace(tokens, eps_low=widened(tokens.eps_low), eps_high=widened(tokens.eps_high)))
 
@@ -96,9 +98,10 @@ _ENTRIES = (
         change="Only the tokens of one of the regions E1-E4 are trained.",
     ),
     MethodSpec(
-        "region_clip", "Wider clip in one region", PAPER, bounds.constant, {**CONSTANT, **REGION, "width": 0.3},
-        {**CONSTANT_EVIDENCE, **REGION_EVIDENCE, "width": "paper v1: 0.7 < r < 1.3"}, surrogate=wide_in_region,
-        needs=("entropy",), change="The interval is widened for the tokens of one of the regions E1-E4.",
+        "region_clip", "Wider clip in one region", PAPER, bounds.constant, {**CONSTANT, **REGION, "widening": 1.5},
+        {**CONSTANT_EVIDENCE, **REGION_EVIDENCE, "widening": "paper v1: 0.7 < r < 1.3 for 0.2"},
+        surrogate=wide_in_region, needs=("entropy",),
+        change="The interval is widened for the tokens of one of the regions E1-E4.",
         caveats=("Logged clip fractions and thresholds are those of the narrow interval.",),
     ),
     *(

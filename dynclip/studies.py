@@ -1,6 +1,7 @@
 """The studies: which arms each compares, and with what. An arm is one line of a comparison, a method with its options.
 
-A method of the registry is an arm under its own name; the others are made here, once, and named by what differs. Every
+A method of the registry is an arm under its own name; the others are made here, once, and named by what differs (in the
+paper's thresholds, before a scale's factor on all of them). Every
 study is a target of the workflow (`snakemake --cores all phase_ratio`), at any scale; an arm that several studies share
 is trained once, under results/<scale>/runs/<arm>/.
 """
@@ -10,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from dynclip.bounds import Line
 from dynclip.errors import UserError
-from dynclip.methods import METHODS
+from dynclip.methods import METHODS, find
 from dynclip.probes import REGIONS
 from dynclip.scales import Scale, Study
+from dynclip.spec import piece_options
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,28 @@ class StudySpec:
     figures: tuple[str, ...] = ()
     ranked: bool = False
     groups: tuple[tuple[str, ...], ...] = ()
+
+
+# Options of a method's bounds that are distances from 1, or grow as a power of one (BandPO's divergence).
+THRESHOLDS = {"eps": 1, "eps_low": 1, "eps_high": 1, "upper": 1, "lower": 1, "delta": 2}
+
+
+def with_thresholds(method: str, options: dict, factor: float) -> dict:
+    """`options` with every clipping threshold of the method `factor` times as far from 1; constants from 1 on are no
+    thresholds (they stand for "none") and stay. Nothing is added for factor 1.
+    """
+    if factor == 1:
+        return options
+    spec, changed = find(method), {}
+    for name, value in {**spec.defaults, **options}.items():
+        scale = factor ** THRESHOLDS.get(name, 0)
+        if name not in THRESHOLDS or name not in piece_options(spec.bounds):
+            continue
+        if isinstance(value, Line):
+            changed[name] = Line(scale * value.slope, scale * value.intercept)
+        elif value < 1:
+            changed[name] = scale * value
+    return {**options, **changed}
 
 
 THE_FIVE = ("grpo", "clip_higher", "id", "did", "od")

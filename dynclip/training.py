@@ -21,7 +21,7 @@ from dynclip.methods import find
 from dynclip.progress import Progress
 from dynclip.provenance import changes, code_digest, digest, environment, method_digest
 from dynclip.scales import Scale, Study
-from dynclip.studies import Arm, arm
+from dynclip.studies import Arm, arm, with_thresholds
 
 
 def fingerprint(study: Study, method: str, seed: int, base: Path, data: Path) -> dict[str, str]:
@@ -40,7 +40,7 @@ def fingerprint(study: Study, method: str, seed: int, base: Path, data: Path) ->
 
 SETTINGS = (
     "prompts_per_step", "group_size", "minibatches", "epochs", "learning_rate", "max_completion", "early_fraction",
-    "threads",
+    "thresholds", "threads",
 )  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def train(study: Study, name: str, seed: int, base: Path, data: Path, out: Path,
 
     checkpoints.verify(base, rebuild_command("warmup", base / checkpoints.MANIFEST))
     chosen = arm(name)
-    study = replace(study, scale=chosen.scale(study.scale), options={**chosen.options, **study.options})
+    options = with_thresholds(chosen.method, {**chosen.options, **study.options}, study.scale.thresholds)
+    study = replace(study, scale=chosen.scale(study.scale), options=options)
     problems = read_problems(data)
     needed = study.steps * study.scale.prompts_per_step
     if needed > len(problems):
@@ -211,7 +212,8 @@ def protocol(study: Study, seed: int, state: Path) -> dict[str, str]:
     config = trainer_config(study, seed, state)
     found = {name: str(getattr(config, field)) for name, field in PROTOCOL.items()}
     order = "TRL's sampler, seeded by the run's seed" if config.data_seed == seed else f"data_seed {config.data_seed}"
-    return found | {"data order": order, "entropy definition": ENTROPY}
+    factor = f"{study.scale.thresholds:g}"
+    return found | {"factor on thresholds": factor, "data order": order, "entropy definition": ENTROPY}
 
 
 def rewind(metrics: Path, done: int) -> None:

@@ -11,14 +11,16 @@ from synthetic_study import write_study
 
 from dynclip import method
 from dynclip.batch import TokenBatch
+from dynclip.bounds import Line
 from dynclip.comparisons import seed_means
 from dynclip.errors import UserError
 from dynclip.evidence import load_evidence
 from dynclip.figures import FIGURES
 from dynclip.methods import METHODS, find
 from dynclip.probes import PROBES, in_region
+from dynclip.regime import SEARCH_SEEDS, candidates, chosen, label, outcome, page
 from dynclip.scales import LAPTOP, resolve
-from dynclip.studies import ARMS, STUDIES, UPDATES, arm, study_runs, study_spec
+from dynclip.studies import ARMS, STUDIES, UPDATES, arm, study_runs, study_spec, with_thresholds
 from dynclip.study_page import write_study as write_page
 
 
@@ -113,6 +115,56 @@ def test_id_in_reverse_ends_where_id_begins():
     for step in range(11):
         there, back = forwards.bounds(q, step), backwards.bounds(q, 10 - step)
         assert all(torch.allclose(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(there, back, strict=True))
+
+
+def test_a_scale_s_factor_moves_every_threshold_and_nothing_else():
+    assert with_thresholds("id", {"switch": 0.3}, 1) == {"switch": 0.3}
+    changed = with_thresholds("id", {"switch": 0.3}, 0.5)
+    assert changed == {"switch": 0.3, "eps": 0.1, "upper": Line(-0.125, 0.25), "lower": Line(-0.065, 0.15)}
+    assert with_thresholds("clip_higher", {"eps_high": 0.4}, 0.5) == {"eps_low": 0.1, "eps_high": 0.2}
+    assert with_thresholds("clip_cov", {}, 0.5) == {}, "its 1.0 stands for no bound"
+    assert with_thresholds("cispo", {}, 0.5) == {}
+    assert with_thresholds("bandpo", {}, 0.5)["delta"] == pytest.approx(0.05 / 4), "a divergence, quadratic in r - 1"
+    q = torch.linspace(0.05, 1, 7)
+    for name in ("id", "did", "od", "dynamic_lower"):  # linear in the current p, as the paper writes them
+        options = {"reference": "current"}
+        own, half = (method(name, 10, **with_thresholds(name, options, factor)) for factor in (1, 0.5))
+        for step in (0, 5, 10):
+            for a, b in zip(own.bounds(q, step), half.bounds(q, step), strict=True):
+                assert torch.allclose(a / 2, b), (name, step)
+
+
+def rows_of(clipped, rewards, entropy=0.4):
+    return [
+        {"clip/low_fraction": clipped / 2, "clip/high_fraction": clipped / 2, "train/reward": reward,
+         "policy/entropy": entropy, "time/step": 0.8}
+        for reward in rewards
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "failures"),
+    [
+        (rows_of(0.06, np.linspace(0.3, 0.5, 42)), []),
+        (rows_of(0.04, np.linspace(0.3, 0.5, 42)), ["binding"]),
+        (rows_of(0.06, [0.3] * 42), ["learning"]),
+        (rows_of(0.06, [*np.linspace(0.3, 0.6, 30), *np.linspace(0.6, 0.4, 12)]), ["stable"]),
+        (rows_of(0.06, np.linspace(0.3, 0.5, 42), entropy=0.01), ["stable"]),
+    ],
+)
+def test_the_rule_of_the_regime_search(rows, failures):
+    assert outcome(1001, rows).failures == failures
+
+
+def test_the_search_takes_the_largest_gain_among_those_that_pass_with_every_seed():
+    small, large, bad = (outcome(s, rows_of(c, np.linspace(0.3, top, 42))) for s, c, top in
+                         ((1, 0.06, 0.4), (1, 0.06, 0.5), (1, 0.01, 0.9)))  # fmt: skip
+    assert chosen({"a": [small, small], "b": [large, large], "c": [bad], "d": [large]}) == "b"
+    assert chosen({"c": [bad]}) is None
+    assert not set(SEARCH_SEEDS) & set(LAPTOP.seeds)
+    text = page({"a": [small, small], "b": [large, large], "c": [bad]})
+    assert "Taken: **b**" in text and "binding |" in text
+    assert len({label(scale) for scale in candidates()}) == len(candidates())
 
 
 def test_an_unknown_region_is_named():

@@ -27,6 +27,9 @@ RUN = {
     "snakemake --cores all --config methods=grpo,id seeds=0-2 steps=20": (
         f"snakemake -n --cores all {MINI} methods=grpo,id seeds=0-2 steps=20"
     ),
+    "snakemake --cores all phase_ratio": f"snakemake -n --cores all phase_ratio {MINI}",
+    "snakemake --cores all studies": f"snakemake -n --cores all studies {MINI}",
+    "dynclip plan --studies all": "dynclip plan --studies all --scale miniature",
     "dynclip follow --method id --seed 0": "dynclip follow --scale miniature --method od --seed 0",
     "snakemake --unlock": f"snakemake --unlock {MINI}",
     "make plan": "make plan",
