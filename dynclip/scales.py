@@ -105,7 +105,7 @@ LAPTOP = Scale(
     benchmark_kind="generated",
     methods=("grpo", "clip_higher", "id", "did", "od"),
     seeds=(0, 1, 2, 3, 4),
-    steps=36,
+    steps=30,
     prompts_per_step=16, group_size=8, minibatches=4, epochs=2,
     learning_rate=1.5e-4,
     max_completion=48,
