@@ -69,6 +69,6 @@ for _name in STUDIES:
     rule:
         name:
             _name
-        localrule: True
         input:
             f"{RESULTS}/studies/{_name}/tracking.json",
+        localrule: True
