@@ -120,7 +120,7 @@ def rule(out: Path) -> "Figure":
 
 
 def curves(out: Path) -> "Figure":
-    """Mean entropy of grpo, id, did and od in the four stories, at step size 0.15 and 16 updates."""
+    """Mean entropy of grpo, id, did and od in the four stories, at step size 0.05 and 16 updates."""
     import pandas as pd
 
     found = pd.read_csv(out / "curves.csv")

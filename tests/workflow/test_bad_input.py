@@ -19,7 +19,7 @@ pytestmark = pytest.mark.workflow
         (["--config", "updates=1"], "every importance ratio is 1"),
         (["results/laptop/scores/id/seed0/final/aime99.json"], "unknown benchmark 'aime99'; valid are: chain_sum"),
         (["results/laptop/scores/idd/seed0/final/chain_sum.json"], "unknown method 'idd'; valid are: base, grpo"),
-        (["results/laptop/scores/id/seed0/step7/chain_sum.json"], "unknown checkpoint 'step7'; valid are: step18"),
+        (["results/laptop/scores/id/seed0/step7/chain_sum.json"], "unknown checkpoint 'step7'; valid are: step9"),
         (["results/paper/runs/id/seed0/run.json"], "add --config scale=paper (the scales are: laptop, miniature)"),
     ],
 )
