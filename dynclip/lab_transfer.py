@@ -11,8 +11,7 @@ runs with those bounds did in `thresholds`. Nothing is fitted.
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dynclip.agreement_page import table
@@ -31,19 +30,27 @@ BEFORE = 3  # rollout batches with GRPO's bounds that fill the optimizer's memor
 PROBLEMS, RESPONSES = 100, 4  # of the held-out problems, whose tokens the entropy is measured on
 
 
-def trial(checkpoint: Path, arm: str, seed: int, problems: Sequence, state: Path):
-    """The policy that one rollout batch with the bounds of `arm` makes of `checkpoint`, after BEFORE ones with GRPO's;
-    `problems` are the training set.
+def correct(completions, answer, **_) -> list[float]:
+    """TRL's reward: is the answer right."""
+    from evals.grading import grade_many
+
+    return [float(v.correct) for v in grade_many(list(zip(completions, answer, strict=True)))]
+
+
+def trial(checkpoint: Path, arm: str, seed: int, rows: Sequence[dict], reward: Callable, state: Path):
+    """The policy that one rollout batch with the bounds of `arm` makes of `checkpoint`, after BEFORE ones with GRPO's.
+
+    rows: the training set, each with "prompt" and what `reward` takes. state: a folder that nothing is left in.
     """
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.trainer_callback import PrinterCallback
+    from transformers.trainer_utils import SaveStrategy
 
     from dynclip.methods import method
     from dynclip.training import trainer_config
     from dynclip.trl import DynClipTrainer
-    from evals.grading import grade_many
 
     chosen, scale = ARMS[arm], LAPTOP
     later = method(chosen.method, BEFORE + 1, **with_thresholds(chosen.method, chosen.options, scale.thresholds))
@@ -53,17 +60,15 @@ def trial(checkpoint: Path, arm: str, seed: int, problems: Sequence, state: Path
         def method(self):
             return later if self.rollout_step >= BEFORE else super().method
 
-    def reward(completions, answer, **_):
-        return [float(v.correct) for v in grade_many(list(zip(completions, answer, strict=True)))]
-
     torch.set_num_threads(scale.threads)
-    study = Study(scale, (arm,), (seed,), BEFORE + 1, {}, "")
+    config = trainer_config(Study(scale, (arm,), (seed,), BEFORE + 1, {}, ""), seed, state)
+    config.save_strategy = SaveStrategy.NO
     trainer = Switching(
         model=AutoModelForCausalLM.from_pretrained(checkpoint, use_safetensors=True, local_files_only=True),
         processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
         reward_funcs=reward,
-        args=replace(trainer_config(study, seed, state), save_strategy="no"),
-        train_dataset=Dataset.from_list([{"prompt": p.problem, "answer": p.answer} for p in problems]),
+        args=config,
+        train_dataset=Dataset.from_list(list(rows)),
         dynclip_method="grpo",
         dynclip_options=with_thresholds("grpo", {}, scale.thresholds),
     )
@@ -109,7 +114,7 @@ def trials(laptop: Path, seeds: Sequence[int]) -> dict[str, dict[int, float]]:
 
     from evals.benchmarks import read_problems
 
-    train = read_problems(laptop / "data" / "train.jsonl")
+    rows = [{"prompt": p.problem, "answer": p.answer} for p in read_problems(laptop / "data" / "train.jsonl")]
     held = read_problems(laptop / "data" / f"{LAPTOP.benchmarks[0]}.jsonl")[:PROBLEMS]
     found: dict[str, dict[int, float]] = {arm: {} for arm in ARMS_TRIED}
     progress = Progress("transfer", len(seeds) * (len(ARMS_TRIED) + 1) * 2)
@@ -123,7 +128,7 @@ def trials(laptop: Path, seeds: Sequence[int]) -> dict[str, dict[int, float]]:
             entropy = {}
             for arm in ("grpo", *ARMS_TRIED):
                 with tempfile.TemporaryDirectory() as state:
-                    model = trial(checkpoint, arm, 5000 + seed, train, Path(state)).eval()
+                    model = trial(checkpoint, arm, 5000 + seed, rows, correct, Path(state)).eval()
                 entropy[arm] = mean_entropy(model, tokenizer, pairs)
                 done += 1
                 progress.step(done, f"seed {seed}, {checkpoint.name}, {arm}")

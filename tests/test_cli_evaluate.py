@@ -71,7 +71,7 @@ def test_without_out_results_have_a_place_by_the_models_name(tiny, capsys):
         (["--model", "/no/such", "--benchmark", "chain_sum"], "/no/such: no such folder, and not a hub id"),
         (["--model", ".", "--benchmark", "chain_sum"], "no readable config.json"),
         (["--method", "base", "--k", "4"], "--k goes with --model"),
-        (["--method", "id", "--checkpoint", "step7"], "unknown checkpoint 'step7'; this study has: step18, final"),
+        (["--method", "id", "--checkpoint", "step7"], "unknown checkpoint 'step7'; this study has: step9, final"),
         (["--method", "base", "--benchmark", "aime99"], "unknown benchmark 'aime99'"),
     ],
 )
