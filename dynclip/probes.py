@@ -105,10 +105,16 @@ _ENTRIES = (
         caveats=("Logged clip fractions and thresholds are those of the narrow interval.",),
     ),
     *(
-        replace(METHODS[name], name=f"{name}_mean", surrogate=at_mean_bounds, change=SAME_LOOSENESS)
+        replace(
+            METHODS[name], name=f"{name}_mean", title=f"{METHODS[name].title}, bounds at their mean",
+            surrogate=at_mean_bounds, change=SAME_LOOSENESS,
+        )
         for name in ("dynamic_upper", "dynamic_lower", "id", "did", "od")
     ),
-    replace(METHODS["id"], name="id_reversed", bounds=reversed_in_time, change="ID's schedule, the last step first."),
+    replace(
+        METHODS["id"], name="id_reversed", title="ID in reverse", bounds=reversed_in_time,
+        change="ID's schedule, the last step first.",
+    ),
 )  # fmt: skip
 
 PROBES: dict[str, MethodSpec] = {spec.name: spec for spec in _ENTRIES}

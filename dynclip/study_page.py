@@ -128,7 +128,7 @@ def effects(evidence: Evidence, gaps: Sequence[Difference]) -> "Figure":
         ax.set_title(where.replace(" at ", "\nat "), fontsize=9)
         ax.set_xlabel(next(gap.unit for gap in gaps if gap.where == where))
         ax.tick_params(axis="x", labelsize=8)
-        ax.locator_params(axis="x", nbins=4)
+        ax.locator_params(axis="x", nbins=3)
     axes[0].set_yticks(range(len(arms)), arms, fontsize=8)
     axes[0].set_ylim(len(arms) - 0.5, -0.5)
     return figure
