@@ -38,7 +38,7 @@ def write_reference(results: Path, out: Path, methods=None, seeds=None) -> Path:
     runs = {path.parent: read_run(path) for path in sorted(results.glob("runs/*/seed*/run.json"))}
     write_metrics(runs.values(), aside / "metrics.parquet")
     write_counts(results, aside / "counts.parquet")
-    costs = timings(results, evidence)
+    costs = {"trainings": len(runs), **timings(results, evidence)}
     write_json(aside / "timings.json", costs)
     write_json(aside / "provenance.json", provenance(results, evidence, [run for run, _ in runs.values()]))
     write_atomic(aside / "README.md", page(evidence, costs))
@@ -82,10 +82,9 @@ def timings(results: Path, evidence: Evidence) -> dict:
         method: [row["time/step"] for (name, _), rows in evidence.rows.items() if name == method for row in rows]
         for method in evidence.methods
     }
-    first, last = results / "data" / "manifest.json", results / "report.html"
     return {
         "install": json.loads(STAMP.read_text())["seconds"] if STAMP.exists() else None,
-        "study_from_data_to_report": round(last.stat().st_mtime - first.stat().st_mtime, 1),
+        "all_jobs_minutes": round(sum(seconds(results, "**/*")) / 60, 1),
         "warm_start": {"steps": warmup["steps"], "seconds": warmup["seconds"], "job": benchmark(results, "warmup*")},
         "training_job": benchmark(results, "train/*"),
         "evaluation_job": benchmark(results, "evaluate/*"),
@@ -95,11 +94,14 @@ def timings(results: Path, evidence: Evidence) -> dict:
 
 def benchmark(results: Path, pattern: str) -> dict | None:
     """Wall seconds of the jobs whose Snakemake benchmark files match."""
-    seconds = [
-        float(path.read_text().splitlines()[1].split("\t")[0])
-        for path in (results / "benchmarks").glob(f"{pattern}.tsv")
-    ]
-    return spread(seconds) if seconds else None
+    found = seconds(results, pattern)
+    return spread(found) if found else None
+
+
+def seconds(results: Path, pattern: str) -> list[float]:
+    """Wall seconds of each of these jobs; of an interrupted one those of its last attempt."""
+    files = sorted((results / "benchmarks").glob(f"{pattern}.tsv"))
+    return [float(path.read_text().splitlines()[1].split("\t")[0]) for path in files]
 
 
 def spread(values: Iterable[float]) -> dict:
@@ -146,12 +148,15 @@ def page(evidence: Evidence, costs: dict) -> str:
     lines = [
         f"# Evidence of a `{scale}` study",
         "",
-        f"{len(evidence.runs)} trainings on {machine['cpu']}, {machine['cores']} cores; torch {machine['torch']}, "
-        f"trl {machine['trl']}, transformers {machine['transformers']}; code at commit {machine['git_commit']}{state}.",
+        f"{costs['trainings']} trainings, {len(evidence.runs)} of them of the comparison below, on {machine['cpu']}, "
+        f"{machine['cores']} cores; torch {machine['torch']}, trl {machine['trl']}, "
+        f"transformers {machine['transformers']}; code at commit {machine['git_commit']}{state}.",
         "",
-        f"Made by `make reproduce`, then `dynclip reference --scale {scale} --out <this folder>`. Tables in `tables/`, "
-        "figures in `figures/`, every metrics row in `metrics.parquet`, every score in `scores.parquet`; hashes and "
-        "fingerprints in `provenance.json`. Every number and sentence here is computed from those files.",
+        f"Made by `snakemake --cores all all studies`, then `dynclip reference --scale {scale} --out <this folder>`. "
+        "Tables in `tables/`, figures in `figures/`; the named studies' pages in `studies/`; what became of the "
+        "paper's claims in `claims.md`; every metrics row in `metrics.parquet`, every score in `scores.parquet` and by problem "
+        "in `counts.parquet`; hashes and fingerprints in `provenance.json`. Every number and sentence here is computed "
+        "from those files.",
         "",
         "![Entropy](figures/entropy.png)",
         "",
@@ -162,7 +167,9 @@ def page(evidence: Evidence, costs: dict) -> str:
     ]
     if costs["install"] is not None:
         lines.append(f"| installation | {costs['install']} |")
-    lines.append(f"| study, from the first data file to the report | {costs['study_from_data_to_report']} |")
+    lines.append(
+        f"| warm start, trainings and evaluations, one after the other | {60 * costs['all_jobs_minutes']:.0f} |"
+    )
     warm = costs["warm_start"]
     lines.append(f"| warm start, {warm['steps']} steps | {warm['seconds']} |")
     for title, part in (("one training, with start-up", "training_job"), ("one evaluation job", "evaluation_job")):
