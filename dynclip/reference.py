@@ -155,8 +155,8 @@ def page(evidence: Evidence, costs: dict) -> str:
         f"Made by `snakemake --cores all all studies`, then `dynclip reference --scale {scale} --out <this folder>`. "
         "Tables in `tables/`, figures in `figures/`; the named studies' pages in `studies/`; what became of the "
         "paper's claims in `claims.md`; every metrics row in `metrics.parquet`, every score in `scores.parquet` and by "
-        "problem in `counts.parquet`; hashes and fingerprints in `provenance.json`. Every number and sentence here is computed "
-        "from those files.",
+        "problem in `counts.parquet`; hashes and fingerprints in `provenance.json`. Every number and sentence "
+        "here is computed from those files.",
         "",
         "![Entropy](figures/entropy.png)",
         "",
