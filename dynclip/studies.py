@@ -39,6 +39,7 @@ class StudySpec:
 
     seeds: how many of the scale's seeds. evaluated: whether checkpoints are scored on benchmarks, besides the curves.
     figures: of `dynclip.figures`, beside the page's own. ranked: whether the arms are put in an order.
+    signs: whether the region rule is checked on the baseline's own tokens.
     groups: arms that may be compared with each other, where not all may (another number of updates per rollout batch).
     """
 
@@ -50,6 +51,7 @@ class StudySpec:
     evaluated: bool = False
     figures: tuple[str, ...] = ()
     ranked: bool = False
+    signs: bool = False
     groups: tuple[tuple[str, ...], ...] = ()
 
 
@@ -126,7 +128,7 @@ _ENTRIES = (
     StudySpec(
         "regions", "One region at a time",
         "Does training, or a wider clip, in one region move entropy as the region's sign says?",
-        ("grpo", *_named(lambda name: name.startswith(("only_E", "wide_E")))), seeds=4,
+        ("grpo", *_named(lambda name: name.startswith(("only_E", "wide_E")))), seeds=4, signs=True,
     ),
     StudySpec(
         "thresholds", "Dynamic against fixed thresholds",

@@ -16,7 +16,7 @@ from dynclip.figures import BAND, COLOURS, STYLE, canvas, files, render
 from dynclip.files import write_atomic
 from dynclip.methods import find
 from dynclip.studies import STUDIES, StudySpec, arm
-from dynclip.study_tables import aggregate, power, ranking
+from dynclip.study_tables import aggregate, power, ranking, signs
 from dynclip.tables import TABLES, frame, markdown
 from evals.curves import smooth
 from evals.stats import EXPLORATORY_SEEDS, Difference
@@ -58,6 +58,8 @@ def write_study(results: Path, name: str, seeds: Sequence[int]) -> list[Path]:
             tables |= {"main": TABLES["main"](evidence), "aggregate": aggregate(evidence), "power": power(evidence)}
         if study.ranked:
             tables["ranking"] = ranking(evidence)
+        if study.signs:
+            tables["signs"] = signs(evidence)
         for label, table in tables.items():
             sections.append("#" + markdown(table).rstrip())
             written.append(write_atomic(out / f"{label}{mark}.csv", frame(table).to_csv(index=False)))

@@ -1,11 +1,11 @@
-"""Tables of single studies: methods over all benchmarks together, what the design can see, and a ranking."""
+"""Tables of single studies: all benchmarks together, what the design can see, a ranking, the rule's sign."""
 
 import math
 
 import numpy as np
 
 from dynclip.comparisons import at_share, seed_means
-from dynclip.evidence import Evidence, counts
+from dynclip.evidence import Evidence, checkpoint_folder, counts
 from dynclip.tables import Table
 from evals.power import Components, Design, minimum_detectable_effect, variance_components
 from evals.stats import Estimate, iqm, mean_interval, probability_of_improvement, rankings
@@ -96,6 +96,42 @@ def ranking(evidence: Evidence) -> Table:
     )
     header = ["place", "method", "reward, %", "place, 95 %", "leads", ""]
     return Table("Ranking", note, header, rows, records)
+
+
+SIGN_PROMPTS, SIGN_SAMPLES = 32, 8  # of each checkpoint whose tokens are looked at
+
+
+def signs(evidence: Evidence) -> Table:
+    """How often the token-only rule has the exact expression's sign on the baseline's own tokens, by checkpoint."""
+    from dynclip.agreement import load_policy, load_prompts, policy_tokens
+    from dynclip.agreement_counts import summarise
+    from dynclip.scales import SCALES
+
+    groups = {"agree": "all tokens", **{f"agree_E{n}": f"E{n}" for n in (1, 2, 3, 4)}}
+    prompts = load_prompts(str(evidence.results / "data" / "train.jsonl"))[:SIGN_PROMPTS]
+    length, found = SCALES[evidence.scale].max_completion, {}
+    for (method, seed), run in evidence.runs.items():
+        for step in run["checkpoints"] if method == evidence.baseline else ():
+            model, tokenizer, _ = load_policy(str(checkpoint_folder(evidence.results, method, seed, step)))
+            found.setdefault(step, []).append(
+                summarise(policy_tokens(model, tokenizer, prompts, SIGN_SAMPLES, length, seed))
+            )
+    rows, records = [], []
+    for step, every in sorted(found.items()):
+        entropy = mean_interval([one["mean_entropy"][0] for one in every])
+        row, record = [str(step), f"{entropy.mean:.3f} ± {entropy.sd:.3f}"], {"step": step, "entropy": entropy.mean}
+        for key in groups:
+            share = mean_interval([math.nan if one[key][0] is None else 100 * one[key][0] for one in every])
+            row.append("missing" if share.n == 0 else f"{share.mean:.1f} ± {share.sd:.1f}")
+            record |= {key: share.mean, f"{key}_sd": share.sd, "seeds": share.n}
+        rows.append(row)
+        records.append(record)
+    note = (
+        f"{evidence.baseline}'s checkpoints after so many rollout steps: {SIGN_SAMPLES} completions of {SIGN_PROMPTS} "
+        "training problems at temperature 1. Share of tokens on which p (ln p + H) has the sign of p (ln p + H) − B "
+        "(docs/regions.md), % ± SD over training seeds."
+    )
+    return Table("Is the rule's sign right?", note, ["step", "entropy, nats", *groups.values()], rows, records)
 
 
 def _fields(name: str, estimate: Estimate) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The studies: their arms train what their names say, every arm is one run, pages show what there is."""
 
+import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ from dynclip.batch import TokenBatch
 from dynclip.bounds import Line
 from dynclip.comparisons import seed_means
 from dynclip.errors import UserError
-from dynclip.evidence import load_evidence
+from dynclip.evidence import Evidence, load_evidence
 from dynclip.figures import FIGURES
 from dynclip.methods import METHODS, find
 from dynclip.probes import PROBES, in_region
@@ -22,6 +24,7 @@ from dynclip.regime import SEARCH_SEEDS, candidates, chosen, label, outcome, pag
 from dynclip.scales import LAPTOP, resolve
 from dynclip.studies import ARMS, STUDIES, UPDATES, arm, study_runs, study_spec, with_thresholds
 from dynclip.study_page import write_study as write_page
+from dynclip.study_tables import signs
 
 
 def test_every_arm_is_a_method_whose_options_it_takes():
@@ -195,8 +198,6 @@ def test_few_seeds_run_and_say_so(tmp_path, seeds, words):
 
 
 def test_arms_of_different_protocols_are_not_compared(tmp_path):
-    import json
-
     results = write_study(tmp_path / "results" / "tiny", ("grpo", "id"), (0, 1))
     path = results / "runs" / "id" / "seed1" / "run.json"
     record = json.loads(path.read_text())
@@ -229,3 +230,22 @@ def test_the_field_is_ranked_and_ties_are_not_hidden(tmp_path):
     assert (table["rank_low"].dropna() <= table["rank"].dropna()).all()
     assert table["leads"].sum() == pytest.approx(1) and table.loc["gspo", "seeds"] == 0
     assert "exploratory" in (results / "studies" / "field" / "README.md").read_text()
+
+
+def test_the_rule_is_checked_on_the_tokens_of_the_checkpoints(tmp_path):
+    from tiny_trainer import PROMPTS, model, tokenizer
+
+    results = tmp_path / "miniature"
+    for step in (1, 2):
+        folder = results / "runs" / "grpo" / "seed0" / "checkpoints" / f"step{step}"
+        model().save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+    (results / "data").mkdir()
+    rows = [json.dumps({"problem": prompt, "answer": "a"}) + "\n" for prompt in PROMPTS[:4]]
+    (results / "data" / "train.jsonl").write_text("".join(rows))
+    runs = {("grpo", 0): {"checkpoints": [1, 2]}, ("id", 0): {"checkpoints": [1, 2]}}
+    table = signs(Evidence(results, ("grpo", "id"), (0,), runs, {}, []))
+    assert [record["step"] for record in table.records] == [1, 2]
+    assert table.records[0]["agree"] == table.records[1]["agree"], "the same policy twice"
+    assert 50 < table.records[0]["agree"] < 100 and table.records[0]["entropy"] > math.log(2)
+    assert math.isnan(table.records[0]["agree_E1"]) and "missing" in table.rows[0], "no answer is right: no advantages"
