@@ -16,7 +16,7 @@ from dynclip.findings import findings
 
 KEPT = (
     "tables/*.md", "tables/*.csv", "figures/*.svg", "figures/entropy.png", "scores.parquet", "data/manifest.json",
-    "studies/*/*.md", "studies/*/*.csv", "studies/*/*.png", "studies/*/*.svg", "claims.*",
+    "studies/*/*.md", "studies/*/*.csv", "studies/*/*.png", "claims.*",
 )  # fmt: skip
 STAMP = Path(".venv/.installed")  # what the installation left: lock, device, seconds
 

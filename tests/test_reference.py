@@ -12,6 +12,7 @@ from dynclip.claims_page import decide_all, records, write_claims
 from dynclip.committed import read_committed
 from dynclip.files import write_json
 from dynclip.reference import spread, write_reference
+from dynclip.scales import LAPTOP
 from dynclip.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +106,14 @@ def test_the_committed_tables_follow_from_the_committed_metrics():
         for method, value in seeds.items():
             found = table[(table["metric"] == key) & (table["method"] == method) & (table["percent"] == 100)]
             assert abs(found["mean"].item() - value) < 1e-6, (key, method)
+
+
+def test_the_committed_claims_follow_from_the_committed_numbers():
+    committed = json.loads((COMMITTED / "claims.json").read_text())
+    assert_same_claims(committed, rederived(COMMITTED, LAPTOP.seeds))
+    assert (COMMITTED / "claims.md").read_text().count("| reproduced |") == sum(
+        claim["verdict"] == "reproduced" for claim in committed
+    )
 
 
 def test_the_committed_evidence_names_no_path_of_the_machine():

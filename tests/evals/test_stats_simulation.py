@@ -1,23 +1,9 @@
-"""Error rates of every route to a claim, measured anew in small; docs/statistics.md has the large table."""
+"""Error rates of every route to a claim, in small: python -m evals.simulate measures them with 2000 repeats."""
 
 import numpy as np
 import pytest
 
-from evals import simulate
-from evals.simulate import (
-    CLAIM,
-    EXPERIMENTS,
-    PAGE,
-    SEEDS,
-    areas,
-    benchmark,
-    benchmarks,
-    measure,
-    seed_curves,
-    shapes,
-    swings,
-)
-from evals.stats import EXPLORATORY_SEEDS
+from evals.simulate import CLAIM, areas, benchmark, benchmarks, measure, seed_curves, shapes, swings
 
 LIMIT = 0.07  # at a nominal 5 %
 
@@ -78,18 +64,3 @@ def test_curves_are_the_noise_they_claim_to_be():
     rest = table - table.mean(1, keepdims=True)
     assert np.corrcoef(rest[:, :-1].ravel(), rest[:, 1:].ravel())[0, 1] == pytest.approx(0.9, abs=0.03)
     assert (table[:, 80] - 0.4).std() == pytest.approx(np.hypot(0.03, 0.03), rel=0.05)
-
-
-def test_the_page_holds_every_row_of_the_table_and_no_claim_above_the_limit(monkeypatch):
-    monkeypatch.setattr(
-        simulate, "measure", lambda experiment, n, repeats, name: experiment(np.random.default_rng(0), 5)
-    )
-    rows = [line.rsplit("|", len(SEEDS) + 1)[0] for line in simulate.table(1).splitlines() if line.startswith("|")]
-    page = PAGE.read_text()
-    null, power = page.split(simulate.MARKS[0])[1].split(simulate.MARKS[1])[0].split("### Something to find")
-    assert [line.rsplit("|", len(SEEDS) + 1)[0] for line in (null + power).splitlines() if line.startswith("|")] == rows
-    for line in null.splitlines():
-        if line.startswith("|") and CLAIM in line:
-            cells = [float(cell.split("±")[0]) for cell in line.split("|")[4:-1]]
-            assert max(cells[SEEDS.index(EXPLORATORY_SEEDS) + 1 :]) <= 100 * LIMIT, line
-    assert len(EXPERIMENTS) == len({(compared, truth) for compared, truth, *_ in EXPERIMENTS})
