@@ -153,7 +153,7 @@ def panels(evidence: Evidence) -> "Figure":
                 ax.plot([sum(v) / len(v) for v in at], color=colour, dashes=dashes, linewidth=1.4)
         ax.set_title(name, fontsize=8.5)
         ax.tick_params(labelsize=8)
-        ax.set_ylim(bottom=0)
+    axes[0].set_ylim(bottom=0)  # after all are drawn: it ends the automatic scale that the panels share
     for ax in axes[len(arms) :]:
         ax.set_axis_off()
     from matplotlib.lines import Line2D
