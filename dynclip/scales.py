@@ -1,10 +1,11 @@
 """What a scale trains and what a study runs: plain data, no configuration file.
 
-Every number of a scale is here, once. `resolve` turns the user's few overrides into a checked `Study`.
+Every number of a scale is here, once, with its source. `resolve` turns the user's few overrides into a checked `Study`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from dynclip.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M, Architecture
 from dynclip.errors import UserError
 
 
@@ -35,15 +36,72 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Supervised:
+    """A declared stage before RL: fine-tuning on the training set's own worked solutions (GSM8K's).
+
+    `solutions` of them, shuffled by `seed`, `epochs` times, the loss on the response's tokens alone.
+    """
+
+    solutions: int
+    epochs: int
+    batch: int
+    learning_rate: float
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class HubPolicy:
+    """A language model of the hub, at `revision`; `random`: its architecture with random weights at a tiny width, and a
+    tokenizer of its family, made here (for rehearsals)."""
+
+    id: str
+    architecture: Architecture
+    supervised: Supervised | None = None
+    revision: str = "main"
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How trainings are executed. It decides speed and memory, not the method; no field is part of a comparison.
+
+    gpus: of one training. sharding: "none" (each process holds all), "fsdp2" or "zero3". micro_batch: completions in
+    one forward pass of one process, None for a whole mini-batch; halved when memory runs out. sampler: "transformers"
+    or "vllm" (in the training process; a server where DYNCLIP_VLLM_SERVER names one). gpu_share: of each GPU's memory
+    that vLLM may take; sleep: whether it gives that memory back while the policy is updated.
+    """
+
+    gpus: int = 0
+    sharding: str = "none"
+    dtype: str = "float32"  # of the forward and backward passes; weights and moments stay float32
+    micro_batch: int | None = None
+    checkpointing: bool = False
+    sampler: str = "transformers"
+    tensor_parallel: int = 1
+    gpu_share: float = 0.3
+    sleep: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How checkpoints are scored. None: the benchmark's own number of samples, length, or all problems."""
+
+    k: int | None = None
+    limit: int | None = None
+    max_tokens: int | None = None
+    engine: str = "transformers"  # or "auto": the one that finishes first
+
+
+@dataclass(frozen=True)
 class Scale:
     """One size of the study. A rollout step samples `prompts_per_step` x `group_size` completions and updates the
     policy `minibatches` x `epochs` times on them."""
 
     name: str
     title: str
-    policy: Policy
+    policy: Policy | HubPolicy
     train_set: str
-    benchmark_kind: str  # every benchmark of the registry with this kind is evaluated
+    benchmark_kind: str  # every benchmark of the registry with this kind is evaluated, or those of `only`
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     steps: int
@@ -57,17 +115,32 @@ class Scale:
     early_fraction: float  # share of training at which an extra checkpoint is evaluated (pass@k early against late)
     thresholds: float  # factor on every clipping threshold of every method; 1 is the methods' own
     threads: int  # torch threads of one training: part of the result, since it fixes the order of float additions
+    only: tuple[str, ...] = ()
+    max_prompt: int | None = None  # tokens; training problems with a longer prompt are left out
+    repeats: bool = False  # whether a run may see a training problem more than once
+    weight_decay: float = 0.0
+    aggregation: str = "token"  # of the loss: AGGREGATIONS
+    dual_clip: float | None = None
+    template: str = "plain"  # of evals.prompts: how a problem is asked, in training and in evaluation
+    reward: str = "correct"  # of dynclip.rewards
+    execution: Execution = field(default_factory=Execution)
+    evaluation: Evaluation = field(default_factory=Evaluation)
 
     @property
     def updates_per_rollout(self) -> int:
         return self.minibatches * self.epochs
 
     @property
+    def completions(self) -> int:
+        """Completions of one rollout batch."""
+        return self.prompts_per_step * self.group_size
+
+    @property
     def benchmarks(self) -> tuple[str, ...]:
         """Names of the benchmarks that every checkpoint of this scale is scored on."""
         from evals.benchmarks import BENCHMARKS
 
-        return tuple(name for name, entry in BENCHMARKS.items() if entry.kind == self.benchmark_kind)
+        return self.only or tuple(name for name, entry in BENCHMARKS.items() if entry.kind == self.benchmark_kind)
 
 
 @dataclass(frozen=True)
@@ -92,6 +165,7 @@ class Study:
         return ({f"step{early}": early} if 0 < early < self.steps else {}) | {"final": self.steps}
 
 
+THE_FIVE = ("grpo", "clip_higher", "id", "did", "od")
 # Batch, learning rate and factor are what the search of dynclip.regime took (results/reference/laptop-regime): with the
 # methods' own thresholds hardly 1.5 % of a tiny policy's tokens are clipped.
 LAPTOP = Scale(
@@ -103,7 +177,7 @@ LAPTOP = Scale(
     ),
     train_set="laptop_train",
     benchmark_kind="generated",
-    methods=("grpo", "clip_higher", "id", "did", "od"),
+    methods=THE_FIVE,
     seeds=(0, 1, 2, 3, 4),
     steps=30,
     prompts_per_step=16, group_size=8, minibatches=4, epochs=2,
@@ -134,13 +208,150 @@ MINIATURE = replace(
     checkpoint_every=2,
 )  # fmt: skip
 
-SCALES: dict[str, Scale] = {scale.name: scale for scale in (LAPTOP, MINIATURE)}
+# A short supervised stage comes first: SmolLM2 solves 1.6 % of GSM8K as it is, too few for a reward to appear in groups
+# of 8. GSM8K and MATH-500 fit the model's size; batch, rate and lengths are our choice (no publication trains this).
+WORKSTATION = Scale(
+    name="workstation",
+    title="SmolLM2-135M-Instruct on GSM8K, on one GPU",
+    policy=HubPolicy(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        SMOLLM2_135M,
+        Supervised(solutions=7473, epochs=3, batch=32, learning_rate=1e-4),
+    ),
+    train_set="gsm8k_train",
+    benchmark_kind="hub",
+    only=("gsm8k", "math500"),
+    methods=THE_FIVE,
+    seeds=(0, 1, 2, 3, 4),
+    steps=120,
+    prompts_per_step=32, group_size=8, minibatches=4, epochs=2,
+    learning_rate=5e-6,
+    max_completion=320,
+    max_prompt=384,
+    checkpoint_every=20,
+    early_fraction=0.3,
+    thresholds=1.0,
+    threads=4,
+    template="chat",
+    execution=Execution(gpus=1, dtype="bfloat16", sampler="vllm", micro_batch=64),
+    evaluation=Evaluation(engine="auto", max_tokens=512),
+)  # fmt: skip
+
+# Qwen2.5-0.5B needs no such stage: its makers report 41.6 % on GSM8K (4-shot; not measured here).
+WORKSTATION_QWEN = replace(
+    WORKSTATION,
+    name="workstation_qwen",
+    title="Qwen2.5-0.5B on GSM8K, on one GPU",
+    policy=HubPolicy("Qwen/Qwen2.5-0.5B", QWEN25_05B),
+    learning_rate=2e-6,
+    execution=replace(WORKSTATION.execution, micro_batch=16, checkpointing=True),
+)
+
+# The workstation's own code in the time of a coffee: what it shows is that the parts work together, not who wins.
+WORKSTATION_SMALL = replace(
+    WORKSTATION,
+    name="workstation_small",
+    title="the workstation scale with batches that two CPU cores can carry",
+    policy=replace(
+        WORKSTATION.policy, supervised=Supervised(solutions=640, epochs=1, batch=16, learning_rate=1e-4)
+    ),
+    only=("gsm8k",),
+    methods=("grpo", "id"),
+    seeds=(0,),
+    steps=24,
+    prompts_per_step=4, group_size=4, minibatches=2, epochs=2,
+    max_completion=128,
+    max_prompt=192,
+    checkpoint_every=6,
+    threads=2,
+    execution=Execution(sampler="vllm", dtype="bfloat16"),
+    evaluation=Evaluation(engine="auto", max_tokens=192, limit=128),
+)  # fmt: skip
+
+# arXiv 2602.09782: data, steps, prompts, group, rate, weight decay, lengths, sampling and the early checkpoint are the
+# paper's. It does not say the number of updates per rollout batch, the aggregation, dual clip, prompt or reward: 16
+# updates of 32 prompts, token mean and dual clip 10 are those of the nearest public recipes; all are options here.
+# Seeds: the paper has one run per cell; 3 are "exploratory" in our tables and cost what `dynclip plan` says.
+PAPER = Scale(
+    name="paper",
+    title="Qwen2.5-Math-7B on DAPO-Math-17k, on 8 GPUs",
+    policy=HubPolicy("Qwen/Qwen2.5-Math-7B", QWEN25_MATH_7B),
+    train_set="dapo",
+    benchmark_kind="hub",
+    methods=(
+        "grpo", "clip_higher", "clip_lower", "ent_reg", "clip_cov", "sapo", "gspo", "id", "did", "od",
+    ),
+    seeds=(0, 1, 2),
+    steps=400,
+    prompts_per_step=512, group_size=8, minibatches=16, epochs=1,
+    learning_rate=1e-6,
+    max_completion=3072,
+    max_prompt=1024,
+    repeats=True,
+    checkpoint_every=20,
+    early_fraction=0.3,
+    thresholds=1.0,
+    threads=8,
+    weight_decay=0.1,
+    dual_clip=10.0,
+    template="qwen-math",
+    execution=Execution(
+        gpus=8, sharding="fsdp2", dtype="bfloat16", micro_batch=4, checkpointing=True, sampler="vllm", gpu_share=0.5,
+        sleep=True,
+    ),
+    evaluation=Evaluation(engine="auto", max_tokens=3072),
+)  # fmt: skip
+
+PAPER_7B = replace(
+    PAPER,
+    name="paper_7b",
+    title="Qwen2.5-7B on DAPO-Math-17k, on 8 GPUs",
+    policy=HubPolicy("Qwen/Qwen2.5-7B", QWEN25_7B),
+    max_completion=7168,
+    template="chat",
+    execution=replace(PAPER.execution, micro_batch=2),
+    evaluation=Evaluation(engine="auto", max_tokens=7168),
+)
+
+REHEARSAL = "_rehearsal"
+REAL_SCALES = (LAPTOP, MINIATURE, WORKSTATION, WORKSTATION_QWEN, WORKSTATION_SMALL, PAPER, PAPER_7B)
 
 
-def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, force=False) -> Study:
+def rehearsal(scale: Scale) -> Scale:
+    """`scale` with every rule, method and file, and next to no work: two steps a run, two seeds, a few problems."""
+    if isinstance(scale.policy, Policy):
+        return replace(MINIATURE, name=scale.name + REHEARSAL, methods=scale.methods, steps=2, checkpoint_every=1)
+    return replace(
+        scale,
+        name=scale.name + REHEARSAL,
+        title=f"rehearsal of {scale.name}: {scale.title}; its numbers mean nothing",
+        policy=replace(scale.policy, random=True, supervised=scale.policy.supervised and TINY_STAGE),
+        seeds=scale.seeds[:2],
+        steps=2,
+        prompts_per_step=4, group_size=4, minibatches=2, epochs=1,
+        max_completion=16,
+        checkpoint_every=1,
+        early_fraction=0.5,
+        threads=1,
+        execution=Execution(dtype=scale.execution.dtype, micro_batch=2, checkpointing=scale.execution.checkpointing),
+        evaluation=Evaluation(k=2, limit=4, max_tokens=16),
+    )  # fmt: skip
+
+
+TINY_STAGE = Supervised(solutions=16, epochs=1, batch=8, learning_rate=1e-4)
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (*REAL_SCALES, *map(rehearsal, REAL_SCALES))}
+
+AGGREGATIONS = ("token", "sequence", "fixed")
+SHARDINGS = ("none", "fsdp2", "zero3")
+SAMPLERS = ("transformers", "vllm")
+DTYPES = ("float32", "bfloat16")
+
+
+def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, force=False, **settings) -> Study:
     """The study for the user's overrides, each None (the scale's own), a value, or a comma-separated string.
 
-    Raises UserError, one line naming the unknown item and the valid ones, or a comparison that cannot show anything.
+    `settings` are those of SETTABLE. Raises UserError, one line naming the unknown item and the valid ones, or a
+    comparison that cannot show anything.
     """
     from dynclip.methods import find
     from dynclip.studies import arm
@@ -150,6 +361,8 @@ def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, 
         raise UserError(f"unknown scale {str(scale)!r}; the scales are: {', '.join(SCALES)}")
     if updates is not None:
         chosen = replace(chosen, minibatches=1, epochs=_whole("updates", updates, 1))
+    settings = {name: value for name, value in settings.items() if value is not None}
+    chosen = with_settings(chosen, settings)
     names = _items("methods", methods, chosen.methods)
     arms = {name: arm(name) for name in names}
     numbers = _items("seeds", _spread(seeds), chosen.seeds)
@@ -165,8 +378,57 @@ def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, 
         )
     total = chosen.steps if steps is None else _whole("steps", steps, 1)
     words = [f"--scale {chosen.name}", f"--steps {total}"]
-    words += [f"--updates {chosen.updates_per_rollout} --force"] if updates is not None else []
+    words += [f"--updates {chosen.updates_per_rollout}"] if updates is not None else []
+    words += ["--force"] if updates is not None or _true(force) else []
+    words += [f"--set {name}={value}" for name, value in settings.items()]
     return Study(chosen, names, numbers, total, {}, " ".join(words))
+
+
+# What a user may set besides: of the scale, or of its execution.
+SETTABLE = (
+    "minibatches", "epochs", "aggregation", "dual_clip", "template", "reward",
+    "gpus", "sharding", "sampler", "dtype", "micro_batch",
+)  # fmt: skip
+
+
+def with_settings(scale: Scale, settings: dict) -> Scale:
+    """`scale` with some of SETTABLE replaced. Raises UserError for an unknown name or value."""
+    from dynclip.rewards import REWARDS
+    from evals.prompts import TEMPLATES
+
+    choices = {
+        "aggregation": AGGREGATIONS, "template": tuple(TEMPLATES), "reward": tuple(REWARDS),
+        "sharding": SHARDINGS, "sampler": SAMPLERS, "dtype": DTYPES,
+    }  # fmt: skip
+    for name, value in settings.items():
+        if name not in SETTABLE:
+            raise UserError(f"unknown setting {name!r}; the settings are: {', '.join(SETTABLE)}")
+        if name in choices:
+            if value not in choices[name]:
+                raise UserError(f"{name}: unknown {value!r}; valid are: {', '.join(choices[name])}")
+        elif name == "dual_clip":
+            value = _dual_clip(value)
+        else:
+            value = _whole(name, value, 0 if name == "gpus" else 1)
+        if hasattr(scale, name):
+            scale = replace(scale, **{name: value})
+        else:
+            scale = replace(scale, execution=replace(scale.execution, **{name: value}))
+    if scale.completions % scale.minibatches:
+        raise UserError(f"minibatches={scale.minibatches}: does not divide the {scale.completions} completions of a step")
+    return scale
+
+
+def _dual_clip(given) -> float | None:
+    if str(given).lower() == "none":
+        return None
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not value > 1:
+        raise UserError(f"dual_clip: expected a number above 1, or none, given {given!r}")
+    return value
 
 
 def _spread(seeds) -> list[int] | None:

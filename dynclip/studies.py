@@ -13,7 +13,7 @@ from dynclip.bounds import Line
 from dynclip.errors import UserError
 from dynclip.methods import METHODS, find
 from dynclip.probes import REGIONS
-from dynclip.scales import Scale, Study
+from dynclip.scales import THE_FIVE, Scale, Study
 from dynclip.spec import piece_options
 
 
@@ -77,7 +77,6 @@ def with_thresholds(method: str, options: dict, factor: float) -> dict:
     return {**options, **changed}
 
 
-THE_FIVE = ("grpo", "clip_higher", "id", "did", "od")
 UPDATES = {1: (1, 1), 4: (4, 1), 16: (4, 4)}  # updates per rollout batch -> minibatches, epochs
 PHASES = (0.3, 0.4, 0.6)  # φ; 0.5 is the method itself
 
