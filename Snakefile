@@ -11,6 +11,8 @@ house.prepare_environment()
 STUDY = house.study_from(config, sys.argv[1:])
 RESULTS = f"results/{STUDY.name}"
 BENCHMARKS = STUDY.scale.benchmarks
+NEEDS = house.needs(STUDY)
+house.share_gpus(workflow, STUDY)
 
 
 report: "workflow/report/workflow.rst"
@@ -35,6 +37,7 @@ localrules:
     track_study,
     claims,
     studies,
+    rehearse,
 
 
 include: "workflow/rules/data.smk"
@@ -44,7 +47,7 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    house.check_start(STUDY, sys.argv[1:])
+    house.check_start(STUDY, sys.argv[1:], submitted=workflow.nodes is not None)
 
 
 onsuccess:
@@ -56,6 +59,12 @@ rule all:
     input:
         rules.page.output,
         rules.track.output,
+
+
+# With the word `rehearse` on the command line the study is the rehearsal of the scale that is asked for.
+rule rehearse:
+    input:
+        rules.all.input,
 
 
 rule studies:

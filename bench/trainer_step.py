@@ -25,7 +25,7 @@ from trl import GRPOTrainer  # noqa: E402
 from dynclip.policies import build_model, build_tokenizer  # noqa: E402
 from dynclip.provenance import processor  # noqa: E402
 from dynclip.scales import resolve  # noqa: E402
-from dynclip.training import trainer_config  # noqa: E402
+from dynclip.run import trainer_config  # noqa: E402
 from dynclip.trl import DynClipTrainer  # noqa: E402
 from evals.families import generate  # noqa: E402
 from evals.grading import grade_many  # noqa: E402

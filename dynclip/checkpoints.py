@@ -1,5 +1,6 @@
 """Checkpoints that are complete or absent: folders whose `model.json`, their files' SHA-256, is written last."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -72,5 +73,8 @@ def prune(state: Path, keep: int = 2) -> None:
 
 
 def weights_sha256(folder: Path | str) -> str:
-    """SHA-256 of a sealed folder's `model.safetensors`, as its manifest records it."""
-    return json.loads((Path(folder) / MANIFEST).read_text())["files"]["model.safetensors"]["sha256"]
+    """SHA-256 of a sealed folder's weights, as its manifest records it: of `model.safetensors`, or of the list of the
+    sums of a larger model's parts."""
+    files = json.loads((Path(folder) / MANIFEST).read_text())["files"]
+    sums = [files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")]
+    return sums[0] if len(sums) == 1 else hashlib.sha256(json.dumps(sums).encode()).hexdigest()

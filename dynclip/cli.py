@@ -1,7 +1,7 @@
 """The command line for scripts and rules; users' main interface is snakemake.
 
-dynclip plan | doctor | data | warmup | train | evaluate | samples | tables | figures | report | study | claims |
-track | follow | reference
+dynclip plan | doctor | data | warmup | train | launch | evaluate | samples | tables | figures | report | study |
+claims | track | follow | reference
 """
 
 import argparse
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from dynclip.errors import UserError
+from dynclip.recovery import REQUEUE, Preempted
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         return 2
+    except Preempted as error:
+        print(f"dynclip: {error}", file=sys.stderr)
+        return REQUEUE
     except KeyboardInterrupt:
         print("dynclip: interrupted; the same command goes on from what is on disk", file=sys.stderr)
         return 130
@@ -37,12 +41,13 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--seeds", help="comma-separated; default: the scale's")
             sub.add_argument("--steps", help="rollout steps of a training; default: the scale's")
             sub.add_argument("--updates", help="updates per rollout batch; default: the scale's")
+            sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="a setting of the scale; repeatable")
             sub.add_argument("--force", nargs="?", const="1", help="allow a comparison with one update per rollout")
             sub.add_argument("--results", type=Path, default=Path("results"), help="default: results")
             sub.add_argument("--log", type=Path, help="also write every progress line to this file")
         return sub
 
-    plan = command("plan", run_plan, "What would run here: scale and why, runs, minutes, disk. Starts nothing.")
+    plan = command("plan", run_plan, "What would run here: scale and why, runs, time, memory, disk. Starts nothing.")
     plan.add_argument("--studies", help="comma-separated names of studies, or all; default: the scale's methods")
     command("doctor", run_doctor, "What is installed and why, hardware, disk, hub.", study=False)
     command("data", run_data, "Generate and check the scale's training and held-out problems.")
@@ -51,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--method", required=True)
     train.add_argument("--seed", type=int, required=True)
     train.add_argument("--out", type=Path, help="default: results/<scale>/runs/<method>/seed<k>")
+    launch = command("launch", run_launch, "Write what trains the study's runs in verl: launch scripts and data files.")
+    launch.add_argument("--nodes", type=int, default=1, help="machines of one training; default: 1")
     evaluate = command("evaluate", run_evaluate, "Score a model, or one checkpoint of a run, on benchmarks.")
     evaluate.add_argument("--benchmark", action="append", help="repeatable; default with --method: all of the scale")
     evaluate.add_argument("--seed", type=int, help="with --method: the run's, default 0; with --model: the sampling's")
@@ -98,7 +105,14 @@ def study_of(options):
     """The checked study of a command's options."""
     from dynclip.scales import resolve
 
-    return resolve(options.scale, options.methods, options.seeds, options.steps, options.updates, options.force)
+    settings = {}
+    for item in options.set or ():
+        name, given, value = item.partition("=")
+        if not given:
+            raise UserError(f"--set {item}: expected NAME=VALUE, for example --set dual_clip=10")
+        settings[name.strip()] = value.strip()
+    basic = (options.scale, options.methods, options.seeds, options.steps, options.updates, options.force)
+    return resolve(*basic, **settings)
 
 
 def run_plan(options) -> int:
@@ -125,14 +139,17 @@ def run_data(options) -> int:
 
 
 def run_warmup(options) -> int:
+    from dynclip.base import make_base
     from dynclip.policies import warm_start
     from dynclip.progress import Progress
+    from dynclip.scales import HubPolicy
     from evals.benchmarks import read_problems
 
     study = study_of(options)
     folder = options.results / study.name
-    say = Progress("base policy", study.scale.policy.warmup.max_steps, options.log).say
-    warm_start(study.scale, read_problems(folder / "data" / "train.jsonl"), folder / "base", say)
+    make = make_base if isinstance(study.scale.policy, HubPolicy) else warm_start
+    say = Progress("base policy", 0, options.log).say
+    make(study.scale, read_problems(folder / "data" / "train.jsonl"), folder / "base", say)
     return 0
 
 
@@ -144,6 +161,17 @@ def run_train(options) -> int:
     folder = options.results / study.name
     out = options.out or folder / "runs" / options.method / f"seed{options.seed}"
     train(study, options.method, options.seed, folder / "base", folder / "data" / "train.jsonl", out, options.log)
+    return 0
+
+
+def run_launch(options) -> int:
+    from dynclip.verl_launch import write_launch
+
+    if options.nodes < 1:
+        raise UserError(f"launch: --nodes {options.nodes}: expected at least 1")
+    study = study_of(options)
+    for script in write_launch(study, options.results / study.name, options.nodes):
+        print(script)
     return 0
 
 
@@ -189,7 +217,8 @@ def run_evaluate_checkpoint(options) -> int:
         "step": step,
     }
     say = Progress(f"evaluate {place}", len(names), options.log).say
-    evaluate(model, names, folder / "data", labels, folder / "samples" / place, folder / "scores" / place, say)
+    where = folder / "samples" / place, folder / "scores" / place
+    evaluate(model, names, folder / "data", labels, *where, say, study.scale.evaluation, study.scale.template)
     return 0
 
 

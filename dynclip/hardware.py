@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynclip.errors import UserError
@@ -24,6 +24,7 @@ class Gpu:
     name: str
     memory_gib: float
     bf16: bool  # matrix units for bfloat16: compute capability 8.0 and up
+    uuid: str = field(default="", compare=False)  # the same in every process, whatever CUDA_VISIBLE_DEVICES says
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,46 @@ def gpus() -> tuple[Gpu, ...]:
             handle = handles[index]
             major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB
-            found.append(Gpu(_text(pynvml.nvmlDeviceGetName(handle)), memory, major >= 8))
+            found.append(Gpu(_text(pynvml.nvmlDeviceGetName(handle)), memory, major >= 8, identities[index]))
         return tuple(found)
     except pynvml.NVMLError:
         return _gpus_by_torch()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def driver() -> str | None:
+    """The NVIDIA driver's version; None without a driver or its management library."""
+    pynvml = _management_library()
+    if pynvml is None:
+        return None
+    try:
+        return _text(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def links() -> str | None:
+    """How the machine's GPUs reach each other, in words; None for fewer than two, or where the driver does not say."""
+    pynvml = _management_library()
+    if pynvml is None:
+        return None
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        pairs = [(a, b) for i, a in enumerate(handles) for b in handles[i + 1 :]]
+        if not pairs:
+            return None
+
+        def connected(index: int) -> int:
+            return sum(pynvml.nvmlDeviceGetP2PStatus(*pair, index) == pynvml.NVML_P2P_STATUS_OK for pair in pairs)
+
+        # 0 is reading a peer's memory: the binding's own name for it is a tuple.
+        nvlink, peers = connected(pynvml.NVML_P2P_CAPS_INDEX_NVLINK), connected(0)
+        return f"{len(pairs)} pairs: {nvlink} by NVLink, {peers} read each other's memory"
+    except pynvml.NVMLError:
+        return None
     finally:
         pynvml.nvmlShutdown()
 
@@ -179,7 +216,20 @@ def _gpus_by_torch() -> tuple[Gpu, ...]:
     if not torch.cuda.is_available():
         return ()
     properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return tuple(Gpu(each.name, each.total_memory / GIB, each.major >= 8) for each in properties)
+    return tuple(Gpu(each.name, each.total_memory / GIB, each.major >= 8, f"GPU-{each.uuid}") for each in properties)
+
+
+def _management_library():
+    """NVIDIA's management library, initialised; None where there is none or it finds no driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
 
 
 def _text(value: str | bytes) -> str:

@@ -49,7 +49,7 @@ def trial(checkpoint: Path, arm: str, seed: int, rows: Sequence[dict], reward: C
     from transformers.trainer_utils import SaveStrategy
 
     from dynclip.methods import method
-    from dynclip.training import trainer_config
+    from dynclip.run import trainer_config
     from dynclip.trl import DynClipTrainer
 
     chosen, scale = ARMS[arm], LAPTOP

@@ -8,13 +8,14 @@ import sys
 UNUSED = ("vllm", "mlflow", "sklearn", "wandb", "trackio")
 
 
-def prepare() -> None:
+def prepare(keep: tuple[str, ...] = ()) -> None:
     """Call before importing transformers or trl: no needless imports, no hub look-ups, no progress bars of others.
 
-    Has no effect on packages that are already imported.
+    `keep`: packages of UNUSED that this process does use. Has no effect on packages that are already imported.
     """
     for package in UNUSED:
-        sys.modules.setdefault(package, None)
+        if package not in keep:
+            sys.modules.setdefault(package, None)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,5 +1,8 @@
 """The MLflow database results/mlflow.db: the one module that opens it, one process at a time.
 
+Where MLFLOW_TRACKING_URI is set, MLflow's own variable, that database or server is used instead. It may hold other
+people's work: nothing in it is deleted but changed runs of the same method and seed in the experiment dynclip/<scale>.
+
 The lock is not caution for its own sake: several processes that meet a fresh SQLite file break MLflow's
 migration, and the database stays broken.
 """
@@ -20,7 +23,7 @@ ENTITY = "dynclip.entity"  # study | <method> | <method>/seed<k>: what a run sta
 
 @contextmanager
 def open_client(results: Path):
-    """An MlflowClient on results/mlflow.db, held by this process alone."""
+    """An MlflowClient on results/mlflow.db or what MLFLOW_TRACKING_URI names, held by this process alone."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
@@ -28,16 +31,23 @@ def open_client(results: Path):
     from sqlalchemy.exc import SQLAlchemyError
 
     results.mkdir(parents=True, exist_ok=True)
-    database = results / "mlflow.db"
+    database, given = results / "mlflow.db", given_uri()
     with FileLock(f"{database}.lock"):
         try:
-            yield MlflowClient(tracking_uri=f"sqlite:///{database}")
+            yield MlflowClient(tracking_uri=given or f"sqlite:///{database}")
         except (MlflowException, SQLAlchemyError) as error:
             line = str(error).strip().partition("\n")[0]
+            advice = "it holds copies only: delete it, then run"
+            if given:
+                advice = "check MLFLOW_TRACKING_URI and what it names, or unset it, then run"
             raise UserError(
-                f"{database}: MLflow failed ({line}); it holds copies only: delete it, then run "
-                "snakemake --cores all --forcerun track"
+                f"{given or database}: MLflow failed ({line}); {advice} snakemake --cores all --forcerun track"
             ) from error
+
+
+def given_uri() -> str | None:
+    """The database or server that MLFLOW_TRACKING_URI names; None: results/mlflow.db is meant."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def _store(client):
@@ -46,15 +56,20 @@ def _store(client):
 
 
 def experiment_id(client, results: Path, scale: str) -> str:
-    """Id of the experiment dynclip/<scale>; one whose artifacts lie elsewhere (a moved folder) is
+    """Id of the experiment dynclip/<scale>; in results/mlflow.db one whose artifacts lie elsewhere (a moved folder) is
     started afresh.
     """
     from mlflow.entities import ViewType
+    from mlflow.store.db.db_types import DATABASE_ENGINES
 
     location = (results / "mlartifacts").as_uri()
-    name = f"dynclip/{scale}"
+    name, given = f"dynclip/{scale}", given_uri()
+    if given and urlparse(given).scheme.partition("+")[0] not in DATABASE_ENGINES:
+        location = None  # a server has a place of its own for artifacts
     for found in client.search_experiments(ViewType.ALL, filter_string=f"name = '{name}'"):
-        if found.lifecycle_stage == "active" and found.artifact_location == location:
+        if given and found.lifecycle_stage != "active":
+            client.restore_experiment(found.experiment_id)
+        if given or (found.lifecycle_stage == "active" and found.artifact_location == location):
             return found.experiment_id
         if found.lifecycle_stage == "active":
             client.delete_experiment(found.experiment_id)
@@ -75,17 +90,20 @@ def known_runs(client, experiment: str) -> dict[str, list]:
             return known
 
 
-def artifact_folder(run) -> Path:
-    """Where a run's artifacts lie on this machine."""
-    return Path(unquote(urlparse(run.info.artifact_uri).path))
+def artifact_folder(run) -> Path | None:
+    """Where a run's artifacts lie on this machine; None where a server keeps them."""
+    place = urlparse(run.info.artifact_uri)
+    return Path(unquote(place.path)) if place.scheme in ("", "file") else None
 
 
 def delete_run(client, run) -> None:
+    """Delete a run for good; a server lets it be marked as deleted only."""
     client.delete_run(run.info.run_id)
-    _store(client)._hard_delete_run(run.info.run_id)
-    folder = artifact_folder(run).parent
-    if folder.name == run.info.run_id:  # never a path that MLflow did not make for this run
-        shutil.rmtree(folder, ignore_errors=True)
+    if hasattr(_store(client), "_hard_delete_run"):
+        _store(client)._hard_delete_run(run.info.run_id)
+    folder = artifact_folder(run)
+    if folder and folder.parent.name == run.info.run_id:  # never a path that MLflow did not make for this run
+        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def training_points(rows: list[dict], start: int) -> list:

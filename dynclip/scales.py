@@ -65,13 +65,15 @@ class HubPolicy:
 class Execution:
     """How trainings are executed. It decides speed and memory, not the method; no field is part of a comparison.
 
-    gpus: of one training. sharding: "none" (each process holds all), "fsdp2" or "zero3". micro_batch: completions in
-    one forward pass of one process, None for a whole mini-batch; halved when memory runs out. sampler: "transformers"
-    or "vllm" (in the training process; a server where DYNCLIP_VLLM_SERVER names one). gpu_share: of each GPU's memory
-    that vLLM may take; sleep: whether it gives that memory back while the policy is updated.
+    gpus: of one training. processes: one per GPU, or on a CPU one, unless given. sharding: "none" (each process holds
+    all), "fsdp2" or "zero3". micro_batch: completions in one forward pass of one process, None for a whole mini-batch;
+    halved when memory runs out. sampler: "transformers" or "vllm" (in the training process; a server where
+    DYNCLIP_VLLM_SERVER names one). gpu_share: of each GPU's memory that vLLM may take; sleep: whether it gives that
+    memory back while the policy is updated.
     """
 
     gpus: int = 0
+    processes: int | None = None
     sharding: str = "none"
     dtype: str = "float32"  # of the forward and backward passes; weights and moments stay float32
     micro_batch: int | None = None
@@ -233,7 +235,7 @@ WORKSTATION = Scale(
     thresholds=1.0,
     threads=4,
     template="chat",
-    execution=Execution(gpus=1, dtype="bfloat16", sampler="vllm", micro_batch=64),
+    execution=Execution(gpus=1, dtype="bfloat16", sampler="vllm", micro_batch=16),
     evaluation=Evaluation(engine="auto", max_tokens=512),
 )  # fmt: skip
 
@@ -314,7 +316,7 @@ PAPER_7B = replace(
 )
 
 REHEARSAL = "_rehearsal"
-REAL_SCALES = (LAPTOP, MINIATURE, WORKSTATION, WORKSTATION_QWEN, WORKSTATION_SMALL, PAPER, PAPER_7B)
+REAL_SCALES = (LAPTOP, WORKSTATION, WORKSTATION_QWEN, WORKSTATION_SMALL, PAPER, PAPER_7B)
 
 
 def rehearsal(scale: Scale) -> Scale:
@@ -339,7 +341,7 @@ def rehearsal(scale: Scale) -> Scale:
 
 
 TINY_STAGE = Supervised(solutions=16, epochs=1, batch=8, learning_rate=1e-4)
-SCALES: dict[str, Scale] = {scale.name: scale for scale in (*REAL_SCALES, *map(rehearsal, REAL_SCALES))}
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (*REAL_SCALES, MINIATURE, *map(rehearsal, REAL_SCALES))}
 
 AGGREGATIONS = ("token", "sequence", "fixed")
 SHARDINGS = ("none", "fsdp2", "zero3")
@@ -387,7 +389,7 @@ def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, 
 # What a user may set besides: of the scale, or of its execution.
 SETTABLE = (
     "minibatches", "epochs", "aggregation", "dual_clip", "template", "reward",
-    "gpus", "sharding", "sampler", "dtype", "micro_batch",
+    "gpus", "processes", "sharding", "sampler", "dtype", "micro_batch",
 )  # fmt: skip
 
 
@@ -415,7 +417,9 @@ def with_settings(scale: Scale, settings: dict) -> Scale:
         else:
             scale = replace(scale, execution=replace(scale.execution, **{name: value}))
     if scale.completions % scale.minibatches:
-        raise UserError(f"minibatches={scale.minibatches}: does not divide the {scale.completions} completions of a step")
+        raise UserError(
+            f"minibatches={scale.minibatches}: does not divide the {scale.completions} completions of a step"
+        )
     return scale
 
 

@@ -35,8 +35,8 @@ DIGEST = "dynclip.digest"  # of all that was imported; set last: a run without i
 
 
 def track(results: Path | str, scale: str, methods=None, seeds=None) -> dict:
-    """Bring results/mlflow.db up to date with the finished runs of results/<scale>; returns and writes
-    tracking.json.
+    """Bring results/mlflow.db (or what MLFLOW_TRACKING_URI names) up to date with the finished runs of results/<scale>;
+    returns and writes tracking.json.
 
     The answer maps "<method>/seed<k>" to {"run_id", "fingerprint", "state"}, state being "imported",
     "replaced" or "unchanged" ("state" is not written). A run whose content changed is deleted for good and
@@ -138,9 +138,10 @@ def _import_run(client, experiment, known, evidence: Evidence, method, seed, nam
 
 
 def _artifacts(run, scores: list[dict]) -> bool:
-    """Whether the samples that belong to an imported run are still on disk."""
-    folder = artifact_folder(run) / "samples"
-    return all((folder / f"{s['benchmark']}.json").is_file() for s in scores if s["checkpoint"] == "final")
+    """Whether the samples that belong to an imported run are still on disk; a server's are taken to be there."""
+    folder = artifact_folder(run)
+    names = [f"{score['benchmark']}.json" for score in scores if score["checkpoint"] == "final"]
+    return folder is None or all((folder / "samples" / name).is_file() for name in names)
 
 
 def _tags(run: dict, name: str, parent: str) -> dict[str, str]:

@@ -14,13 +14,16 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from dynclip import checkpoints, lean
+from dynclip import checkpoints
 from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256, write_atomic, write_json
 from dynclip.methods import find
+from dynclip.processes import Job, in_workers, processes_of, run_workers
 from dynclip.progress import Progress
 from dynclip.provenance import changes, code_digest, digest, environment, method_digest
-from dynclip.scales import Scale, Study
+from dynclip.recovery import Preempted, with_recovery
+from dynclip.run import STOP_FILE, micro_batches, protocol, run_trainer
+from dynclip.scales import Study
 from dynclip.studies import Arm, arm, with_thresholds
 
 
@@ -33,6 +36,7 @@ def fingerprint(study: Study, method: str, seed: int, base: Path, data: Path) ->
         "steps": str(study.steps),
         "settings": digest({name: getattr(scale, name) for name in SETTINGS}),
         "base model": checkpoints.weights_sha256(base),
+        "sampler and precision": f"{scale.execution.sampler}, {scale.execution.dtype}",
         "data": sha256(data),
         "code": code_digest(*SHARED_CODE),
     }
@@ -40,35 +44,41 @@ def fingerprint(study: Study, method: str, seed: int, base: Path, data: Path) ->
 
 SETTINGS = (
     "prompts_per_step", "group_size", "minibatches", "epochs", "learning_rate", "max_completion", "early_fraction",
-    "thresholds", "threads",
+    "thresholds", "threads", "max_prompt", "repeats", "weight_decay", "aggregation", "dual_clip", "template", "reward",
 )  # fmt: skip
 
 
 # The code that every training shares: the loop, the trainer, the loss, the reward.
 SHARED_CODE = (
-    "dynclip.training:run_trainer",
-    "dynclip.training:trainer_config",
+    "dynclip.run:run_trainer",
+    "dynclip.run:trainer_config",
     "dynclip.trl:DynClipTrainer",
     "dynclip.objective:Method",
     "evals.grading:grade_many",
 )
 
 
+def arm_study(study: Study, name: str) -> tuple[Arm, Study]:
+    """The arm of that name, and the study as the arm trains in it: with its batches and its method's options."""
+    chosen = arm(name)
+    options = with_thresholds(chosen.method, {**chosen.options, **study.options}, study.scale.thresholds)
+    return chosen, replace(study, scale=chosen.scale(study.scale), options=options)
+
+
 def train(study: Study, name: str, seed: int, base: Path, data: Path, out: Path, log=None) -> dict:
     """Train the arm `name` (a method's name, or one of `dynclip.studies`) with `seed` from `base` on the problems of
     `data`; publish to `out`; return the run record.
 
-    Writes out/metrics.jsonl, out/checkpoints/step<N>/ and, last, out/run.json. Raises UserError for damaged inputs.
+    Writes out/metrics.jsonl, out/checkpoints/step<N>/ and, last, out/run.json. Raises UserError for damaged inputs, and
+    Preempted when it was told to stop (SIGTERM): the same call goes on from the checkpoint that was then written.
     """
     from evals.benchmarks import read_problems
 
     checkpoints.verify(base, rebuild_command("warmup", base / checkpoints.MANIFEST))
-    chosen = arm(name)
-    options = with_thresholds(chosen.method, {**chosen.options, **study.options}, study.scale.thresholds)
-    study = replace(study, scale=chosen.scale(study.scale), options=options)
+    chosen, study = arm_study(study, name)
     problems = read_problems(data)
     needed = study.steps * study.scale.prompts_per_step
-    if needed > len(problems):
+    if needed > len(problems) and not study.scale.repeats:
         raise UserError(
             f"{data}: {len(problems)} problems, but {study.steps} steps x {study.scale.prompts_per_step} prompts "
             f"need {needed}; use steps={len(problems) // study.scale.prompts_per_step} or fewer"
@@ -84,15 +94,49 @@ def train_alone(study: Study, arm: Arm, seed: int, base, problems, data, out, lo
     parts = fingerprint(study, arm.method, seed, base, data)
     progress = Progress(f"{arm.name} seed {seed}", study.steps, log)
     claim_state(state, parts, progress.say)
-    steps = sorted(study.checkpoints.values())
-    exports = {step: state / "exports" / f"step{step}" for step in steps}
+    (state / STOP_FILE).unlink(missing_ok=True)
+    exports = export_folders(study, state)
     started = time.perf_counter()
-    if all((path / checkpoints.MANIFEST).exists() for path in exports.values()):
+    restarts = {"micro_batch": None, "restarts": 0}
+    if complete(exports):
         progress.say("training was already complete; publishing")
     else:
-        run_trainer(study, arm.method, seed, base, problems, state, exports, progress)
+
+        def attempt(micro_batch: int | None) -> None:
+            resume, done = newest(state, study, progress.say)
+            if in_workers(study.scale.execution):
+                job = Job(study.overrides, arm.name, seed, base, data, state, log, resume, done, micro_batch)
+                run_workers(job, study.scale.execution, progress.say)
+            else:
+                run_trainer(
+                    study, arm.method, seed, base, problems, state, exports, progress, resume, done, micro_batch
+                )
+
+        most = micro_batches(study.scale, processes_of(study.scale.execution), study.scale.execution.micro_batch)[0]
+        restarts = with_recovery(attempt, most, progress.say)
+        if not complete(exports):
+            raise Preempted(f"{out}: told to stop; a checkpoint is written, the same command goes on from it")
     seconds = time.perf_counter() - started
-    return publish(study, arm, seed, parts, base, data, out, exports, seconds)
+    return publish(study, arm, seed, parts, base, data, out, exports, seconds, restarts)
+
+
+def export_folders(study: Study, state: Path) -> dict[int, Path]:
+    """Rollout step -> where the policy of that moment is kept until the run is published."""
+    return {step: state / "exports" / f"step{step}" for step in sorted(study.checkpoints.values())}
+
+
+def complete(exports: dict[int, Path]) -> bool:
+    return all((path / checkpoints.MANIFEST).exists() for path in exports.values())
+
+
+def newest(state: Path, study: Study, say) -> tuple[Path | None, int]:
+    """(newest whole checkpoint, the rollout steps it has done), with the metrics rewound to it."""
+    resume = checkpoints.latest(state)
+    done = json.loads((resume / "dynclip.json").read_text())["rollout_step"] if resume else 0
+    rewind(state / "metrics.jsonl", done)
+    if done:
+        say(f"resuming at step {done} of {study.steps} from {resume}")
+    return resume, done
 
 
 def claim_state(state: Path, parts: dict, say) -> None:
@@ -106,114 +150,6 @@ def claim_state(state: Path, parts: dict, say) -> None:
     if state.exists():
         shutil.rmtree(state)
     write_json(record, parts)
-
-
-def run_trainer(study, method, seed, base, problems, state, exports, progress) -> None:
-    """Build the trainer, resume it from the newest whole checkpoint if there is one, and train to the last step."""
-    lean.prepare()
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.trainer_callback import PrinterCallback
-
-    from dynclip.recorder import Recorder
-    from dynclip.trl import DynClipTrainer
-    from evals.grading import grade_many
-
-    def reward(completions, answer, **_):
-        return [float(v.correct) for v in grade_many(list(zip(completions, answer, strict=True)))]
-
-    torch.set_num_threads(study.scale.threads)
-    trainer = DynClipTrainer(
-        model=AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, local_files_only=True),
-        processing_class=AutoTokenizer.from_pretrained(base, local_files_only=True),
-        reward_funcs=reward,
-        args=trainer_config(study, seed, state),
-        train_dataset=Dataset.from_list([{"prompt": p.problem, "answer": p.answer} for p in problems]),
-        dynclip_method=method,
-        dynclip_options=study.options,
-        allow_on_policy=True,  # `resolve` has refused or forced it for the whole study
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Recorder(trainer, state, exports, progress))
-    resume = checkpoints.latest(state)
-    done = json.loads((resume / "dynclip.json").read_text())["rollout_step"] if resume else 0
-    rewind(state / "metrics.jsonl", done)
-    if done:
-        progress.say(f"resuming at step {done} of {study.steps} from {resume}")
-    progress.start(done)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-
-
-def trainer_config(study: Study, seed: int, state: Path):
-    """TRL's configuration of a run: no KL, token-mean loss, constant rate, several updates per rollout batch."""
-    from trl import GRPOConfig
-
-    scale: Scale = study.scale
-    return GRPOConfig(
-        output_dir=str(state),
-        seed=seed,
-        data_seed=seed,
-        max_steps=study.steps * scale.updates_per_rollout,
-        per_device_train_batch_size=scale.prompts_per_step * scale.group_size // scale.minibatches,
-        steps_per_generation=scale.minibatches,
-        num_iterations=scale.epochs,
-        gradient_accumulation_steps=1,
-        num_generations=scale.group_size,
-        max_completion_length=scale.max_completion,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        learning_rate=scale.learning_rate,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        beta=0.0,
-        loss_type="dapo",
-        scale_rewards="group",
-        save_strategy="steps",
-        save_steps=scale.checkpoint_every * scale.updates_per_rollout,
-        save_total_limit=None,
-        logging_steps=1,
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-    )
-
-
-# What runs that are compared must share, beside data, start and length: the words of an error -> TRL's field.
-PROTOCOL = {
-    "loss aggregation": "loss_type",
-    "dual clip": "delta",
-    "mini-batches per rollout batch": "steps_per_generation",
-    "epochs per rollout batch": "num_iterations",
-    "completions per mini-batch": "per_device_train_batch_size",
-    "samples per prompt": "num_generations",
-    "completion length": "max_completion_length",
-    "sampling temperature": "temperature",
-    "advantage scaling": "scale_rewards",
-    "KL coefficient": "beta",
-    "optimizer": "optim",
-    "learning rate": "learning_rate",
-    "learning-rate schedule": "lr_scheduler_type",
-    "weight decay": "weight_decay",
-    "gradient clip": "max_grad_norm",
-}
-
-
-def protocol(study: Study, seed: int, state: Path) -> dict[str, str]:
-    """The settings of a run that are not its method's, in words: runs that differ in one cannot be compared."""
-    from dynclip.trl import ENTROPY
-
-    config = trainer_config(study, seed, state)
-    found = {name: str(getattr(config, field)) for name, field in PROTOCOL.items()}
-    order = "TRL's sampler, seeded by the run's seed" if config.data_seed == seed else f"data_seed {config.data_seed}"
-    factor = f"{study.scale.thresholds:g}"
-    return found | {"factor on thresholds": factor, "data order": order, "entropy definition": ENTROPY}
 
 
 def rewind(metrics: Path, done: int) -> None:
@@ -232,7 +168,7 @@ def rewind(metrics: Path, done: int) -> None:
     write_atomic(metrics, "".join(line + "\n" for line in kept))
 
 
-def publish(study: Study, arm: Arm, seed: int, parts, base, data, out, exports, seconds) -> dict:
+def publish(study: Study, arm: Arm, seed: int, parts, base, data, out, exports, seconds, restarts) -> dict:
     """Copy the finished run out of its state, write its record last, then remove the state."""
     for step, path in exports.items():
         target = out / "checkpoints" / f"step{step}"
@@ -257,6 +193,7 @@ def publish(study: Study, arm: Arm, seed: int, parts, base, data, out, exports, 
         "data_sha256": sha256(data),
         "checkpoints": sorted(exports),
         "seconds": round(seconds, 2),
+        "execution": {**vars(study.scale.execution), **restarts, "processes": processes_of(study.scale.execution)},
         "environment": environment(),
     }
     write_json(out / "run.json", record)

@@ -8,7 +8,8 @@
    forward pass TRL makes anyway) and given to the method's controller; what the method decides once per rollout batch
    is decided there; rollouts are seeded by (seed, step), so that runs of different methods share their random numbers;
    the controller's state is saved in every checkpoint;
-3) checkpoints written aside, checksummed and renamed.
+3) checkpoints written aside, checksummed and renamed;
+4) updates whose gradient is not finite, or whose ratios explode, are skipped and counted.
 
 Methods that need full logits get them from the hidden states that TRL's fused output head starts from, a chunk of
 tokens at a time.
@@ -22,6 +23,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,17 +34,29 @@ from trl import GRPOTrainer
 from dynclip.batch import TokenBatch
 from dynclip.checkpoints import seal
 from dynclip.controllers import Hysteresis
+from dynclip.errors import UserError
 from dynclip.methods import method
 from dynclip.objective import Method
+from dynclip.trl_vllm import engine_options, sync_by_reloading
 from dynclip.vocabulary import reduce_logits
 
 SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 STATE_FILE = "dynclip.json"
+FAILED_BATCH = "failed_batch.safetensors"  # in the output folder: the mini-batch of a run that had to stop
+RATIO_LIMIT = 1e4  # beyond it importance sampling says nothing any more, and one token outweighs its batch
+SKIPS_IN_A_ROW = 3
 # Of `policy/entropy`, and of what controllers observe.
 ENTROPY = "full vocabulary at the sampling temperature, of the sampling policy, mean over the rollout batch's tokens"
 logger = logging.getLogger(__name__)
 # Where a model's config says that its logits are more than hidden states times the output head.
 LOGIT_SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+
+# transformers loads the optimizer's state of a training in several processes to "cpu:0", "cpu:1", … where there is no
+# GPU; torch knows how to restore to "cpu" alone.
+torch.serialization.register_package(
+    11, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+)
 
 
 class DynClipTrainer(GRPOTrainer):
@@ -56,7 +70,11 @@ class DynClipTrainer(GRPOTrainer):
     """
 
     def __init__(self, *args, dynclip_method="grpo", dynclip_options=None, allow_on_policy=False, **kwargs):
-        super().__init__(*args, **kwargs)
+        on_cpu = not torch.cuda.is_available() or getattr(kwargs.get("args"), "use_cpu", False)
+        with engine_options(on_cpu):
+            super().__init__(*args, **kwargs)
+        if self.use_vllm and self.vllm_mode == "colocate" and on_cpu:
+            self.vllm_generation.sync_weights = partial(sync_by_reloading, self.vllm_generation)
         # TRL counts every sampled batch once per `steps_per_generation` slice and reuses it `num_iterations` times.
         slices, accumulation = (
             self.args.steps_per_generation * self.num_iterations,
@@ -89,6 +107,9 @@ class DynClipTrainer(GRPOTrainer):
         self._reduced: list[torch.Tensor] = []
         self._success: torch.Tensor | None = None
         self._row: dict[str, list] = {}
+        self._parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._last_inputs: dict[str, torch.Tensor] = {}
+        self._update_ratio, self._skipped_in_a_row = 0.0, 0
         self._restored_state: dict | None = None
 
     @property
@@ -215,6 +236,7 @@ class DynClipTrainer(GRPOTrainer):
             )
 
     def _compute_loss(self, model, inputs):
+        self._last_inputs = inputs
         completion_ids, mask = inputs["completion_ids"], inputs["completion_mask"]
         input_ids = torch.cat([inputs["prompt_ids"], completion_ids], dim=1)
         attention_mask = torch.cat([inputs["prompt_mask"], mask], dim=1)
@@ -246,15 +268,30 @@ class DynClipTrainer(GRPOTrainer):
             replace(batch, weight=weight, prepared=True), self.rollout_step, dual_clip=self.args.delta
         )
         if self.model.training:
-            for name, value in output.metrics.items():
-                everywhere = self.accelerator.gather(value)
-                number = (everywhere.max() if name == "policy/ratio_max" else everywhere.mean()).item()
-                self._row.setdefault(name, []).append(number)
-                self._metrics["train"][name].append(number)
+            self._note(output.metrics, mask)
         self._metrics["train" if self.model.training else "eval"]["entropy"].append(
             ((entropy.detach() * mask).sum() / mask.sum().clamp(min=1)).item()
         )
         return self._aggregate(output.per_token, mask, inputs)
+
+    def _note(self, metrics: dict[str, torch.Tensor], mask: torch.Tensor) -> None:
+        """Keep a micro-batch's measurements, over all processes, for the end of its update: means weighted by tokens,
+        so that they do not depend on how a mini-batch is cut."""
+        row = torch.stack([*(value.detach().float() for value in metrics.values()), (mask != 0).sum().float()])
+        everywhere = self.accelerator.gather(row.unsqueeze(0)).double().cpu()
+        for name, column in zip(metrics, everywhere[:, :-1].T, strict=True):
+            self._parts.setdefault(name, []).append((column, everywhere[:, -1]))
+
+    def _finish_update(self) -> None:
+        for name, parts in self._parts.items():
+            values, tokens = (torch.cat(column) for column in zip(*parts, strict=True))
+            number = (values * tokens).sum() / tokens.sum().clamp(min=1)
+            if name == "policy/ratio_max":
+                number = values.max()
+                self._update_ratio = number.item() if number.isfinite() else math.inf
+            self._row.setdefault(name, []).append(number.item())
+            self._metrics["train"][name].append(number.item())
+        self._parts = {}
 
     def _aggregate(self, per_token, mask, inputs):
         """TRL's own normalisation of the run's `loss_type`, in TRL's order of operations."""
@@ -271,9 +308,48 @@ class DynClipTrainer(GRPOTrainer):
             tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
         return (per_token * mask).sum() / tokens
 
+    def _clip_grad_norm(self, model):
+        """TRL's gradient clipping; then, where the update would do harm, no gradients: the optimizer leaves weights and
+        moments as they are. The norm and the largest ratio are those of all processes, so all decide alike."""
+        norm = super()._clip_grad_norm(model)
+        self._finish_update()
+        ratio, self._update_ratio = self._update_ratio, 0.0
+        size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if math.isfinite(size) and ratio <= RATIO_LIMIT:
+            self._skipped_in_a_row = 0
+            self._row.setdefault("train/skipped", []).append(0.0)
+            return norm
+        self._skipped_in_a_row += 1
+        self._row.setdefault("train/skipped", []).append(1.0)
+        what = f"gradient norm {size:.3g}, largest ratio {ratio:.3g}"
+        if self.accelerator.is_main_process:
+            logger.warning("rollout step %s: update skipped (%s)", self.rollout_step, what)
+        if self._skipped_in_a_row >= SKIPS_IN_A_ROW:
+            path = self._save_last_inputs()
+            raise UserError(
+                f"rollout step {self.rollout_step}: {SKIPS_IN_A_ROW} updates in a row had to be skipped (the last: "
+                f"{what}); its mini-batch is in {path}; lower the learning rate or tighten the method's bounds"
+            )
+        model.zero_grad(set_to_none=True)
+        return norm
+
+    def _save_last_inputs(self) -> Path:
+        from safetensors.torch import save_file
+
+        path = Path(self.args.output_dir) / FAILED_BATCH
+        tensors = {name: v.detach().cpu().contiguous() for name, v in self._last_inputs.items() if torch.is_tensor(v)}
+        if self.accelerator.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, path)
+        return path
+
     def take_row(self) -> dict[str, float]:
-        """The finished rollout step's measurements: means over its updates (ratio_max: the maximum). Empties them."""
-        row = {name: max(v) if name == "policy/ratio_max" else sum(v) / len(v) for name, v in self._row.items()}
+        """The finished rollout step's measurements: means over its updates (ratio_max: the maximum). Empties them.
+
+        `train/skipped` is the share of its updates that were skipped; their values, where not finite, count nowhere.
+        """
+        finite = {name: [v for v in values if math.isfinite(v)] for name, values in self._row.items()}
+        row = {name: max(v) if name == "policy/ratio_max" else sum(v) / len(v) for name, v in finite.items() if v}
         self._row = {}
         return row
 
@@ -292,6 +368,7 @@ class DynClipTrainer(GRPOTrainer):
             super()._save_checkpoint(model, trial)
         finally:
             self._writing = False
+        self.accelerator.wait_for_everyone()  # every process may have written a part
         if self.args.should_save:
             name = f"checkpoint-{self.state.global_step}"
             aside = Path(self.args.output_dir) / ".writing" / name
@@ -305,6 +382,7 @@ class DynClipTrainer(GRPOTrainer):
             rotate_checkpoints(
                 self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )
+        self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

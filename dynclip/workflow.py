@@ -8,15 +8,20 @@ import atexit
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from dynclip import hardware
 from dynclip.errors import UserError
+from dynclip.processes import processes_of
 from dynclip.provenance import code_digest, digest, method_digest
-from dynclip.scales import SCALES, Study, resolve
+from dynclip.scales import REHEARSAL, SCALES, SETTABLE, HubPolicy, Study, resolve
 from dynclip.training import SETTINGS, SHARED_CODE
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force")
+CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", *SETTABLE)
+
+REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph with next to no work
 
 # Entry points of each rule: what they use inside the project is found from there.
 CODE = {
@@ -45,6 +50,8 @@ def study_from(config: dict, words: list[str]) -> Study:
         for key in config:
             if key not in CONFIG_KEYS:
                 raise UserError(f"unknown --config key {key!r}; the keys are: {', '.join(CONFIG_KEYS)}")
+        if REHEARSE in words and not str(config.get("scale", "laptop")).endswith(REHEARSAL):
+            config = {**config, "scale": str(config.get("scale", "laptop")) + REHEARSAL}
         study = resolve(**config)
         if Path("results").exists() and not Path("results").is_dir():
             raise UserError("results is a file; dynclip writes to a folder of that name here: move the file away")
@@ -83,15 +90,15 @@ def method_names() -> list[str]:
     return ["base", *ARMS]
 
 
-def check_start(study: Study, words: list[str]) -> None:
+def check_start(study: Study, words: list[str], submitted: bool = False) -> None:
     """Print the plan of what `words` ask for and refuse to start what cannot finish (full disk, unwritable results):
-    exit status 2."""
+    exit status 2. Jobs that are `submitted` to a cluster run on other machines: this one needs no GPUs."""
     from dynclip.plan import print_plan
     from dynclip.studies import STUDIES
 
     try:
         asked = list(STUDIES) if "studies" in words else [name for name in STUDIES if name in words]
-        print_plan(study, Path("results"), asked)
+        print_plan(study, Path("results"), asked, remote=submitted)
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         sys.exit(2)
@@ -99,17 +106,22 @@ def check_start(study: Study, words: list[str]) -> None:
 
 def say_goodbye(study: Study) -> None:
     """The last lines of a finished study: how to look at it. At exit, so that nothing is printed after them."""
+    from dynclip.ledger import given_uri
+
+    ui = given_uri() or "mlflow ui --backend-store-uri sqlite:///results/mlflow.db"
     atexit.register(
         print,
         f"\nreport:  open results/{study.name}/report.html in a browser, or: python -m webbrowser "
         f"results/{study.name}/report.html\n"
-        "MLflow:  mlflow ui --backend-store-uri sqlite:///results/mlflow.db",
+        f"MLflow:  {ui}",
         file=sys.stderr,
     )
 
 
-def code_of(rule: str) -> str:
-    """Digest of the code behind a rule."""
+def code_of(rule: str, study: Study | None = None) -> str:
+    """Digest of the code behind a rule, as far as it depends on nothing but the rule and the kind of policy."""
+    if rule == "warmup" and study and isinstance(study.scale.policy, HubPolicy):
+        return code_digest("dynclip.base:make_base")
     return code_digest(*CODE[rule])
 
 
@@ -127,11 +139,18 @@ def settings_of(rule: str, study: Study) -> str:
 
     if rule == "data":
         return digest([repr(TRAIN_SETS[study.scale.train_set]), *(repr(BENCHMARKS[n]) for n in study.scale.benchmarks)])
+    if rule == "warmup" and isinstance(study.scale.policy, HubPolicy):
+        lengths = study.scale.max_prompt, study.scale.max_completion
+        return digest([repr(study.scale.policy), study.scale.template, lengths])
     if rule == "warmup":
         return digest([vars(study.scale.policy), vars(study.scale.policy.warmup), study.scale.max_completion])
     if rule == "evaluate":
-        return digest({name: repr(BENCHMARKS[name]) for name in study.scale.benchmarks})
-    return digest({name: getattr(study.scale, name) for name in SETTINGS})
+        how = repr(study.scale.evaluation), study.scale.template
+        return digest([*how, {name: repr(BENCHMARKS[name]) for name in study.scale.benchmarks}])
+    execution = study.scale.execution
+    return digest(
+        {name: getattr(study.scale, name) for name in SETTINGS} | {"s": execution.sampler, "d": execution.dtype}
+    )
 
 
 def model_of(study: Study, wildcards) -> str:
@@ -198,3 +217,64 @@ def figure_files(study: Study, kind: str) -> list[str]:
     from dynclip.figures import FIGURES
 
     return [f"results/{study.name}/figures/{name}.{kind}" for name in FIGURES]
+
+
+# What jobs ask a cluster for
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one job of a rule asks for. A limit of its own makes no run on one machine slower: only `threads` and `gpus`
+    decide there what runs side by side."""
+
+    threads: int
+    gpus: int
+    memory_mib: int  # of the host
+    minutes: int  # of the first attempt
+
+    def limit(self, attempt: int) -> int:
+        """Minutes of an attempt, the first being 1: every retry asks for as much more, in case time ran out."""
+        return self.minutes * attempt
+
+
+# Passed to sbatch by Snakemake's SLURM plugin: SIGTERM this many seconds before the time limit. A training then
+# finishes its rollout step (246 s at the paper_7b scale on 8 H100, by the paper's hours) and writes a checkpoint.
+SLURM_SIGNAL = "--signal=TERM@600"
+# Host memory of one process: interpreter, torch, CUDA and the sampling engine, without weights. Tiny policies were
+# measured at 1.5 GiB; a language model's share is an upper guess, not measured.
+PROCESS_MIB, TINY_PROCESS_MIB = 12 * 1024, 4 * 1024
+
+
+def needs(study: Study) -> dict[str, Needs]:
+    """Rule -> what one job of it asks for, from the scale's numbers. An evaluation and the base policy's supervised
+    stage take one GPU where a training takes any."""
+    scale = study.scale
+    processes, gpus = processes_of(scale.execution), scale.execution.gpus
+    one = min(1, gpus)
+    if not isinstance(scale.policy, HubPolicy):
+        return {
+            "warmup": Needs(2, 0, TINY_PROCESS_MIB, 60),
+            "train": Needs(scale.threads * processes, 0, TINY_PROCESS_MIB * processes, 60),
+            "evaluate": Needs(1, 0, TINY_PROCESS_MIB, 60),
+        }
+    weights = 0 if scale.policy.random else -(-4 * scale.policy.architecture.parameters // 2**20)
+    # Beside its share of the GPUs a process holds the weights once in float32, while it loads them. Without a GPU it
+    # holds weights, gradients and two moments. The main process holds another copy while it saves.
+    per_process = PROCESS_MIB + (weights if gpus else 4 * weights)
+    # The paper's trainings took 17.4 and 27.3 hours on 8 H100.
+    minutes = 24 * 60 if gpus > 1 else 4 * 60
+    return {
+        "warmup": Needs(max(2, scale.threads), one if scale.policy.supervised else 0, per_process + weights, 4 * 60),
+        "train": Needs(scale.threads * processes, gpus, per_process * processes + weights, minutes),
+        "evaluate": Needs(scale.threads, one, PROCESS_MIB + weights, 8 * 60),
+    }
+
+
+def share_gpus(workflow, study: Study) -> None:
+    """Let jobs that run side by side on this machine take no more GPUs together than are visible, where nobody said
+    `--resources gpu=...`: Snakemake would take the number for unlimited. A cluster counts its own.
+
+    `workflow` is Snakemake's; it asks for the number of jobs (`nodes`) where they are submitted to a cluster.
+    """
+    if study.scale.execution.gpus and workflow.nodes is None:
+        workflow.global_resources.setdefault("gpu", max(1, len(hardware.gpus())))

@@ -129,7 +129,7 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
         ),
         HubSet(
             name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",
-            problem="question", answer="answer", answer_rule="gsm8k", count=7473,
+            problem="question", answer="answer", answer_rule="gsm8k", solution="answer", solution_rule="gsm8k", count=7473,
             content="f6d1e8227f7642f9b42da09a24b43807c031835dea29e6ed6bd94451c349f8d7",
         ),
         HubSet(
@@ -255,8 +255,9 @@ def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple
 
 
 def _line(problem: Problem) -> str:
-    """A row of a data file; few golds have a tolerance, and the others' rows do without the field."""
-    return json.dumps({name: value for name, value in asdict(problem).items() if name != "tolerance" or value}) + "\n"
+    """A row of a data file; few problems have a tolerance or a solution, the others' rows do without the field."""
+    empty = {name for name in ("tolerance", "solution") if not getattr(problem, name)}
+    return json.dumps({name: value for name, value in asdict(problem).items() if name not in empty}) + "\n"
 
 
 def check_golds(name: str, problems: list[Problem]) -> None:

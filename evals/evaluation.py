@@ -18,6 +18,7 @@ from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256, write_json
 from dynclip.progress import Progress
 from dynclip.provenance import environment
+from dynclip.scales import Evaluation
 from evals import grading
 from evals.benchmarks import BENCHMARKS, load_problems, read_problems
 from evals.choice import Choice, Job, choose_engine, fitting_batch
@@ -72,8 +73,10 @@ def evaluate(
     samples: Path,
     scores: Path,
     say=print,
+    how: Evaluation | None = None,
+    template: str = "plain",
 ) -> dict[str, dict]:
-    """Score the policy in `model` on each of `benchmarks`, read from `data`/<benchmark>.jsonl.
+    """Score the policy in `model` on each of `benchmarks`, read from `data`/<benchmark>.jsonl, as `how` says.
 
     One engine start serves them all. Writes `samples`/<benchmark>.parquet, then `scores`/<benchmark>.json, whose
     leading fields are `labels` (scale, method, seed, checkpoint, step). Returns the score records by benchmark.
@@ -81,15 +84,16 @@ def evaluate(
     """
     rule = "warmup" if labels.get("method") == "base" else "train"
     checkpoints.verify(model, rebuild_command(rule, model / checkpoints.MANIFEST))
+    how, source = how or Evaluation(), local(model)
     tasks = [
         Task(
             name,
             BENCHMARKS[name].content,
-            read_problems(data / f"{name}.jsonl"),
-            BENCHMARKS[name].k,
-            BENCHMARKS[name].sampling,
+            read_problems(data / f"{name}.jsonl")[: how.limit],
+            how.k or BENCHMARKS[name].k,
+            replace(BENCHMARKS[name].sampling, **({"max_tokens": how.max_tokens} if how.max_tokens else {})),
             BENCHMARKS[name].seed,  # the same draws for every policy: common random numbers
-            TEMPLATES["plain"],
+            TEMPLATES[template],
             samples / f"{name}.parquet",
             scores / f"{name}.json",
         )
@@ -99,10 +103,12 @@ def evaluate(
     def start(samples_missing: int) -> Engine:
         import torch
 
+        if how.engine == "auto":
+            return fastest_engine(samples_missing, source, tasks, say=say)
         torch.set_num_threads(THREADS)
-        return TransformersEngine.load(model)
+        return TransformersEngine.load(model, stops=sorted({stop for task in tasks for stop in task.template.stops}))
 
-    return run_tasks(tasks, local(model), start, labels, say)
+    return run_tasks(tasks, source, start, labels, say)
 
 
 def evaluate_model(
@@ -151,18 +157,25 @@ def evaluate_model(
         )
 
     def start(samples_missing: int) -> Engine:
-        import torch
-
-        machine = hardware.detect()
-        if not torch.cuda.is_available():  # a CPU build beside a GPU
-            machine = replace(machine, gpus=())
-        tokens = max(min(task.sampling.max_tokens, TYPICAL_TOKENS) for task in tasks)
-        job = Job(samples_missing, tokens, source.parameters)
-        choice = choose_engine(job, machine, installed_engines(), engine, source.stored_float32)
-        say(f"engine {choice.engine}: {choice.why}")
-        return start_engine(choice, source, tasks, machine, fall_back=engine == "auto", say=say)
+        return fastest_engine(samples_missing, source, tasks, engine, say)
 
     return run_tasks(tasks, source, start, {}, say, lambda name, total: Progress(name, total, log))
+
+
+def fastest_engine(
+    samples_missing: int, model: Model, tasks: Sequence[Task], wanted: str = "auto", say=print
+) -> Engine:
+    """The engine that finishes first here, or the one that is `wanted`, loaded; said with the reason."""
+    import torch
+
+    machine = hardware.detect()
+    if not torch.cuda.is_available():  # a CPU build beside a GPU
+        machine = replace(machine, gpus=())
+    tokens = max(min(task.sampling.max_tokens, TYPICAL_TOKENS) for task in tasks)
+    job = Job(samples_missing, tokens, model.parameters)
+    choice = choose_engine(job, machine, installed_engines(), wanted, model.stored_float32)
+    say(f"engine {choice.engine}: {choice.why}")
+    return start_engine(choice, model, tasks, machine, fall_back=wanted == "auto", say=say)
 
 
 def start_engine(choice: Choice, model: Model, tasks: Sequence[Task], machine, fall_back: bool, say=print) -> Engine:

@@ -35,7 +35,8 @@ Draws = Iterator[tuple[str, str]]
 class Problem:
     """One question with its answer; `level` is its difficulty (0: not given), `subject` its family, field or contest.
 
-    The answer is exact unless `tolerance` gives the absolute deviation that is still correct, as "1e-1".
+    The answer is exact unless `tolerance` gives the absolute deviation that is still correct, as "1e-1". `solution` is
+    a worked one, where the set has them.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Problem:
     level: int
     subject: str
     tolerance: str = ""
+    solution: str = ""
 
 
 @dataclass(frozen=True)

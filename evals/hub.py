@@ -52,6 +52,8 @@ class HubSet:
     subject: str = ""
     pools: tuple[tuple[str, int], ...] = ()  # subjects where no column has them: each with its number of rows in a row
     tolerance: str = ""
+    solution: str = ""
+    solution_rule: str = "text"  # of SOLUTION_RULES
     revision: str = "main"
     kind: str = "hub"
 
@@ -89,6 +91,7 @@ def problem_of(entry: HubSet, row: dict, number: int) -> Problem:
         level=int(field(row, entry.level)) if entry.level else 0,
         subject=(field(row, entry.subject) if entry.subject else pool(entry.pools, number)) or entry.title,
         tolerance=str(field(row, entry.tolerance) or "").strip() if entry.tolerance else "",
+        solution=SOLUTION_RULES[entry.solution_rule](field(row, entry.solution)) if entry.solution else "",
     )
 
 
@@ -129,6 +132,12 @@ def gsm8k_answer(solution: str, _row: dict | None = None) -> str:
     return number_answer(solution.rpartition("####")[2])
 
 
+def gsm8k_solution(text: str) -> str:
+    """A worked solution as a response: without the `<<…>>` of its calculator, and with the answer in a box."""
+    steps, _, answer = re.sub(r"<<.*?>>", "", text).rpartition("####")
+    return f"{steps.strip()}\nThe answer is \\boxed{{{number_answer(answer)}}}."
+
+
 def olympiad_answer(answers: list[str], row: dict) -> str:
     r"""Without `$`, outer spacing commands and a full stop at the end; several answers come as `a, b`.
 
@@ -158,6 +167,7 @@ ANSWER_RULES: dict[str, Callable] = {
     "gsm8k": gsm8k_answer,
     "olympiad": olympiad_answer,
 }
+SOLUTION_RULES: dict[str, Callable] = {"text": str.strip, "gsm8k": gsm8k_solution}
 
 
 def _dataset(entry: HubSet):

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from dynclip import doctor, hardware, plan
+from dynclip import calibration, cli, disk, doctor, hardware, memory, plan
 from dynclip.errors import UserError
 from dynclip.files import write_json
 from dynclip.locks import ROLES, Pin
 from dynclip.plan import REFERENCE, Calibration, choose_scale, estimate_minutes, plan_study, print_plan
-from dynclip.scales import SCALES, resolve
+from dynclip.scales import PAPER, PAPER_7B, REAL_SCALES, SCALES, WORKSTATION, WORKSTATION_SMALL, resolve
 
 LAPTOP = hardware.Hardware("CPU", 2, 2, 16.0, False, ())
+T4, V100, H100 = hardware.Gpu("T4", 15.0, False), hardware.Gpu("V100", 32.0, False), hardware.Gpu("H100", 79.6, True)
+MACHINE = replace(LAPTOP, memory_gib=24.0, cpu_bf16=True)
 
 
 @pytest.fixture(autouse=True)
@@ -87,16 +89,21 @@ def test_a_measured_speed_is_a_positive_rate():
 
 
 @pytest.mark.parametrize(
-    ("gpus", "words"),
+    ("gpus", "scale", "words"),
     [
-        ((), "no GPU"),
-        ((hardware.Gpu("T4", 15.0, False),), "T4 has 15 GiB, workstation asks for 16"),
-        ((hardware.Gpu("T4", 15.0, False), hardware.Gpu("H100", 80.0, True)), "not built yet"),
+        ((), "laptop", "no GPU"),
+        ((T4,), "laptop", "T4 has 15 GiB, workstation asks for 16"),
+        ((V100,), "laptop", "V100 has no bfloat16"),
+        ((T4, H100), "workstation", "H100 has 80 GiB; paper asks for 8 GPUs with 79"),
+        ((H100,) * 7, "workstation", "paper asks for 8 GPUs"),
+        ((replace(H100, memory_gib=47.4),) * 8, "workstation", "paper asks for 8 GPUs with 79"),
+        ((H100,) * 8, "paper", "8 x H100 with 80 GiB"),
     ],
 )
-def test_scale_and_why(gpus, words):
-    scale, why = choose_scale(replace(LAPTOP, gpus=gpus))
-    assert scale in SCALES and scale == "laptop" and words in why
+def test_scale_and_why(gpus, scale, words):
+    chosen, why = choose_scale(replace(LAPTOP, gpus=gpus))
+    assert chosen in SCALES and chosen == scale and words in why
+    assert memory.fits(SCALES[chosen], replace(LAPTOP, gpus=gpus)) is None
 
 
 def test_a_scale_that_was_asked_for_says_so(tmp_path):
@@ -159,13 +166,184 @@ def test_the_printed_plan_names_everything(tmp_path, capsys):
         assert words in printed, words
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """A function that makes this machine another one, with an empty cache of the hub and a large disk."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/nowhere")
+    monkeypatch.delenv("DYNCLIP_HUB", raising=False)
+    monkeypatch.setattr(hardware, "disk_free", lambda path: 10 * 2**40)
+
+    def become(*gpus, **changes):
+        monkeypatch.setattr(hardware, "detect", lambda: replace(MACHINE, gpus=gpus, **changes))
+
+    become()
+    return become
+
+
+def lines_of(study, folder) -> dict[str, str]:
+    """The plan's lines by name; parts of one are joined."""
+    lines, last = {}, ""
+    for name, text in plan.describe(plan.assess(study, folder)):
+        last = name or last
+        lines[last] = f"{lines[last]} | {text}" if last in lines else text
+    return lines
+
+
+def test_the_paper_scale_is_counted_by_hand(here, tmp_path):
+    here(*[H100] * 8)
+    lines = lines_of(resolve("paper"), tmp_path)
+    assert lines["runs"] == "10 methods x 3 seeds, 30 of 30 trainings left"
+    assert lines["evaluated"].startswith("step120, final on aime24, aime25, amc, math500, gsm8k, olympiad, 61 of 61")
+    # 17 h 24 min for 400 steps are 156.6 s each, and 30 runs of them 522 hours, on 8 GPUs.
+    assert lines["training"].startswith("17.4 hours a run, 156.6 s a step: measured for 4096 completions")
+    assert 10 * 3 * 400 * 156.6 / 3600 == 522
+    assert lines["GPU hours"].startswith("about 522 hours x 8 GPUs = 4176 of training, ")
+    # 32 samples of 30, 30 and 83 problems, 4 of 500 and 675, 2 of 1319.
+    samples = 32 * (30 + 30 + 83) + 4 * (500 + 675) + 2 * 1319
+    assert sum(disk.evaluation_samples(PAPER).values()) == samples == 11914
+    assert f"61 checkpoints x {samples} samples x 3072" in lines["tokens"]
+    assert "training up to 151.0 billion = 30 runs x 400 steps x 4096 completions x 3072" in lines["tokens"]
+    assert lines["rollout memory"].startswith("35.8 GiB a GPU") and lines["update memory"].startswith("34.6 GiB a GPU")
+    assert lines["asks for"].startswith("8 GPUs of 47 GiB (vLLM may take 0.5 of each) at 4 completions of 4096 tokens")
+    assert "4 fit here" in lines["asks for"]
+    # Two float32 policies a run; while one lasts three states of weights and moments, and its policies once more.
+    weights = PAPER.policy.architecture.parameters
+    written = (30 * 2 * 4 + 3 * 12 + 2 * 4 + 2) * weights
+    assert 0 < disk.written(PAPER, 30, 2, 61, 1) - written < 0.01 * written
+    assert lines["download"].startswith("Qwen/Qwen2.5-Math-7B 14 GiB, BytedTsinghua-SIA/DAPO-Math-17k 300 MiB, 6 data")
+
+
+@pytest.mark.parametrize("scale", [each for each in REAL_SCALES if plan.is_large(each)], ids=lambda each: each.name)
+def test_every_language_model_scale_says_runs_memory_tokens_time_and_downloads(scale, here, tmp_path):
+    here(*[H100] * 8)
+    lines = lines_of(resolve(scale.name), tmp_path)
+    runs = len(scale.methods) * len(scale.seeds)
+    assert f"{runs} of {runs} trainings left" in lines["runs"]
+    assert "weights" in lines["rollout memory"] and "output head" in lines["update memory"]
+    assert f"{runs} runs x {scale.steps} steps x {scale.completions} completions" in lines["tokens"]
+    assert "s a step" in lines["training"] and "orders of magnitude" in lines["evaluation"]
+    assert scale.policy.id in lines["download"]
+    assert ("GPU hours" in lines) == bool(scale.execution.gpus)
+    assert ("warm start" in lines) == bool(scale.policy.supervised)
+
+
+def test_the_whole_plan_is_printed_before_it_is_refused(here, tmp_path, capsys):
+    assert cli.main(["plan", "--scale", "paper", "--results", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "GPU hours" in printed.out and "update memory" in printed.out and "disk" in printed.out
+    assert printed.err == (
+        "dynclip: paper: needs 8 GPUs of about 47 GiB each, this machine has none; the largest scale that fits is "
+        "laptop; or ask for paper_rehearsal\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scale_that_fits_is_not_refused(here, tmp_path):
+    for name in ("workstation_small", "paper_rehearsal", "workstation_rehearsal"):
+        assert plan_study(resolve(name), tmp_path).refusal is None
+    with pytest.raises(UserError, match="workstation: needs 1 GPU of about 10 GiB"):
+        plan_study(resolve("workstation"), tmp_path)
+    here(replace(H100, memory_gib=22.0))
+    assert plan_study(resolve("workstation"), tmp_path).refusal is None
+    with pytest.raises(UserError, match=r"paper: needs 8 GPUs .* the largest scale that fits is workstation"):
+        plan_study(resolve("paper"), tmp_path)
+
+
+def test_jobs_of_other_machines_are_not_held_against_this_one(here, tmp_path):
+    assert plan_study(resolve("paper"), tmp_path, remote=True).refusal is None
+
+
+def test_a_language_models_disk_is_refused_in_gib(here, tmp_path, monkeypatch):
+    here(*[H100] * 8)
+    monkeypatch.setattr(hardware, "disk_free", lambda path: 100 * hardware.GIB)
+    with pytest.raises(UserError, match=r"paper: 100 GiB free on its disk, the study needs 2\d\d\d GiB"):
+        plan_study(resolve("paper"), tmp_path)
+
+
+def test_what_is_in_the_cache_is_not_downloaded(here, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("models--Qwen--Qwen2.5-Math-7B", "datasets--openai--gsm8k"):
+        (tmp_path / name / "snapshots" / "0").mkdir(parents=True)
+    assert PAPER.policy.id in disk.downloads(PAPER)  # a configuration without weights is no model
+    (tmp_path / "models--Qwen--Qwen2.5-Math-7B" / "snapshots" / "0" / "model.safetensors").touch()
+    missing = disk.downloads(PAPER)
+    assert PAPER.policy.id not in missing and "openai/gsm8k" not in missing and "HuggingFaceH4/MATH-500" in missing
+    assert disk.downloads(SCALES["laptop"]) == {}
+    assert PAPER.policy.id not in disk.downloads(SCALES["paper_rehearsal"])
+
+
+def finish_with_metrics(folder: Path, seed: int, *seconds: float, state: str = "finished") -> None:
+    finish(folder, "grpo", seed, len(seconds), state=state, environment={"cpu": "EPYC"})
+    rows = [json.dumps({"step": i, "time/step": s, "train/completion_length": 100}) for i, s in enumerate(seconds)]
+    (folder / "runs" / "grpo" / f"seed{seed}" / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def test_finished_runs_replace_the_table(here, tmp_path):
+    folder = tmp_path / "workstation_small"
+    before = calibration.estimate(WORKSTATION_SMALL, MACHINE, folder)
+    assert "expect a factor of two" in before.basis
+    finish_with_metrics(folder, 0, 30.0, 20.0, 22.0)
+    finish_with_metrics(folder, 1, 500.0, state="running")
+    row = calibration.measured(folder, WORKSTATION_SMALL)
+    assert (row.seconds, row.mean_tokens, row.hardware) == (22.0, 100, "EPYC")
+    after = calibration.estimate(WORKSTATION_SMALL, MACHINE, folder)
+    assert after.step_s == 22.0 and "median of 3 steps of 1 runs" in after.basis
+    assert "22.0 s a step: measured" in lines_of(resolve("workstation_small"), tmp_path)["training"]
+
+
+def test_the_nearest_row_is_scaled_by_hand():
+    assert calibration.nearest(PAPER_7B).seconds == (27 * 60 + 18) * 60 / 400
+    assert calibration.nearest(WORKSTATION).model == "Qwen2.5-Math-7B"
+    half = replace(PAPER, prompts_per_step=256, execution=replace(PAPER.execution, gpus=4))
+    seconds, words = calibration.scaled(half, calibration.nearest(half))
+    assert seconds == pytest.approx(156.6) and "measured" in words  # half the work for half the GPUs
+    seconds, words = calibration.scaled(replace(PAPER, prompts_per_step=256), calibration.nearest(PAPER))
+    assert seconds == pytest.approx(156.6 / 2)
+    assert words.startswith("scaled from 156.6 s for 4096 completions of Qwen2.5-Math-7B on 8 x H100")
+    assert words.endswith("expect a factor of two either way")
+    # A small model's step is bounded: 256 completions of 320 tokens, sampled once and trained on twice.
+    seconds, words = calibration.scaled(WORKSTATION, calibration.nearest(WORKSTATION))
+    assert seconds == pytest.approx(256 * 320 * 3 / 20_000) and "no faster than 20,000 tokens" in words
+
+
+def test_a_cpus_step_is_computed_by_hand():
+    seconds, words = calibration.computed(WORKSTATION_SMALL, MACHINE)
+    operations = 134_515_008 * 16 * (192 + 128) * (2 + 2 * 6)
+    assert seconds == pytest.approx(16 * 128 / 1000 + operations / (2 * calibration.CORE_RATE), rel=0.01)
+    assert "assumed on 2 cores" in words
+
+
+def test_time_is_whole_rounds_of_what_is_left():
+    cost = calibration.Estimate(10.0, "", 60.0, "", 120.0)
+    # Five runs two at once are three rounds of 100 steps, four evaluations two rounds of a minute.
+    seconds = 120 + 3 * 100 * 10 + 2 * 60 + calibration.REPORT_S
+    assert calibration.hub_minutes(cost, 100, True, 5, 4, 2) == pytest.approx(seconds / 60)
+    assert calibration.hub_minutes(cost, 100, False, 0, 0, 2) == 0
+
+
+def test_a_tiny_policys_time_is_in_minutes_however_long(here, tmp_path):
+    made = plan_study(resolve(methods="grpo,od", seeds="0-199"), tmp_path)
+    assert made.minutes > 120
+    assert dict(plan.describe(made))["minutes"].startswith(f"about {made.minutes:.0f} (2 at once, speed 1.0")
+
+
+def test_trainings_at_once_share_gpus_or_memory():
+    eight = replace(MACHINE, gpus=(H100,) * 8)
+    assert plan.jobs_at_once(WORKSTATION, eight) == 8 and plan.jobs_at_once(PAPER, eight) == 1
+    assert plan.jobs_at_once(WORKSTATION_SMALL, replace(MACHINE, cores=8, memory_gib=30.0)) == 2
+
+
 def test_importing_the_plan_is_light():
     code = "import sys, dynclip.plan, dynclip.doctor; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_the_doctor_names_every_key_package_and_exits_by_the_pins(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "probe_hub", lambda: "not asked")
+    monkeypatch.setattr(doctor, "probe_hub", lambda scale: "not asked")
     real = doctor.compare
     monkeypatch.setattr(doctor, "compare", lambda lock: [replace(pin, found=pin.wanted) for pin in real(lock)])
     assert doctor.print_doctor(tmp_path) == 0
@@ -198,6 +376,32 @@ def test_the_hub_is_asked_where_hf_endpoint_says():
     assert said.startswith("http://127.0.0.1:9 (HF_ENDPOINT) not reachable")
     assert "not needed at laptop scale" in said
     assert ask(HF_HUB_OFFLINE="1").startswith("not asked")
+
+
+def test_the_hub_is_needed_by_the_scale_of_the_machine(here, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert doctor.probe_hub("laptop").endswith("not needed at laptop scale")
+    assert "paper scale still needs Qwen/Qwen2.5-Math-7B 14 GiB" in doctor.probe_hub("paper")
+
+
+def test_the_doctor_asks_for_nvidias_software_only_where_there_is_a_gpu(monkeypatch):
+    assert doctor.nvidia(LAPTOP) == [("driver", "no GPU: not needed"), ("NCCL", "no GPU: not needed")]
+    monkeypatch.setattr(hardware, "driver", lambda: "590.1")
+    monkeypatch.setattr(hardware, "links", lambda: "1 pairs: 1 by NVLink, 1 read each other's memory")
+    monkeypatch.setattr(doctor, "nccl_version", lambda: "2.29.3")
+    found = dict(doctor.nvidia(replace(LAPTOP, gpus=(H100, H100))))
+    assert found["driver"] == "590.1" and "NVLink" in found["links"]
+    assert "links" not in dict(doctor.nvidia(replace(LAPTOP, gpus=(H100,))))
+
+
+def test_the_doctor_compares_vllms_build_with_the_machine():
+    build = doctor.vllm_build(LAPTOP)
+    assert "built for C" in build or "not installed" in build
+    if "built for CPU" in build:
+        assert "make install" not in build
+        assert "this machine wants the CUDA build: make install" in doctor.vllm_build(replace(LAPTOP, gpus=(H100,)))
 
 
 def test_json_of_a_run_without_steps_counts_as_unfinished(tmp_path):

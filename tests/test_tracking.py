@@ -47,6 +47,34 @@ def all_runs(results, scale="tiny"):
     return {run.data.tags["dynclip.entity"]: run for run in found}, len(found)
 
 
+def test_mlflow_tracking_uri_says_where_to_import_and_what_is_there_stays(imported, tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    shutil.copytree(imported[0] / "tiny", results / "tiny")
+    other = f"sqlite:///{tmp_path / 'team.db'}"
+    from mlflow.tracking import MlflowClient
+
+    team = MlflowClient(tracking_uri=other)
+    # Made by a colleague, whose results lie elsewhere.
+    experiment = team.create_experiment("dynclip/tiny", artifact_location=(tmp_path / "colleague").as_uri())
+    theirs = team.create_run(experiment, tags={"dynclip.entity": "gspo/seed0"}).info.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    assert {entry["state"] for entry in track(results, "tiny").values()} == {"imported"}
+    assert {entry["state"] for entry in track(results, "tiny").values()} == {"unchanged"}
+    assert not (results / "mlflow.db").exists()
+    found = {run.data.tags["dynclip.entity"] for run in team.search_runs([experiment])}
+    assert {"study", "grpo", "od", "od/seed1", "gspo/seed0"} <= found
+    assert team.get_run(theirs).info.lifecycle_stage == "active"
+
+
+def test_an_unusable_tracking_uri_is_named(imported, tmp_path, monkeypatch):
+    shutil.copytree(imported[0] / "tiny", tmp_path / "results" / "tiny")
+    (tmp_path / "team.db").write_text("not a database" * 100)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'team.db'}")
+    with pytest.raises(UserError, match=r"team\.db: MLflow failed .* check MLFLOW_TRACKING_URI") as caught:
+        track(tmp_path / "results", "tiny")
+    assert "\n" not in str(caught.value)
+
+
 def test_structure_tags_and_params(imported):
     results, report = imported
     runs, total = all_runs(results)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dynclip import training
+from dynclip import run, training
 from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256, write_atomic, write_json
 from dynclip.progress import Progress, clock
@@ -32,7 +32,7 @@ def test_rewinding_drops_later_rows_and_half_written_lines(tmp_path, done, kept)
 
 def test_the_configuration_makes_the_scale_s_updates_per_rollout(tmp_path):
     study = resolve("laptop")
-    config = training.trainer_config(study, 3, tmp_path)
+    config = run.trainer_config(study, 3, tmp_path)
     assert config.steps_per_generation * config.num_iterations == study.scale.updates_per_rollout
     assert config.generation_batch_size == study.scale.prompts_per_step * study.scale.group_size
     assert config.max_steps == study.steps * study.scale.updates_per_rollout

@@ -27,10 +27,15 @@ rule warmup:
         f"{RESULTS}/benchmarks/warmup.tsv"
     conda:
         "../../environment.yml"
-    threads: 2
+    threads: NEEDS["warmup"].threads
+    resources:
+        gpu=NEEDS["warmup"].gpus,
+        mem_mb=NEEDS["warmup"].memory_mib,
+        runtime=lambda wildcards, attempt: NEEDS["warmup"].limit(attempt),
+        nodes=1,
     params:
-        scale=STUDY.name,
+        overrides=STUDY.overrides,
         settings=house.settings_of("warmup", STUDY),
-        code=house.code_of("warmup"),
+        code=house.code_of("warmup", STUDY),
     shell:
-        "python -m dynclip warmup --scale {params.scale} --log {log}"
+        "python -m dynclip warmup {params.overrides} --log {log}"

@@ -19,6 +19,12 @@ rule evaluate:
         f"{RESULTS}/benchmarks/evaluate/{{method}}-seed{{seed}}-{{checkpoint}}.tsv"
     conda:
         "../../environment.yml"
+    threads: NEEDS["evaluate"].threads
+    resources:
+        gpu=NEEDS["evaluate"].gpus,
+        mem_mb=NEEDS["evaluate"].memory_mib,
+        runtime=lambda wildcards, attempt: NEEDS["evaluate"].limit(attempt),
+        nodes=1,
     params:
         overrides=STUDY.overrides,
         settings=house.settings_of("evaluate", STUDY),

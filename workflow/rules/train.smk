@@ -18,11 +18,19 @@ rule train:
         f"{RESULTS}/benchmarks/train/{{method}}-seed{{seed}}.tsv"
     conda:
         "../../environment.yml"
-    threads: STUDY.scale.threads
+    threads: NEEDS["train"].threads
+    resources:
+        gpu=NEEDS["train"].gpus,
+        mem_mb=NEEDS["train"].memory_mib,
+        runtime=lambda wildcards, attempt: NEEDS["train"].limit(attempt),
+        nodes=1,
+        slurm_extra=house.SLURM_SIGNAL,
     params:
         overrides=STUDY.overrides,
         settings=house.settings_of("train", STUDY),
         method=lambda wildcards: house.method_code(wildcards.method),
         code=house.code_of("train"),
+    # exec: a shell in between would end at the SIGTERM of a batch system, and the job with it, while the training still
+    # writes its checkpoint.
     shell:
-        "python -m dynclip train {params.overrides} --method {wildcards.method} --seed {wildcards.seed} --log {log}"
+        "exec python -m dynclip train {params.overrides} --method {wildcards.method} --seed {wildcards.seed} --log {log}"

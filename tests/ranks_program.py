@@ -1,0 +1,89 @@
+"""A training as one of its processes sees it: python ranks_program.py FOLDER '{"method": …, …}', under torchrun or alone.
+
+Completions are drawn from the policy by generators of their own, seeded by step, prompt and number in the group: the
+global batch does not depend on how many processes share it. Prints one JSON line of rows and state, on the first.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from tiny_trainer import COMPLETION, Rows, trainer
+
+from dynclip.trl import DynClipTrainer
+
+GROUP, PROMPTS_PER_STEP = 4, 4
+
+
+class OwnDraws(DynClipTrainer):
+    @torch.no_grad()
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        model = self.accelerator.unwrap_model(self.model)
+        rows = []
+        for i, prompt in enumerate(prompt_ids):
+            seed = hash((self.rollout_step, *prompt, i % num_generations)) % 2**31
+            generator, ids = torch.Generator().manual_seed(seed), list(prompt)
+            for _ in range(COMPLETION):
+                logits = self.model(input_ids=torch.tensor([ids])).logits[0, -1] if self.is_fsdp_enabled else None
+                logits = model(input_ids=torch.tensor([ids])).logits[0, -1] if logits is None else logits
+                ids.append(torch.multinomial(logits.float().softmax(-1), 1, generator=generator).item())
+                # Under FSDP every process takes part in every forward pass: none may stop early.
+                if ids[-1] in self.eos_token_ids and not self.is_fsdp_enabled:
+                    break
+            drawn = ids[len(prompt) :]
+            ends = [place for place, token in enumerate(drawn) if token in self.eos_token_ids]
+            rows.append(drawn[: ends[0] + 1] if ends else drawn)
+        return rows, None
+
+
+def main(folder: Path, wish: dict) -> None:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    passes = wish.get("passes", 1)
+    share = GROUP * PROMPTS_PER_STEP // world // passes
+    rows = Rows()
+    config = {
+        "per_device_train_batch_size": share,
+        "steps_per_generation": passes,
+        "gradient_accumulation_steps": passes,
+        "num_iterations": 4,
+        "num_generations": GROUP,
+        "max_steps": 4 * wish["steps"],
+        "learning_rate": wish.get("learning_rate", 2e-3),
+        "save_strategy": "steps" if "save" in wish else "no",
+        "save_steps": 4 * wish.get("save", 1),
+    }
+    if wish.get("sharding") == "fsdp2":
+        config |= {
+            "fsdp": True,
+            "fsdp_config": {
+                "version": 2,
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                "state_dict_type": "SHARDED_STATE_DICT",
+            },
+        }
+    built = trainer(
+        OwnDraws, folder, config, dynclip_method=wish["method"], dynclip_options=wish.get("options"), callbacks=[rows]
+    )
+    rows.trainer = built
+    built.train(resume_from_checkpoint=wish.get("resume"))
+    losses = [entry["loss"] for entry in built.state.log_history if "loss" in entry]
+    if "export" in wish:
+        from dynclip.recorder import Recorder
+
+        Recorder(built, folder, {}, None).export(Path(wish["export"]))
+    state = built.method.state_dict()
+    everywhere = [state]
+    if world > 1:
+        everywhere = [None] * world
+        torch.distributed.all_gather_object(everywhere, state)
+    if built.accelerator.is_main_process:
+        timeless = [{name: v for name, v in row.items() if not name.startswith("time/")} for row in rows.rows]
+        print("RESULT " + json.dumps({"losses": losses, "rows": timeless, "states": everywhere}), flush=True)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,76 @@
+"""Several processes of one training against one process on the same global batch: real processes, gloo, real TRL."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+PROGRAM = Path(__file__).with_name("ranks_program.py")
+
+
+def run(folder, processes, **wish):
+    """What the first process says after a training of `wish["steps"]` rollout steps, four updates each."""
+    launch = [sys.executable]
+    if processes > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (PROGRAM.parent, PROGRAM.parent.parent)))}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    done = subprocess.run(
+        [*launch, str(PROGRAM), str(folder), json.dumps(wish)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    return json.loads(line.removeprefix("RESULT "))
+
+
+def assert_same(one, other, tolerance):
+    assert one["losses"] == pytest.approx(other["losses"], abs=tolerance)
+    for first, second in zip(one["rows"], other["rows"], strict=True):
+        assert first.keys() == second.keys()
+        for name in ("policy/entropy", "policy/kl_old", "clip/low_fraction", "clip/high_fraction", "policy/ratio_max"):
+            assert first[name] == pytest.approx(second[name], rel=1e-3, abs=tolerance), name
+
+
+# OD's band is set so that its state changes within these few steps.
+OD = {"method": "od", "options": {"fraction": 0.999}, "steps": 3, "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """(OD on one process, its exported policy)."""
+    folder = tmp_path_factory.mktemp("alone")
+    return run(folder, 1, **OD, save=1, export=str(folder / "policy")), folder
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_two_processes_train_as_one_does(alone, tmp_path, sharding):
+    both = run(tmp_path, 2, **OD, sharding=sharding, export=str(tmp_path / "policy"))
+    assert_same(alone[0], both, 1e-5)
+    states = [row["clip/state"] for row in both["rows"]]
+    assert states == [row["clip/state"] for row in alone[0]["rows"]] and len(set(states)) > 1
+    first, second = both["states"]
+    assert first == second  # every process decides by itself, and alike
+    assert first["signal"] == alone[0]["states"][0]["signal"]
+    assert first["initial_entropy"] == pytest.approx(alone[0]["states"][0]["initial_entropy"], abs=1e-5)
+    weights, others = (load_file(path / "policy" / "model.safetensors") for path in (alone[1], tmp_path))
+    assert weights.keys() == others.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(value, others[name], atol=1e-4, rtol=1e-3)
+
+
+def test_smaller_micro_batches_leave_the_update_as_it_is(alone, tmp_path):
+    assert_same(alone[0], run(tmp_path, 1, **OD, passes=4), 1e-5)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from(alone, tmp_path, before, after):
+    run(tmp_path, before, **{**OD, "steps": 3}, save=1)
+    checkpoint = tmp_path / "checkpoint-4"
+    resumed = run(tmp_path / "again", after, **OD, resume=str(checkpoint))
+    assert resumed["losses"][-8:] == pytest.approx(alone[0]["losses"][-8:], abs=1e-5)
+    assert [row["clip/state"] for row in resumed["rows"]] == [row["clip/state"] for row in alone[0]["rows"][1:]]

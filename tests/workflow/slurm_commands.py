@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""A stand-in for SLURM's commands, one file under many names: jobs run at once, on this machine, one after another.
+
+$CLUSTER_TEST is a folder: each call is a line of calls.jsonl, each job has a file jobs/<id> with its state. (The plugin
+takes every variable SLURM_... from a job step.) A file `refuse` there makes sbatch refuse; a file `end_early` names a
+file, and once that has 5 lines the running step gets a SIGTERM, as before a time limit: all of its processes, but not the
+batch script around it, and once.
+"""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FOLDER = Path(os.environ["CLUSTER_TEST"])
+
+
+def sbatch(words: list[str]) -> int:
+    if (FOLDER / "refuse").exists():
+        print("sbatch: error: Batch job submission failed: no such machines here", file=sys.stderr)
+        return 1
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        number = len(list((FOLDER / "jobs").iterdir())) + 1
+        state = FOLDER / "jobs" / str(number)
+        state.write_text("RUNNING")
+    script = next(word.removeprefix("--wrap=") for word in words if word.startswith("--wrap="))
+    output = words[words.index("--output") + 1].replace("%j", str(number))
+    environment = os.environ | {"SLURM_JOB_ID": str(number)}
+    with open(output, "w") as log:
+        done = subprocess.run(script, shell=True, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    state.write_text("FAILED" if done.returncode else "COMPLETED")
+    print(number)
+    return 0
+
+
+def srun(words: list[str]) -> int:
+    while words[0].startswith("-"):
+        words = words[1:]
+    step = subprocess.Popen(words, start_new_session=True)
+    wish = FOLDER / "end_early"
+    while step.poll() is None:
+        if wish.exists() and lines(Path(wish.read_text())) >= 5:
+            wish.unlink()
+            os.killpg(step.pid, signal.SIGTERM)
+        time.sleep(0.02)
+    return step.returncode
+
+
+def sacct(words: list[str]) -> int:
+    if "--name" in words:
+        for job in (FOLDER / "jobs").iterdir():
+            print(f"{job.name}|{job.read_text()}")
+    return 0
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def main() -> int:
+    name, words = Path(sys.argv[0]).name, sys.argv[1:]
+    shown = [re.sub("^--wrap=.*", "--wrap", word, flags=re.DOTALL) for word in words]
+    with (FOLDER / "calls.jsonl").open("a") as file:
+        file.write(json.dumps([name, *shown]) + "\n")
+    match name:
+        case "sbatch":
+            return sbatch(words)
+        case "srun":
+            return srun(words)
+        case "sacct":
+            return sacct(words)
+        case "sinfo":
+            print("PARTITION\ngpu*")
+        case "scontrol":
+            print("MaxArraySize = 1001\nMinJobAge = 300 sec")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

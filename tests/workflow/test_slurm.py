@@ -1,0 +1,163 @@
+"""What the SLURM profile submits, with stand-ins for SLURM's commands that run a job at once; GPUs of one machine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from house import RESULTS, ROOT, House, copy_project
+
+from dynclip.scales import resolve
+
+COMMANDS = ("sbatch", "srun", "sacct", "squeue", "scontrol", "sinfo", "scancel", "sacctmgr", "sshare")
+SNAKEMAKE = (
+    sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--latency-wait", "5",
+    "--slurm-init-seconds-before-status-checks", "1",  # 40 seconds would pass before the first look at a job
+)  # fmt: skip
+
+
+class Cluster:
+    """A copy of the project beside stand-ins for SLURM's commands."""
+
+    def __init__(self, root: Path):
+        self.house: House = copy_project(root / "house")
+        self.folder, self.commands = root / "slurm", root / "bin"
+        (self.folder / "jobs").mkdir(parents=True)
+        self.commands.mkdir()
+        program = (Path(__file__).parent / "slurm_commands.py").read_text().partition("\n")[2]
+        for name in COMMANDS:
+            (self.commands / name).write_text(f"#!{sys.executable}\n{program}")
+            (self.commands / name).chmod(0o755)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess:
+        """`snakemake` with the SLURM profile; what earlier calls submitted is forgotten."""
+        (self.folder / "calls.jsonl").unlink(missing_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CLUSTER_TEST", str(self.folder))
+            patch.setenv("PATH", f"{self.commands}{os.pathsep}{os.environ['PATH']}")
+            return self.house.run(*SNAKEMAKE, *words, timeout=1200)
+
+    def calls(self, command: str) -> list[list[str]]:
+        rows = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
+        return [row[1:] for row in rows if row[0] == command]
+
+    def submitted(self) -> dict[str, list[list[str]]]:
+        """Job comment (rule and wildcards) -> the words of each sbatch."""
+        found = {}
+        for words in self.calls("sbatch"):
+            found.setdefault(after(words, "--comment"), []).append(words)
+        return found
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    return Cluster(tmp_path_factory.mktemp("cluster"))
+
+
+def after(words: list[str], option: str) -> str:
+    """The word after `option`."""
+    return words[words.index(option) + 1]
+
+
+def run_file(method: str, seed: int, scale: str = "miniature") -> str:
+    return f"results/{scale}/runs/{method}/seed{seed}/run.json"
+
+
+@pytest.mark.workflow
+def test_each_training_is_one_job_and_small_rules_stay_local(cluster):
+    targets = [run_file("grpo", 0), run_file("od", 0), f"{RESULTS}/scores/grpo/seed0/final/chain_sum.json"]
+    done = cluster.run("--config", "scale=miniature", "methods=grpo,od", "seeds=0", "--", *targets)
+    assert done.returncode == 0, done.stdout[-4000:]
+    jobs = cluster.submitted()
+    wildcards = ("train_wildcards_grpo_0", "train_wildcards_od_0", "evaluate_wildcards_grpo_0_final")
+    assert set(jobs) == {"rule_warmup", *(f"rule_{name}" for name in wildcards)}
+    assert all(len(each) == 1 for each in jobs.values())
+    for name, [words] in jobs.items():
+        assert {"--nodes=1", "--ntasks=1", "--requeue"} <= set(words), name
+        assert (after(words, "-t"), after(words, "--mem"), after(words, "-p")) == ("60", "4096", "gpu"), name
+        assert f"--cpus-per-task={2 if name == 'rule_warmup' else 1}" in words, name
+        assert ("--signal=TERM@600" in words) == name.startswith("rule_train"), name
+        assert not [word for word in words if word.startswith("--gpus")], name
+    steps = cluster.calls("srun")
+    assert len(steps) == 4 and all("-n1" in step for step in steps)  # each command runs once
+    for method in ("grpo", "od"):
+        assert json.loads((cluster.house.root / run_file(method, 0)).read_text())["state"] == "finished"
+
+
+@pytest.mark.workflow
+def test_a_training_that_is_told_to_stop_is_submitted_again_and_goes_on(cluster):
+    """SIGTERM reaches every process of the step, as SLURM sends it: the shells around the training must outlive it."""
+    run = cluster.house.root / Path(run_file("grpo", 7)).parent
+    (cluster.folder / "end_early").write_text(str(run / "state" / "metrics.jsonl"))
+    config = ("--config", "scale=miniature", "methods=grpo", "seeds=7", "steps=30")
+    done = cluster.run(*config, "--", run_file("grpo", 7))
+    assert done.returncode == 0, done.stdout[-4000:]
+    first, second = cluster.submitted()["rule_train_wildcards_grpo_7"]
+    assert (after(first, "-t"), after(second, "-t")) == ("60", "120")
+    [failed] = (cluster.house.root / ".snakemake" / "slurm_logs" / "rule_train" / "grpo_7").glob("*.log")
+    assert "a checkpoint is written" in failed.read_text()
+    assert "resuming at step" in (cluster.house.root / RESULTS / "logs/train/grpo-seed7.log").read_text()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(30))
+
+
+@pytest.mark.workflow
+def test_a_paper_training_is_one_task_with_eight_gpus(cluster):
+    """No machine here has them: sbatch refuses, which also shows what the retries ask for."""
+    (cluster.folder / "refuse").touch()
+    folder = cluster.house.root / "results" / "paper"
+    inputs = ["data/manifest.json", "data/train.jsonl", "base/model.json"]
+    for name in inputs + [f"data/{benchmark}.jsonl" for benchmark in resolve("paper").scale.benchmarks]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    target = "results/paper/scores/base/seed0/final/aime24.json"
+    done = cluster.run("--config", "scale=paper", "--", run_file("grpo", 0, "paper"), target)
+    (cluster.folder / "refuse").unlink()
+    assert done.returncode == 1 and "no such machines here" in done.stdout, done.stdout[-4000:]
+    jobs = cluster.submitted()
+    trainings = jobs["rule_train_wildcards_grpo_0"]
+    assert [after(words, "-t") for words in trainings] == ["1440", "2880", "4320"]
+    for words in trainings:
+        assert {"--gpus=8", "--nodes=1", "--cpus-per-task=64", "--signal=TERM@600"} <= set(words)
+        # One task, sbatch's default, which starts a process per GPU itself; a number of tasks would start it again.
+        assert not [word for word in words if "ntasks" in word]
+        assert int(after(words, "--mem")) > 8 * 7_615_616_512 * 4 / 2**20  # each process loads 7.6 billion float32
+    evaluation = jobs["rule_evaluate_wildcards_base_0_final"][0]
+    assert {"--gpus=1", "--nodes=1", "--cpus-per-task=8"} <= set(evaluation) and after(evaluation, "-t") == "480"
+
+
+# Jobs of one GPU each on a machine with two; each writes how many run beside it.
+TWO_GPUS = """
+from dynclip import hardware
+from dynclip import workflow as house
+from dynclip.scales import resolve
+
+hardware.gpus = lambda: (hardware.Gpu("H100", 80.0, True),) * 2
+house.share_gpus(workflow, resolve("{scale}"))
+
+rule all:
+    input: expand("beside/{{job}}", job=range(5))
+
+rule one:
+    output: "beside/{{job}}"
+    resources: gpu=1
+    shell: "mkdir on-{{wildcards.job}}; sleep 1; ls | grep -c on- > {{output}}; rmdir on-{{wildcards.job}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("scale", "words", "gpus"),
+    [("paper", (), 2), ("paper", ("--resources", "gpu=1"), 1), ("laptop", (), None)],
+)
+def test_jobs_on_one_machine_take_no_more_gpus_than_are_visible(scale, words, gpus, tmp_path):
+    """With bare `--cores all`, which Snakemake alone takes for any number of GPUs."""
+    (tmp_path / "Snakefile").write_text(TWO_GPUS.format(scale=scale))
+    command = [sys.executable, "-m", "snakemake", "--cores", "8", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    beside = [int((tmp_path / "beside" / str(job)).read_text()) for job in range(5)]
+    assert gpus is None or max(beside) <= gpus
+    assert ("gpu" in done.stderr.partition("Provided resources:")[2].partition("\n")[0]) == (gpus is not None)
