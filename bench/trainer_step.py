@@ -1,12 +1,20 @@
-"""Seconds per rollout step of DynClipTrainer against stock TRL, on the same work, interleaved in one run.
+"""Seconds per rollout step of DynClipTrainer against stock TRL, on the same work, in turns.
 
-    python bench/trainer_step.py [rounds] [steps]
+    python bench/trainer_step.py [rounds] [steps] [--scale workstation] [--json FILE]
 
-Laptop-scale model (untrained), problems and batch; one thread. Per arm: median of the rounds' seconds per rollout step
-with minimum and maximum, and the median of the per-round ratios to TRL's own GRPOTrainer.
+At laptop scale: an untrained model, one thread, one process. At a hub scale: the base policy and problems of
+results/<scale> (`snakemake --cores all --config scale=<scale> -- results/<scale>/base/model.json`), each measurement in
+a process of its own with the scale's own sampler, precision and micro-batch. Per arm: median of the rounds' seconds
+with minimum and maximum, the split into sampling and updates, tokens a second, peak memory, the share of the method's
+own computations, and the median of the per-round ratios to TRL's own GRPOTrainer.
 """
 
+import argparse
+import json
+import os
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,66 +22,167 @@ from dataclasses import replace
 from pathlib import Path
 
 from dynclip import lean
-
-lean.prepare()
-
-import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from transformers.trainer_callback import PrinterCallback  # noqa: E402
-from trl import GRPOTrainer  # noqa: E402
-
-from dynclip.policies import build_model, build_tokenizer  # noqa: E402
-from dynclip.provenance import processor  # noqa: E402
-from dynclip.scales import resolve  # noqa: E402
-from dynclip.run import trainer_config  # noqa: E402
-from dynclip.trl import DynClipTrainer  # noqa: E402
-from evals.families import generate  # noqa: E402
-from evals.grading import grade_many  # noqa: E402
+from dynclip.files import write_json
+from dynclip.processes import free_port
+from dynclip.provenance import environment, processor
+from dynclip.scales import resolve
 
 ARMS = ("TRL", "grpo", "clip_higher", "id", "did", "od")
+MARK = "MEASURED "
 
 
-def reward(completions, answer, **_):
-    return [float(v.correct) for v in grade_many(list(zip(completions, answer, strict=True)))]
+def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
+    """Train `steps` rollout steps from the same policy after one that does not count; what a counted one costs."""
+    study = replace(resolve(scale), steps=steps + 1)
+    lean.prepare(keep=("vllm",) if study.scale.execution.sampler == "vllm" else ())
+    import torch
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback, TrainerCallback
+    from trl import GRPOTrainer
 
+    from dynclip.rewards import rewards
+    from dynclip.run import trainer_config
+    from dynclip.trl import DynClipTrainer
+    from dynclip.trl_vllm import engine_options
 
-def seconds_per_step(arm: str, steps: int, problems, folder: Path) -> float:
-    """Train `steps` rollout steps from the same untrained policy and return the mean seconds of one."""
-    study = replace(resolve("laptop"), steps=steps)
-    tokenizer = build_tokenizer()
-    cls, extra = (GRPOTrainer, {}) if arm == "TRL" else (DynClipTrainer, {"dynclip_method": arm})
+    torch.set_num_threads(study.scale.threads)
+    model, tokenizer, rows = materials(study)
     args = trainer_config(study, 0, folder)
     args.save_strategy = "no"
-    trainer = cls(
-        model=build_model(study.scale.policy, tokenizer, 0),
-        processing_class=tokenizer,
-        reward_funcs=reward,
-        args=args,
-        train_dataset=Dataset.from_list([{"prompt": p.problem, "answer": p.answer} for p in problems]),
-        **extra,
-    )
+    extra = {} if arm == "TRL" else {"dynclip_method": arm}
+    with engine_options(args.use_cpu):
+        trainer = (GRPOTrainer if arm == "TRL" else DynClipTrainer)(
+            model=model,
+            processing_class=tokenizer,
+            reward_funcs=lambda completions, answer, **_: rewards("correct", completions, answer),
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            **extra,
+        )
+    spent = {"sampling": 0.0, "method": 0.0}
+    on_gpu = not args.use_cpu
+
+    def timed(name, function):
+        def wrapper(*words, **options):
+            if on_gpu:
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            result = function(*words, **options)
+            if on_gpu:
+                torch.cuda.synchronize()
+            spent[name] += time.perf_counter() - start
+            return result
+
+        return wrapper
+
+    trainer._generate_and_score_completions = timed("sampling", trainer._generate_and_score_completions)
+    marks = []
+    updates = study.scale.updates_per_rollout
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            if arm != "TRL":  # the method is made once the number of steps is known
+                trainer.method.loss = timed("method", trainer.method.loss)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step in (updates, updates * (steps + 1)):
+                if on_gpu:
+                    torch.cuda.synchronize()
+                marks.append((time.perf_counter(), dict(spent), state.num_input_tokens_seen))
+
     trainer.remove_callback(PrinterCallback)
-    start = time.perf_counter()
+    trainer.add_callback(Clock())
     trainer.train()
-    return (time.perf_counter() - start) / steps
+    (begin, before, tokens), (end, after, all_tokens) = marks
+    seconds = (end - begin) / steps
+    peak = torch.cuda.max_memory_reserved() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "seconds": seconds,
+        "sampling": (after["sampling"] - before["sampling"]) / steps,
+        "method_share": (after["method"] - before["method"]) / steps / seconds,
+        "tokens_per_second": (all_tokens - tokens) / steps / seconds,
+        "peak_gib": peak / 2**30,
+    }
 
 
-def main(rounds: int = 5, steps: int = 5) -> None:
-    torch.set_num_threads(1)
-    problems = generate("chain_mod", 400, 1, held_out=False)
-    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+def materials(study) -> tuple:
+    """(model, tokenizer, rows of prompt and answer) that every arm starts from."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from dynclip.run import prompts
+    from evals.benchmarks import read_problems
+    from evals.families import generate
+
+    if study.name == "laptop":
+        from dynclip.policies import build_model, build_tokenizer
+
+        tokenizer = build_tokenizer()
+        rows = [{"prompt": p.problem, "answer": p.answer} for p in generate("chain_mod", 400, 1, held_out=False)]
+        return build_model(study.scale.policy, tokenizer, 0), tokenizer, rows
+    base = Path("results") / study.name / "base"
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+    rows = prompts(study.scale, read_problems(base.parent / "data" / "train.jsonl"), tokenizer, print)
+    return model, tokenizer, rows
+
+
+def in_own_process(arm: str, scale: str, steps: int) -> dict:
+    """`measure`, where a sampling engine's memory is gone afterwards."""
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, __file__, "1", str(steps), "--scale", scale, "--arm", arm],
+        env=os.environ | ranks | {"MASTER_PORT": str(free_port())}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
+    if line is None:
+        sys.exit(f"{arm}: no measurement, exit status {done.returncode}; its last words are above")
+    return json.loads(line.removeprefix(MARK))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rounds", type=int, nargs="?", default=5)
+    parser.add_argument("steps", type=int, nargs="?", default=5)
+    parser.add_argument("--scale", default="laptop")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--arms", default=",".join(ARMS), help="comma-separated; the first is what ratios are to")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    words = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        seconds_per_step("TRL", 2, problems, Path(folder))  # warm-up, not counted
-        for _ in range(rounds):
-            for arm in ARMS:
-                seconds[arm].append(seconds_per_step(arm, steps, problems, Path(folder)))
-    print(f"{processor()}, 1 thread, {rounds} rounds x {steps} rollout steps, seconds per rollout step")
-    print(f"{'arm':<12} {'median':>7} {'min':>7} {'max':>7}  ratio to TRL (median of rounds)")
-    for arm in ARMS:
-        ratio = statistics.median(a / b for a, b in zip(seconds[arm], seconds["TRL"], strict=True))
-        found = seconds[arm]
-        print(f"{arm:<12} {statistics.median(found):7.3f} {min(found):7.3f} {max(found):7.3f}  {ratio:.3f}")
+        if words.arm:
+            print(MARK + json.dumps(measure(words.arm, words.scale, words.steps, Path(folder))), flush=True)
+            return
+
+        def once(arm: str) -> dict:
+            if words.scale == "laptop":
+                return measure(arm, words.scale, words.steps, Path(folder))
+            return in_own_process(arm, words.scale, words.steps)
+
+        arms = words.arms.split(",")
+        found: dict[str, list[dict]] = {arm: [] for arm in arms}
+        for _ in range(words.rounds):
+            for arm in arms:
+                found[arm].append(once(arm))
+    print(f"{processor()}, {words.scale}, {words.rounds} rounds x {words.steps} rollout steps")
+    head = f"{'arm':<12} {'s/step':>8} {'min':>8} {'max':>8} {'sampling':>9} {'tokens/s':>9} {'GiB':>7} {'method':>7}"
+    print(f"{head}  ratio to {arms[0]}")
+    table = {}
+    for arm, rows in found.items():
+        middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+        times = [row["seconds"] for row in rows]
+        ratio = statistics.median(
+            row["seconds"] / base["seconds"] for row, base in zip(rows, found[arms[0]], strict=True)
+        )
+        table[arm] = {**middle, "min": min(times), "max": max(times), "ratio": ratio}
+        print(
+            f"{arm:<12} {middle['seconds']:8.3f} {min(times):8.3f} {max(times):8.3f} {middle['sampling']:9.3f} "
+            f"{middle['tokens_per_second']:9.0f} {middle['peak_gib']:7.2f} {middle['method_share']:7.2%}  {ratio:.3f}"
+        )
+    if words.json:
+        head = {"scale": words.scale, "rounds": words.rounds, "steps": words.steps, "environment": environment()}
+        write_json(words.json, {**head, "arms": table})
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

@@ -98,6 +98,11 @@ def parser() -> argparse.ArgumentParser:
     command("claims", run_claims, "Decide the paper's claims from the runs there are: results/<scale>/claims.md.")
     reference = command("reference", run_reference, "Copy a finished study's small files, with cost and provenance.")
     reference.add_argument("--out", type=Path, required=True, help="for example results/reference/laptop-2core")
+    runbook = command("runbook", run_runbook, "Run all evidence of a scale in one call, as many seeds as time allows.")
+    runbook.add_argument("--hours", type=float, default=4.0, help="default: 4; the first seed runs whatever it takes")
+    runbook.add_argument("--rounds", type=int, default=3, help="of the comparison with stock TRL; default: 3")
+    runbook.add_argument("--rollouts", type=int, default=5, help="rollout steps of each of its rounds; default: 5")
+    runbook.add_argument("--out", type=Path, required=True, help="for example results/reference/workstation-h200")
     return top
 
 
@@ -345,4 +350,11 @@ def run_reference(options) -> int:
 
     study = study_of(options)
     write_reference(options.results / study.name, options.out, study.methods, study.seeds)
+    return 0
+
+
+def run_runbook(options) -> int:
+    from dynclip.runbook import run_all
+
+    run_all(study_of(options), options.hours, options.out, options.rounds, options.rollouts)
     return 0

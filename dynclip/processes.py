@@ -30,7 +30,7 @@ PATIENCE_S = 20  # between the first worker's death and the end of the others, w
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker has to know. `words`: the overrides that make the study again; paths as they are on every machine."""
+    """What a worker has to know. `words`: the overrides that make the study again; paths: as on every machine."""
 
     words: str
     arm: str

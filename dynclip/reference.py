@@ -77,7 +77,7 @@ def write_counts(results: Path, path: Path) -> None:
 
 def timings(results: Path, evidence: Evidence) -> dict:
     """Seconds of every part, from what Snakemake, the installation and the runs recorded (wall-clock)."""
-    warmup = json.loads((results / "base" / "warmup.json").read_text())
+    warmup = base_record(results)
     steps = {
         method: [row["time/step"] for (name, _), rows in evidence.rows.items() if name == method for row in rows]
         for method in evidence.methods
@@ -85,11 +85,21 @@ def timings(results: Path, evidence: Evidence) -> dict:
     return {
         "install": json.loads(STAMP.read_text())["seconds"] if STAMP.exists() else None,
         "all_jobs_minutes": round(sum(seconds(results, "**/*")) / 60, 1),
-        "warm_start": {"steps": warmup["steps"], "seconds": warmup["seconds"], "job": benchmark(results, "warmup*")},
+        "warm_start": {name: warmup.get(name, 0) for name in ("steps", "seconds")}
+        | {"job": benchmark(results, "warmup*")},
         "training_job": benchmark(results, "train/*"),
         "evaluation_job": benchmark(results, "evaluate/*"),
         "rollout_step": {method: spread(values) for method, values in steps.items()},
     }
+
+
+def base_record(results: Path) -> dict:
+    """What was done for the base policy: a warm start from nothing, or a model of the hub and its supervised stage."""
+    tiny = results / "base" / "warmup.json"
+    if tiny.exists():
+        return json.loads(tiny.read_text())
+    record = json.loads((results / "base" / "base.json").read_text())
+    return record | record.get("supervised", {})
 
 
 def benchmark(results: Path, pattern: str) -> dict | None:
@@ -127,7 +137,7 @@ def provenance(results: Path, evidence: Evidence, runs: list[dict]) -> dict:
         "data": json.loads((results / "data" / "manifest.json").read_text()),
         "base": {
             "sha256": weights_sha256(results / "base"),
-            "warmup": json.loads((results / "base" / "warmup.json").read_text()),
+            "warmup": base_record(results),
         },
         "protocol": usual,
         "runs": {
@@ -176,7 +186,7 @@ def page(evidence: Evidence, costs: dict) -> str:
         if costs[part]:
             lines.append(f"| {title} | {words(costs[part])} |")
     lines += [f"| rollout step, {method} | {words(found)} |" for method, found in costs["rollout_step"].items()]
-    lines += ["", "Medians; jobs ran side by side, one thread each."]
+    lines += ["", "Medians; jobs ran side by side."]
     heading = None
     for finding in findings(evidence):
         if finding.heading != heading:

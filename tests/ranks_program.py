@@ -1,4 +1,4 @@
-"""A training as one of its processes sees it: python ranks_program.py FOLDER '{"method": …, …}', under torchrun or alone.
+"""A training as one of its processes sees it: python ranks_program.py FOLDER '{"method": …}', under torchrun or alone.
 
 Completions are drawn from the policy by generators of their own, seeded by step, prompt and number in the group: the
 global batch does not depend on how many processes share it. Prints one JSON line of rows and state, on the first.

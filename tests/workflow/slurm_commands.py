@@ -3,7 +3,7 @@
 
 $CLUSTER_TEST is a folder: each call is a line of calls.jsonl, each job has a file jobs/<id> with its state. (The plugin
 takes every variable SLURM_... from a job step.) A file `refuse` there makes sbatch refuse; a file `end_early` names a
-file, and once that has 5 lines the running step gets a SIGTERM, as before a time limit: all of its processes, but not the
+file, and once that has 5 lines the running step gets a SIGTERM, as before a time limit: all of its processes, not the
 batch script around it, and once.
 """
 
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER = Path(os.environ["CLUSTER_TEST"])
@@ -49,6 +50,8 @@ def srun(words: list[str]) -> int:
             wish.unlink()
             os.killpg(step.pid, signal.SIGTERM)
         time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.killpg(step.pid, signal.SIGKILL)  # a step is over when its task is: what still runs is killed
     return step.returncode
 
 
