@@ -50,7 +50,7 @@ def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
     args = trainer_config(study, 0, folder)
     args.save_strategy = "no"
     extra = {} if arm == "TRL" else {"dynclip_method": arm}
-    with engine_options(args.use_cpu):
+    with engine_options(args.use_cpu, args.bf16):
         trainer = (GRPOTrainer if arm == "TRL" else DynClipTrainer)(
             model=model,
             processing_class=tokenizer,

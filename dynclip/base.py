@@ -72,8 +72,8 @@ def check_architecture(policy: HubPolicy, found: Model) -> None:
 
 
 def check_template(scale: Scale, tokenizer) -> None:
-    """Raise UserError where the prompt template and the tokenizer do not go together: a mark of a turn that is no single
-    token would be learned as text."""
+    """Raise UserError where prompt template and tokenizer do not go together: a turn's mark that is no single token
+    would be learned as text."""
     prompt = render("1 + 1 = ?", tokenizer, scale.template)
     vocabulary = tokenizer.get_vocab()
     for mark in SPECIAL[1:]:

@@ -54,6 +54,27 @@ def take(
         yield ",".join(held)
 
 
+@contextmanager
+def use(most: int, gpus: Sequence[hardware.Gpu] | None = None, **options) -> Iterator[None]:
+    """`take` for this process itself: while this holds, CUDA_VISIBLE_DEVICES names the GPUs that it took.
+
+    At most `most`, fewer where fewer are visible, none without a GPU: for what also runs on a CPU. Enter it before CUDA
+    is first used; the variable is not read again. `options`: those of `take`.
+    """
+    candidates = () if most == 0 else hardware.gpus() if gpus is None else gpus
+    with take(min(most, len(candidates)), candidates, **options) as taken:
+        before = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if taken is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = taken
+        try:
+            yield
+        finally:
+            if taken is not None and before is None:
+                del os.environ["CUDA_VISIBLE_DEVICES"]
+            elif taken is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
 def lock_folder() -> Path:
     """Where this user's GPU locks lie on this machine."""
     return Path(tempfile.gettempdir()) / f"dynclip-{os.getuid()}"

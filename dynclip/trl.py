@@ -70,8 +70,9 @@ class DynClipTrainer(GRPOTrainer):
     """
 
     def __init__(self, *args, dynclip_method="grpo", dynclip_options=None, allow_on_policy=False, **kwargs):
-        on_cpu = not torch.cuda.is_available() or getattr(kwargs.get("args"), "use_cpu", False)
-        with engine_options(on_cpu):
+        given = kwargs.get("args")
+        on_cpu = not torch.cuda.is_available() or getattr(given, "use_cpu", False)
+        with engine_options(on_cpu, getattr(given, "bf16", False)):
             super().__init__(*args, **kwargs)
         if self.use_vllm and self.vllm_mode == "colocate" and on_cpu:
             self.vllm_generation.sync_weights = partial(sync_by_reloading, self.vllm_generation)

@@ -133,6 +133,18 @@ def test_only_the_gpus_that_a_batch_system_gave_are_candidates(tmp_path, monkeyp
         pass
 
 
+def test_a_process_uses_what_it_takes_and_a_cpu_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    with gpus.take(1, FOUR, tmp_path), gpus.use(1, FOUR, folder=tmp_path):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with gpus.use(8, FOUR[:2], folder=tmp_path):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    with gpus.use(1, (), folder=tmp_path):
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
 def test_locks_are_seen_from_every_checkout_of_a_user_and_private(tmp_path, monkeypatch):
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     with gpus.take(1, FOUR):

@@ -30,7 +30,7 @@ rule train:
         settings=house.settings_of("train", STUDY),
         method=lambda wildcards: house.method_code(wildcards.method),
         code=house.code_of("train"),
-    # exec: a shell in between would end at the SIGTERM of a batch system, and the job with it, while the training still
-    # writes its checkpoint.
+    # exec: a shell in between (bash before 5.1 keeps one) would end at the SIGTERM of a batch system, and the job with it,
+    # while the training still writes its checkpoint.
     shell:
         "exec python -m dynclip train {params.overrides} --method {wildcards.method} --seed {wildcards.seed} --log {log}"
