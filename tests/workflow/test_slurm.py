@@ -122,7 +122,7 @@ def test_a_paper_training_is_one_task_with_eight_gpus(cluster):
     assert [after(words, "-t") for words in trainings] == ["1440", "2880", "4320"]
     for words in trainings:
         assert {"--gpus=8", "--nodes=1", "--cpus-per-task=64", "--signal=TERM@600"} <= set(words)
-        # One task, sbatch's default, which starts a process per GPU itself; a number of tasks would start it again.
+        # One task, sbatch's default, which starts a process per GPU itself; the plugin would ask for more per GPU.
         assert not [word for word in words if "ntasks" in word]
         assert int(after(words, "--mem")) > 8 * 7_615_616_512 * 4 / 2**20  # each process loads 7.6 billion float32
     evaluation = jobs["rule_evaluate_wildcards_base_0_final"][0]
