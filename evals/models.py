@@ -184,6 +184,12 @@ def _download(name: str) -> Path:
     except RepositoryNotFoundError:
         raise UserError(f"{name}: no such folder here and no such model on the hub at {constants.ENDPOINT}") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise UserError(
+                f"{name}: the hub at {constants.ENDPOINT} refuses ({status}); HF_TOKEN or the login is not valid "
+                "there: set another one, or none"
+            ) from None
         asked = "was not asked (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "did not answer"
         raise UserError(
             f"{name}: no such folder, not in the cache ({constants.HF_HUB_CACHE}), and the hub at {constants.ENDPOINT} "

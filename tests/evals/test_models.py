@@ -1,7 +1,13 @@
 """Models to evaluate: identity, facts read from files, one-line errors."""
 
+import http.server
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 from tiny_models import CHAT, save_tiny
@@ -10,6 +16,8 @@ from dynclip.checkpoints import seal
 from dynclip.errors import UserError
 from evals.evaluation import default_out
 from evals.models import resolve
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -90,6 +98,34 @@ def test_a_folder_that_is_no_whole_model_is_an_error_of_one_line(tiny, harm, tex
 def test_what_is_neither_a_folder_nor_a_hub_id_is_said(name):
     with pytest.raises(UserError, match="no such folder, and not a hub id"):
         resolve(name)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A hub that knows neither this token nor this caller."""
+
+    def do_GET(self):
+        self.send_response(401)
+        self.send_header("X-Error-Message", "Invalid user token.")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *words):
+        """Stays silent."""
+
+
+def test_a_token_that_the_hub_refuses_is_named(tmp_path):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_address[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", "from evals.models import resolve; resolve('owner/name')"], cwd=ROOT,
+            env=os.environ | {"HF_ENDPOINT": place, "HF_HOME": str(tmp_path), "HF_TOKEN": "x", "HF_HUB_OFFLINE": "0"},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        server.shutdown()
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"owner/name: the hub at {place} refuses (401); HF_TOKEN or the login is not valid" in last
 
 
 def test_the_default_folder_is_one_name():
