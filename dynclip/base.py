@@ -15,6 +15,7 @@ from pathlib import Path
 from dynclip import lean
 from dynclip.checkpoints import seal
 from dynclip.errors import UserError
+from dynclip.run import within_level
 from dynclip.scales import HubPolicy, Scale, Supervised
 from evals.engines import end_tokens, load_tokenizer
 from evals.families import Problem
@@ -161,7 +162,7 @@ def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: 
 
     from dynclip.hardware import detect
 
-    worked = [problem for problem in problems if problem.solution]
+    worked = [problem for problem in within_level(scale, problems) if problem.solution]
     if len(worked) < stage.solutions:
         worked = worked or problems  # a rehearsal's set may have none: any text exercises the stage
     rng = random.Random(stage.seed)

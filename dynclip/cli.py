@@ -145,6 +145,7 @@ def run_data(options) -> int:
 
 def run_warmup(options) -> int:
     from dynclip.base import make_base
+    from dynclip.gpus import use
     from dynclip.policies import warm_start
     from dynclip.progress import Progress
     from dynclip.scales import HubPolicy
@@ -154,7 +155,8 @@ def run_warmup(options) -> int:
     folder = options.results / study.name
     make = make_base if isinstance(study.scale.policy, HubPolicy) else warm_start
     say = Progress("base policy", 0, options.log).say
-    make(study.scale, read_problems(folder / "data" / "train.jsonl"), folder / "base", say)
+    with use(min(1, study.scale.execution.gpus)):
+        make(study.scale, read_problems(folder / "data" / "train.jsonl"), folder / "base", say)
     return 0
 
 
@@ -195,6 +197,7 @@ def run_evaluate(options) -> int:
 
 
 def run_evaluate_checkpoint(options) -> int:
+    from dynclip.gpus import use
     from dynclip.progress import Progress
     from evals.benchmarks import BENCHMARKS
     from evals.evaluation import evaluate
@@ -223,7 +226,8 @@ def run_evaluate_checkpoint(options) -> int:
     }
     say = Progress(f"evaluate {place}", len(names), options.log).say
     where = folder / "samples" / place, folder / "scores" / place
-    evaluate(model, names, folder / "data", labels, *where, say, study.scale.evaluation, study.scale.template)
+    with use(min(1, study.scale.execution.gpus)):
+        evaluate(model, names, folder / "data", labels, *where, say, study.scale.evaluation, study.scale.template)
     return 0
 
 

@@ -82,10 +82,20 @@ def run_trainer(
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
+def within_level(scale: Scale, problems: list) -> list:
+    """The training problems that are not too hard for the scale."""
+    return [problem for problem in problems if scale.max_level is None or problem.level <= scale.max_level]
+
+
 def prompts(scale: Scale, problems: list, tokenizer, say) -> list[dict]:
-    """The training problems as the trainer reads them; those whose prompt is longer than the scale's are left out."""
+    """The training problems as the trainer reads them: without those that are too hard, or whose prompt is too long,
+    for the scale."""
     from evals.prompts import TEMPLATES, render
 
+    kept = within_level(scale, problems)
+    if len(kept) < len(problems):
+        say(f"{len(problems) - len(kept)} of {len(problems)} problems left out: above level {scale.max_level}")
+    problems = kept
     template = TEMPLATES[scale.template]
     asked = [{"prompt": render(p.problem, tokenizer, template), "answer": p.answer} for p in problems]
     if scale.max_prompt is None:

@@ -44,7 +44,8 @@ def fingerprint(study: Study, method: str, seed: int, base: Path, data: Path) ->
 
 SETTINGS = (
     "prompts_per_step", "group_size", "minibatches", "epochs", "learning_rate", "max_completion", "early_fraction",
-    "thresholds", "threads", "max_prompt", "repeats", "weight_decay", "aggregation", "dual_clip", "template", "reward",
+    "thresholds", "threads", "max_prompt", "max_level", "repeats", "weight_decay", "aggregation", "dual_clip",
+    "template", "reward",
 )  # fmt: skip
 
 

@@ -140,8 +140,8 @@ def settings_of(rule: str, study: Study) -> str:
     if rule == "data":
         return digest([repr(TRAIN_SETS[study.scale.train_set]), *(repr(BENCHMARKS[n]) for n in study.scale.benchmarks)])
     if rule == "warmup" and isinstance(study.scale.policy, HubPolicy):
-        lengths = study.scale.max_prompt, study.scale.max_completion
-        return digest([repr(study.scale.policy), study.scale.template, lengths])
+        limits = study.scale.max_prompt, study.scale.max_completion, study.scale.max_level
+        return digest([repr(study.scale.policy), study.scale.template, limits])
     if rule == "warmup":
         return digest([vars(study.scale.policy), vars(study.scale.policy.warmup), study.scale.max_completion])
     if rule == "evaluate":

@@ -130,7 +130,7 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
         HubSet(
             name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",
             problem="question", answer="answer", answer_rule="gsm8k", solution="answer", solution_rule="gsm8k",
-            count=7473,
+            level="answer", level_rule="calculations", count=7473,
             content="f6d1e8227f7642f9b42da09a24b43807c031835dea29e6ed6bd94451c349f8d7",
         ),
         HubSet(

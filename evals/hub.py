@@ -49,6 +49,7 @@ class HubSet:
     key: str = ""  # tells problems apart: becomes part of their ids
     distinct: bool = False  # rows repeat: one row of each key is kept, in the order of the keys
     level: str = ""
+    level_rule: str = "number"  # of LEVEL_RULES
     subject: str = ""
     pools: tuple[tuple[str, int], ...] = ()  # subjects where no column has them: each with its number of rows in a row
     tolerance: str = ""
@@ -88,7 +89,7 @@ def problem_of(entry: HubSet, row: dict, number: int) -> Problem:
         id=f"{entry.name}-{key}",
         problem=PROBLEM_RULES[entry.problem_rule](field(row, entry.problem)).strip(),
         answer=ANSWER_RULES[entry.answer_rule](field(row, entry.answer), row),
-        level=int(field(row, entry.level)) if entry.level else 0,
+        level=LEVEL_RULES[entry.level_rule](field(row, entry.level)) if entry.level else 0,
         subject=(field(row, entry.subject) if entry.subject else pool(entry.pools, number)) or entry.title,
         tolerance=str(field(row, entry.tolerance) or "").strip() if entry.tolerance else "",
         solution=SOLUTION_RULES[entry.solution_rule](field(row, entry.solution)) if entry.solution else "",
@@ -167,6 +168,8 @@ ANSWER_RULES: dict[str, Callable] = {
     "gsm8k": gsm8k_answer,
     "olympiad": olympiad_answer,
 }
+# Of GSM8K: the number of calculations that a worked solution writes out.
+LEVEL_RULES: dict[str, Callable] = {"number": int, "calculations": lambda solution: solution.count("<<")}
 SOLUTION_RULES: dict[str, Callable] = {"text": str.strip, "gsm8k": gsm8k_solution}
 
 

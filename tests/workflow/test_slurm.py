@@ -10,6 +10,7 @@ import pytest
 from house import RESULTS, ROOT, House, copy_project
 
 from dynclip.scales import resolve
+from dynclip.workflow import needs
 
 COMMANDS = ("sbatch", "srun", "sacct", "squeue", "scontrol", "sinfo", "scancel", "sacctmgr", "sshare")
 SNAKEMAKE = (
@@ -105,28 +106,37 @@ def test_a_training_that_is_told_to_stop_is_submitted_again_and_goes_on(cluster)
 
 
 @pytest.mark.workflow
-def test_a_paper_training_is_one_task_with_eight_gpus(cluster):
+def test_a_training_on_eight_gpus_is_one_task(cluster):
     """No machine here has them: sbatch refuses, which also shows what the retries ask for."""
     (cluster.folder / "refuse").touch()
-    folder = cluster.house.root / "results" / "paper"
+    folder = cluster.house.root / "results" / "workstation"
     inputs = ["data/manifest.json", "data/train.jsonl", "base/model.json"]
-    for name in inputs + [f"data/{benchmark}.jsonl" for benchmark in resolve("paper").scale.benchmarks]:
+    for name in inputs + [f"data/{benchmark}.jsonl" for benchmark in resolve("workstation").scale.benchmarks]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
-    target = "results/paper/scores/base/seed0/final/aime24.json"
-    done = cluster.run("--config", "scale=paper", "--", run_file("grpo", 0, "paper"), target)
+    config = ("--config", "scale=workstation", "gpus=8", "methods=grpo", "seeds=0")
+    target = "results/workstation/scores/base/seed0/final/gsm8k.json"
+    done = cluster.run(*config, "--", run_file("grpo", 0, "workstation"), target)
     (cluster.folder / "refuse").unlink()
     assert done.returncode == 1 and "no such machines here" in done.stdout, done.stdout[-4000:]
     jobs = cluster.submitted()
     trainings = jobs["rule_train_wildcards_grpo_0"]
     assert [after(words, "-t") for words in trainings] == ["1440", "2880", "4320"]
     for words in trainings:
-        assert {"--gpus=8", "--nodes=1", "--cpus-per-task=64", "--signal=TERM@600"} <= set(words)
+        assert {"--gpus=8", "--nodes=1", "--cpus-per-task=32", "--signal=TERM@600"} <= set(words)
         # One task, sbatch's default, which starts a process per GPU itself; the plugin would ask for more per GPU.
         assert not [word for word in words if "ntasks" in word]
-        assert int(after(words, "--mem")) > 8 * 7_615_616_512 * 4 / 2**20  # each process loads 7.6 billion float32
     evaluation = jobs["rule_evaluate_wildcards_base_0_final"][0]
-    assert {"--gpus=1", "--nodes=1", "--cpus-per-task=8"} <= set(evaluation) and after(evaluation, "-t") == "480"
+    assert {"--gpus=1", "--nodes=1", "--cpus-per-task=4"} <= set(evaluation) and after(evaluation, "-t") == "480"
+
+
+def test_the_papers_trainings_ask_for_a_whole_machine():
+    asked = needs(resolve("paper"))
+    training, evaluation = asked["train"], asked["evaluate"]
+    assert (training.gpus, training.threads, training.limit(1), training.limit(3)) == (8, 8 * 8, 1440, 4320)
+    assert training.memory_mib > 8 * 7_615_616_512 * 4 / 2**20  # each process loads the weights in float32
+    assert (evaluation.gpus, asked["warmup"].gpus) == (1, 0)  # its base policy is downloaded, not trained
+    assert {each.gpus for each in needs(resolve("paper_rehearsal")).values()} == {0}
 
 
 # Jobs of one GPU each on a machine with two; each writes how many run beside it.
@@ -134,6 +144,7 @@ TWO_GPUS = """
 from dynclip import hardware
 from dynclip import workflow as house
 from dynclip.scales import resolve
+from dynclip.workflow import needs
 
 hardware.gpus = lambda: (hardware.Gpu("H100", 80.0, True),) * 2
 house.share_gpus(workflow, resolve("{scale}"))
