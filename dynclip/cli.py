@@ -153,9 +153,10 @@ def run_warmup(options) -> int:
 
     study = study_of(options)
     folder = options.results / study.name
-    make = make_base if isinstance(study.scale.policy, HubPolicy) else warm_start
+    of_the_hub = isinstance(study.scale.policy, HubPolicy)
+    make = make_base if of_the_hub else warm_start
     say = Progress("base policy", 0, options.log).say
-    with use(min(1, study.scale.execution.gpus)):
+    with use(min(1, study.scale.execution.gpus) if of_the_hub and study.scale.policy.supervised else 0):
         make(study.scale, read_problems(folder / "data" / "train.jsonl"), folder / "base", say)
     return 0
 
