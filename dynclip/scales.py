@@ -257,13 +257,13 @@ WORKSTATION_SMALL = replace(
     name="workstation_small",
     title="the workstation scale with batches that two CPU cores can carry",
     policy=replace(
-        WORKSTATION.policy, supervised=Supervised(solutions=1280, epochs=1, batch=16, learning_rate=1e-4)
+        WORKSTATION.policy, supervised=Supervised(solutions=960, epochs=1, batch=16, learning_rate=1e-4)
     ),
     only=("gsm8k",),
     methods=("grpo", "id"),
     seeds=(0,),
     steps=24,
-    prompts_per_step=4, group_size=8, minibatches=2, epochs=2,
+    prompts_per_step=4, group_size=8, minibatches=4, epochs=1,
     max_completion=96,
     max_prompt=160,
     max_level=2,
