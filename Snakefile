@@ -29,6 +29,7 @@ wildcard_constraints:
 localrules:
     all,
     data,
+    launch,
     tables,
     figures,
     page,
@@ -57,8 +58,9 @@ onsuccess:
 rule all:
     default_target: True
     input:
-        rules.page.output,
-        rules.track.output,
+        rules.launch.output
+        if house.engine_from(config) == "verl"
+        else [*rules.page.output, *rules.track.output],
 
 
 # With the word `rehearse` on the command line the study is the rehearsal of the scale that is asked for.

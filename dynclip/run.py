@@ -174,6 +174,7 @@ def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None
         bf16=execution.dtype == "bfloat16" and can_bfloat16(on_gpu),
         gradient_checkpointing=execution.checkpointing and execution.sharding != "fsdp2",
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
         **sampler_options(scale),
         **sharding_options(scale, world),
     )

@@ -315,6 +315,8 @@ class DynClipTrainer(GRPOTrainer):
         norm = super()._clip_grad_norm(model)
         self._finish_update()
         ratio, self._update_ratio = self._update_ratio, 0.0
+        if norm is None:  # DeepSpeed keeps gradients and their norm to itself: nothing can be skipped
+            return norm
         size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if math.isfinite(size) and ratio <= RATIO_LIMIT:
             self._skipped_in_a_row = 0

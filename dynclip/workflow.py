@@ -19,7 +19,8 @@ from dynclip.scales import REHEARSAL, SCALES, SETTABLE, HubPolicy, Study, resolv
 from dynclip.training import SETTINGS, SHARED_CODE
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", *SETTABLE)
+CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", *SETTABLE, "engine")
+ENGINES = ("trl", "verl")
 
 REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph with next to no work
 
@@ -34,6 +35,7 @@ CODE = {
     "page": ("dynclip.report:write_report",),
     "study": ("dynclip.study_page:write_study",),
     "claims": ("dynclip.claims_page:write_claims",),
+    "launch": ("dynclip.verl_launch:write_launch",),
     "track": ("dynclip.tracking:track",),
 }
 
@@ -52,7 +54,9 @@ def study_from(config: dict, words: list[str]) -> Study:
                 raise UserError(f"unknown --config key {key!r}; the keys are: {', '.join(CONFIG_KEYS)}")
         if REHEARSE in words and not str(config.get("scale", "laptop")).endswith(REHEARSAL):
             config = {**config, "scale": str(config.get("scale", "laptop")) + REHEARSAL}
-        study = resolve(**config)
+        study = resolve(**{key: value for key, value in config.items() if key != "engine"})
+        if engine_from(config) not in ENGINES:
+            raise UserError(f"unknown engine {config['engine']!r}; the engines are: {', '.join(ENGINES)}")
         if Path("results").exists() and not Path("results").is_dir():
             raise UserError("results is a file; dynclip writes to a folder of that name here: move the file away")
         check_targets(study, words)
@@ -60,6 +64,11 @@ def study_from(config: dict, words: list[str]) -> Study:
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def engine_from(config: dict) -> str:
+    """Who trains: TRL, in the workflow; or verl, for which the workflow writes launch scripts."""
+    return config.get("engine", "trl")
 
 
 def check_targets(study: Study, words: list[str]) -> None:
@@ -196,6 +205,11 @@ def study_inputs(study: Study, name: str) -> list[str]:
         for checkpoint in study.checkpoints
         for benchmark in study.scale.benchmarks
     ]
+
+
+def launch_files(study: Study) -> list[str]:
+    """verl's launch script of every run of the study."""
+    return [f"results/{study.name}/verl/{method}/seed{seed}.sh" for method in study.methods for seed in study.seeds]
 
 
 def claimed_studies() -> list[str]:

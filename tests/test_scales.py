@@ -1,9 +1,11 @@
 """Overrides: what is accepted, and the one line that a wrong one gets."""
 
+from dataclasses import replace
+
 import pytest
 
 from dynclip.errors import UserError
-from dynclip.scales import LAPTOP, resolve
+from dynclip.scales import LAPTOP, REHEARSAL, SCALES, resolve
 
 
 def test_the_default_study_is_five_methods_by_five_seeds_with_several_updates_per_rollout():
@@ -48,3 +50,88 @@ def test_bad_overrides_are_one_line(overrides, words):
 def test_one_update_per_rollout_can_be_forced_or_run_for_one_method():
     assert resolve(updates=1, force=1).scale.updates_per_rollout == 1
     assert resolve(updates=1, methods="grpo").scale.updates_per_rollout == 1
+
+
+def test_every_scale_s_numbers_fit_together():
+    from dynclip.run import micro_batches
+    from evals.benchmarks import BENCHMARKS, TRAIN_SETS
+    from evals.prompts import TEMPLATES
+
+    for name, scale in SCALES.items():
+        assert scale.name == name and scale.train_set in TRAIN_SETS and scale.template in TEMPLATES
+        assert scale.benchmarks and all(benchmark in BENCHMARKS for benchmark in scale.benchmarks)
+        assert scale.completions % scale.minibatches == 0 and scale.updates_per_rollout > 1
+        world = max(1, scale.execution.gpus)
+        micro, passes = micro_batches(scale, world, scale.execution.micro_batch)
+        assert micro * passes * world * scale.minibatches == scale.completions
+        if scale.max_prompt:
+            assert scale.max_prompt + scale.max_completion <= scale.policy.architecture.context
+
+
+def test_the_paper_s_numbers_are_the_paper_s():
+    paper = SCALES["paper"]
+    assert (paper.steps, paper.prompts_per_step, paper.group_size, paper.learning_rate) == (400, 512, 8, 1e-6)
+    assert (paper.weight_decay, paper.updates_per_rollout, paper.dual_clip) == (0.1, 16, 10)
+    assert paper.max_prompt + paper.max_completion == 4096
+    assert SCALES["paper_7b"].max_prompt + SCALES["paper_7b"].max_completion == 8192
+    study = resolve("paper")
+    assert study.checkpoints == {"step120": 120, "final": 400}
+    assert len(study.methods) == 10 and len(paper.benchmarks) == 6
+
+
+def test_a_rehearsal_keeps_the_graph_and_drops_the_work():
+    for name in ("paper", "workstation", "laptop"):
+        real, short = SCALES[name], SCALES[name + REHEARSAL]
+        assert short.methods == real.methods and short.benchmarks == real.benchmarks and short.steps == 2
+        assert list(resolve(short.name).checkpoints) == ["step1", "final"]
+    assert SCALES["paper_rehearsal"].policy.random and SCALES["paper_rehearsal"].train_set == "dapo"
+
+
+def test_settings_are_checked_and_travel_in_the_words_of_a_command():
+    from dynclip.cli import parser, study_of
+
+    study = resolve("paper", minibatches="8", dual_clip="none", template="dapo", gpus=4, sharding="zero3")
+    assert study.scale.updates_per_rollout == 8 and study.scale.dual_clip is None
+    assert (study.scale.execution.gpus, study.scale.execution.sharding) == (4, "zero3")
+    words = ["train", "--method", "id", "--seed", "0", *study.overrides.split()]
+    assert study_of(parser().parse_args(words)) == study
+    assert resolve("paper").scale.dual_clip == 10
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"minibatches": 7}, "minibatches=7: does not divide the 4096 completions of a step"),
+        ({"dual_clip": 1}, "dual_clip: expected a number above 1, or none, given 1"),
+        ({"template": "x"}, "template: unknown 'x'; valid are: plain, chat, qwen-math, dapo"),
+        ({"sharding": "ddp"}, "sharding: unknown 'ddp'; valid are: none, fsdp2, zero3"),
+        ({"speed": 2}, "unknown setting 'speed'; the settings are: minibatches"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, words):
+    with pytest.raises(UserError) as error:
+        resolve("paper", **setting)
+    assert str(error.value).startswith(words)
+
+
+def test_processes_that_cannot_share_a_mini_batch_are_refused():
+    from dynclip.run import micro_batches
+
+    assert micro_batches(SCALES["paper"], 8, 4) == (4, 8)
+    assert micro_batches(SCALES["paper"], 8, None) == (32, 1)
+    assert micro_batches(SCALES["paper"], 8, 5) == (4, 8)
+    with pytest.raises(UserError, match="256 completions of a mini-batch cannot be shared by 3 processes"):
+        micro_batches(SCALES["paper"], 3, 4)
+
+
+def test_harder_problems_and_longer_prompts_are_left_out_and_counted():
+    from tiny_trainer import tokenizer
+
+    from dynclip.run import prompts
+    from evals.families import Problem
+
+    scale = replace(SCALES["workstation_small"], max_prompt=4, template="plain")
+    problems = [Problem("a", "abc", "1", 1, ""), Problem("b", "abc", "1", 3, ""), Problem("c", "abcde", "1", 2, "")]
+    said = []
+    assert prompts(scale, problems, tokenizer(), said.append) == [{"prompt": "abc", "answer": "1"}]
+    assert said == ["1 of 3 problems left out: above level 2", "1 of 2 problems left out: prompts over 4 tokens"]

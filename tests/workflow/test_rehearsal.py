@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import threading
 
 import pandas as pd
@@ -87,6 +88,18 @@ def test_the_runbook_does_everything_in_one_call(rehearsed):
     assert stock["TRL"]["method_share"] == 0 < stock["id"]["method_share"]
     assert len(pd.read_parquet(out / "metrics.parquet")) == 4
     assert read_committed(out, arms=("grpo", "id"), seeds=(0,)).methods == ("grpo", "id")
+
+
+def test_with_the_engine_verl_nothing_is_trained_here_and_launch_scripts_are_written(rehearsed):
+    house, _ = rehearsed
+    config = (f"scale={SCALE}_rehearsal", "engine=verl", "methods=id", "gpus=2", "sampler=vllm")
+    done = house.run("snakemake", "--cores", "all", "--config", *config)
+    assert done.returncode == 0, done.stdout[-3000:]
+    script = house.root / RESULTS / "verl" / "id" / "seed0.sh"
+    assert os.access(script, os.X_OK) and "loss_mode=dynclip_id" in script.read_text()
+    assert house.run("bash", "-n", str(script)).returncode == 0
+    refused = house.run("snakemake", "--cores", "all", "-n", "--config", "engine=ray")
+    assert refused.returncode == 2 and "unknown engine 'ray'; the engines are: trl, verl" in refused.stdout
 
 
 def test_a_run_that_fails_names_its_log(rehearsed):

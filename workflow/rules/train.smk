@@ -34,3 +34,24 @@ rule train:
     # while the training still writes its checkpoint.
     shell:
         "exec python -m dynclip train {params.overrides} --method {wildcards.method} --seed {wildcards.seed} --log {log}"
+
+
+# With engine=verl the workflow trains nothing itself: it writes what verl is to be started with.
+rule launch:
+    input:
+        data=rules.data.output,
+        base=rules.warmup.output,
+    output:
+        house.launch_files(STUDY),
+    log:
+        f"{RESULTS}/logs/launch.log",
+    conda:
+        "../../environment.yml"
+    params:
+        overrides=STUDY.overrides,
+        methods=",".join(STUDY.methods),
+        seeds=",".join(map(str, STUDY.seeds)),
+        settings=house.settings_of("train", STUDY),
+        code=house.code_of("launch"),
+    shell:
+        "python -m dynclip launch {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
