@@ -29,7 +29,7 @@ lean.prepare()
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces its every start otherwise
 
 import torch  # noqa: E402
-from trainer_step import seconds_per_step  # noqa: E402
+from trainer_step import measure  # noqa: E402
 
 from dynclip import METHODS, Method, TokenBatch, method, regions  # noqa: E402
 from dynclip.catalogue import table  # noqa: E402
@@ -38,7 +38,6 @@ from dynclip.files import write_atomic  # noqa: E402
 from dynclip.provenance import environment  # noqa: E402
 from dynclip.scales import resolve  # noqa: E402
 from dynclip.vocabulary import clamped_entropy  # noqa: E402
-from evals.families import generate  # noqa: E402
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cost.md"
 TOTAL_STEPS, STEP = 400, 300  # in the second half of training every scheduled bound is a tensor
@@ -158,13 +157,12 @@ def losses(names: list[str], size: tuple[int, int], rounds: int, device: str) ->
 
 def steps(rounds: int, count: int) -> dict[str, list[float]]:
     """Seconds of a rollout step for the laptop study's methods, one number per round."""
-    problems = generate("chain_mod", 400, 1, held_out=False)
     seconds: dict[str, list[float]] = {name: [] for name in LAPTOP.methods}
     with tempfile.TemporaryDirectory() as folder:
-        seconds_per_step(BASELINE, 1, problems, Path(folder))  # warm-up, not counted
+        measure(BASELINE, "laptop", 1, Path(folder))  # warm-up, not counted
         for _ in range(rounds):
             for name in LAPTOP.methods:
-                seconds[name].append(seconds_per_step(name, count, problems, Path(folder)))
+                seconds[name].append(measure(name, "laptop", count, Path(folder))["seconds"])
     return seconds
 
 

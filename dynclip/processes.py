@@ -136,10 +136,13 @@ def wait(workers: list[subprocess.Popen]) -> int | None:
     """Wait for all; when one fails the others, which would wait for it for ever, are ended. Its status, or None."""
     failed = None
     try:
-        while failed is None and any(worker.poll() is None for worker in workers):
-            failed = next((worker.returncode for worker in workers if worker.poll()), None)
+        while True:
+            ended = [worker.poll() for worker in workers]
+            # A worker that was killed has a negative status, and is the cause where its partners failed with it.
+            failed = min((status for status in ended if status), default=None)
+            if failed is not None or None not in ended:
+                return failed
             time.sleep(0.2)
-        return failed if failed is not None else next((w.returncode for w in workers if w.returncode), None)
     finally:
         end = time.monotonic() + PATIENCE_S
         for worker in workers:
@@ -156,8 +159,10 @@ def reason(failure: Path, status: int) -> Exception:
     try:
         said = json.loads(failure.read_text())
     except (OSError, ValueError):
-        if status < 0:
-            return WorkerDied(f"a worker was ended by {signal.Signals(-status).name}")
+        said = None
+    if status < 0 and not (said and said["kind"] == "out of memory"):
+        return WorkerDied(f"a worker was ended by {signal.Signals(-status).name}")
+    if said is None:
         return UserError(f"a worker ended with status {status}; its messages are above and in the log")
     kinds = {"out of memory": OutOfMemory, "engine died": WorkerDied}
     return kinds.get(said["kind"], UserError)(said["message"])

@@ -75,8 +75,9 @@ def kind_of(error: Exception) -> str:
     name = type(error).__name__
     if name in ("EngineDeadError", "EngineGenerateError"):  # of vLLM, which is not imported here
         return "engine died"
-    # Processes whose partner has gone fail after it: the partner's own words are the cause.
-    return "consequence" if name.startswith("Dist") and os.environ.get("WORLD_SIZE", "1") != "1" else "error"
+    # Processes whose partner has gone fail after it (NCCL, gloo): the partner's own words are the cause.
+    lost = name.startswith("Dist") or "Connection closed by peer" in str(error) or "Connection reset" in str(error)
+    return "consequence" if lost and os.environ.get("WORLD_SIZE", "1") != "1" else "error"
 
 
 def end_group() -> None:

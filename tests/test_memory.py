@@ -211,11 +211,12 @@ def test_several_machines_share_a_training(monkeypatch):
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not():
-    size = largest_micro_batch(WORKSTATION, L4.memory_gib * GIB)
-    assert 1 <= size < micro_batch(WORKSTATION) == 64
-    assert needed(WORKSTATION, size) <= L4.memory_gib * GIB < needed(WORKSTATION, 2 * size)
-    assert largest_micro_batch(WORKSTATION, H100.memory_gib * GIB) == 64
-    assert largest_micro_batch(WORKSTATION, 4 * GIB) == 0
+    wide = replace(WORKSTATION, execution=replace(WORKSTATION.execution, micro_batch=64))
+    size = largest_micro_batch(wide, L4.memory_gib * GIB)
+    assert 1 <= size < micro_batch(wide) == 64
+    assert needed(wide, size) <= L4.memory_gib * GIB < needed(wide, 2 * size)
+    assert largest_micro_batch(wide, H100.memory_gib * GIB) == 64
+    assert largest_micro_batch(wide, 4 * GIB) == 0
 
 
 @pytest.mark.parametrize("scale", REAL_SCALES, ids=lambda scale: scale.name)

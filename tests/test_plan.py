@@ -312,8 +312,8 @@ def test_the_nearest_row_is_scaled_by_hand():
 
 def test_a_cpus_step_is_computed_by_hand():
     seconds, words = calibration.computed(WORKSTATION_SMALL, MACHINE)
-    operations = 134_515_008 * 16 * (192 + 128) * (2 + 2 * 6)
-    assert seconds == pytest.approx(16 * 128 / 1000 + operations / (2 * calibration.CORE_RATE), rel=0.01)
+    operations = 134_515_008 * 32 * (160 + 96) * (2 + 1 * 6)
+    assert seconds == pytest.approx(32 * 96 / 1000 + operations / (2 * calibration.CORE_RATE), rel=0.01)
     assert "assumed on 2 cores" in words
 
 

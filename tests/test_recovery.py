@@ -74,6 +74,13 @@ def test_when_one_worker_fails_the_others_do_not_wait_for_ever(monkeypatch):
     assert wait([python("pass"), python("pass")]) is None
 
 
+def test_a_killed_worker_is_the_cause_where_its_partner_fails_with_it(tmp_path):
+    killed = python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert wait([python("import time, sys; time.sleep(0.1); sys.exit(1)"), killed]) == -signal.SIGKILL
+    (tmp_path / FAILURE).write_text(json.dumps({"kind": "error", "message": "gloo: Broken pipe"}))
+    assert isinstance(reason(tmp_path / FAILURE, -9), WorkerDied)
+
+
 def test_a_failed_worker_s_own_words_decide_what_is_done(tmp_path):
     path = tmp_path / FAILURE
     assert isinstance(reason(path, -9), WorkerDied) and "SIGKILL" in str(reason(path, -9))

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.workflow
     ("words", "line"),
     [
         (["--config", "methods=grpo,idd"], "unknown method 'idd'; the methods are: grpo, clip_higher"),
-        (["--config", "scale=huge"], "unknown scale 'huge'; the scales are: laptop, miniature"),
+        (["--config", "scale=huge"], "unknown scale 'huge'; the scales are: laptop, workstation"),
         (["--config", "seeds=zero"], "seeds: expected whole numbers from 0"),
         (["--config", "steps=-3"], "steps: expected whole numbers from 1"),
         (["--config", "method=id"], "unknown --config key 'method'; the keys are: scale, methods, seeds"),
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.workflow
         (["results/laptop/scores/id/seed0/final/aime99.json"], "unknown benchmark 'aime99'; valid are: chain_sum"),
         (["results/laptop/scores/idd/seed0/final/chain_sum.json"], "unknown method 'idd'; valid are: base, grpo"),
         (["results/laptop/scores/id/seed0/step7/chain_sum.json"], "unknown checkpoint 'step7'; valid are: step9"),
-        (["results/paper/runs/id/seed0/run.json"], "add --config scale=paper (the scales are: laptop, miniature)"),
+        (["results/paper/runs/id/seed0/run.json"], "add --config scale=paper (the scales are: laptop, workstation"),
     ],
 )
 def test_wrong_names_stop_before_any_work(tmp_path, words, line):

@@ -50,7 +50,7 @@ def test_a_rehearsal_leaves_the_tree_of_a_real_run(rehearsed):
                 (house.root / RESULTS / "scores" / method / "seed0" / checkpoint / "gsm8k.json").read_text()
             )
             assert (score["n_problems"], score["k"]) == (4, 2) and score["address"]["template"] == "chat/1"
-    for name in ("report.html", "scores.parquet", "tracking.json", "figures/entropy.svg", "tables/scores.md"):
+    for name in ("report.html", "scores.parquet", "tracking.json", "figures/entropy.svg", "tables/main.md"):
         assert (house.root / RESULTS / name).exists(), name
     assert house.run("snakemake", "--cores", "all", "-n", "rehearse", "--config", f"scale={SCALE}").stdout.count(
         "Nothing to be done"
