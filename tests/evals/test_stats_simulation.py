@@ -3,7 +3,21 @@
 import numpy as np
 import pytest
 
-from evals.simulate import CLAIM, areas, benchmark, benchmarks, measure, seed_curves, shapes, swings
+from evals.simulate import (
+    CLAIM,
+    MARKS,
+    PAGE,
+    SEEDS,
+    areas,
+    benchmark,
+    benchmarks,
+    measure,
+    seed_curves,
+    shapes,
+    swings,
+    table,
+)
+from evals.stats import EXPLORATORY_SEEDS
 
 LIMIT = 0.07  # at a nominal 5 %
 
@@ -64,3 +78,20 @@ def test_curves_are_the_noise_they_claim_to_be():
     rest = table - table.mean(1, keepdims=True)
     assert np.corrcoef(rest[:, :-1].ravel(), rest[:, 1:].ravel())[0, 1] == pytest.approx(0.9, abs=0.03)
     assert (table[:, 80] - 0.4).std() == pytest.approx(np.hypot(0.03, 0.03), rel=0.05)
+
+
+def rows(text):
+    """(compared, truth, route) -> cells, of the tables in `text`."""
+    found = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {tuple(cells[:3]): cells[3:] for cells in found if cells[0] != "compared"}
+
+
+def test_the_page_has_every_row_and_no_claim_errs_more_often_than_it_says():
+    page = PAGE.read_text().split(MARKS[0])[1].split(MARKS[1])[0]
+    assert list(rows(page)) == list(rows(table(1)))
+    false = rows(page.partition("### Something to find")[0])
+    assert "of 2000 repeats" in page and false
+    for key, cells in false.items():
+        rates = {seeds: float(cell.split(" ")[0]) for seeds, cell in zip(SEEDS, cells, strict=True)}
+        if key[2].startswith(CLAIM):
+            assert all(rate <= 100 * LIMIT for seeds, rate in rates.items() if seeds > EXPLORATORY_SEEDS), key
