@@ -350,7 +350,9 @@ class DynClipTrainer(GRPOTrainer):
         """The finished rollout step's measurements: means over its updates (ratio_max: the maximum). Empties them.
 
         `train/skipped` is the share of its updates that were skipped; their values, where not finite, count nowhere.
+        Losses that no optimizer step has followed count as one more update.
         """
+        self._finish_update()
         finite = {name: [v for v in values if math.isfinite(v)] for name, values in self._row.items()}
         row = {name: max(v) if name == "policy/ratio_max" else sum(v) / len(v) for name, v in finite.items() if v}
         self._row = {}

@@ -17,6 +17,7 @@ LOSS_TYPES = ("dapo", "grpo", "bnpo", "dr_grpo")
 
 # What dynclip.trl relies on: method of GRPOTrainer -> the parameters it must have.
 RELIED_ON = {
+    "_clip_grad_norm": ["self", "model"],
     "_compute_loss": ["self", "model", "inputs"],
     "_get_per_token_logps_and_entropies": [
         "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy",
