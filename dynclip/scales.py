@@ -236,7 +236,7 @@ WORKSTATION = Scale(
     thresholds=1.0,
     threads=4,
     template="chat",
-    execution=Execution(gpus=1, dtype="bfloat16", sampler="vllm", micro_batch=16),
+    execution=Execution(gpus=1, dtype="bfloat16", sampler="vllm", micro_batch=8),
     evaluation=Evaluation(engine="auto", max_tokens=512),
 )  # fmt: skip
 
