@@ -1,0 +1,39 @@
+"""Rollout steps a second of the microscope on one core, with one seed and with eight side by side.
+
+    python bench/lab_speed.py [rounds]
+
+Median of the rounds with minimum and maximum, for 4 and 16 updates a batch; docs/lab.md quotes it.
+"""
+
+import statistics
+import sys
+import time
+
+import torch
+
+from dynclip.lab import run
+from dynclip.lab_grids import factorial
+from dynclip.provenance import processor
+
+
+def rate(regime, replicas: int) -> float:
+    start = time.perf_counter()
+    run(regime, "grpo", range(replicas))
+    return replicas * regime.steps / (time.perf_counter() - start)
+
+
+def main(rounds: int = 5, *_) -> None:
+    torch.set_num_threads(1)
+    print(f"{processor()}, 1 thread, {rounds} rounds, seeds x rollout steps a second")
+    for density in ("0.25", "0.004"):
+        for updates in ("4", "16"):
+            regime = factorial()["flat", density, updates, "0.05"]
+            rate(regime, 1)  # warm-up, not counted
+            for replicas in (1, 8):
+                found = [rate(regime, replicas) for _ in range(rounds)]
+                span = f"{statistics.median(found):6.0f} [{min(found):.0f}, {max(found):.0f}]"
+                print(f"reward density {density}, {updates} updates, {replicas} seeds: {span}")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
