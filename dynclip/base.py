@@ -163,8 +163,10 @@ def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: 
     from dynclip.hardware import detect
 
     worked = [problem for problem in within_level(scale, problems) if problem.solution]
-    if len(worked) < stage.solutions:
-        worked = worked or problems  # a rehearsal's set may have none: any text exercises the stage
+    if not worked:
+        raise UserError(
+            f"{scale.train_set}: no worked solutions, which the supervised stage of {scale.name} learns from"
+        )
     rng = random.Random(stage.seed)
     chosen = rng.sample(worked, min(stage.solutions, len(worked)))
     machine = detect()

@@ -6,11 +6,11 @@ NCCL and vLLM take for themselves are allowances, marked as such. A training on 
 """
 
 import math
-import os
 from dataclasses import dataclass, replace
 
 from dynclip.architectures import Architecture
 from dynclip.hardware import GIB, Hardware
+from dynclip.processes import processes_of
 from dynclip.scales import HubPolicy, Policy, Scale
 
 SEQUENCES = 32  # of full length that a sampler should hold at once: with fewer vLLM interrupts and computes again
@@ -84,14 +84,9 @@ def kept_bytes(shape: Architecture, tokens: int, width: int) -> int:
     return norms + attention + 4 * width * shape.intermediate
 
 
-def processes(scale: Scale) -> int:
-    """Processes of one training: one per GPU, or as many as it asks for."""
-    return scale.execution.processes or max(1, scale.execution.gpus)
-
-
 def minibatch_share(scale: Scale) -> int:
     """Completions of a mini-batch that one process works on."""
-    return max(1, scale.completions // scale.minibatches // processes(scale))
+    return max(1, scale.completions // scale.minibatches // processes_of(scale.execution))
 
 
 def micro_batch(scale: Scale, most: int | None = None) -> int:
@@ -104,7 +99,7 @@ def micro_batch(scale: Scale, most: int | None = None) -> int:
 def sampler_items(scale: Scale) -> list[Item]:
     """What the sampling engine holds on each GPU."""
     execution, shape, tokens = scale.execution, architecture(scale.policy), length(scale)
-    width, rows = _width(execution.dtype), -(-scale.completions // processes(scale))
+    width, rows = _width(execution.dtype), -(-scale.completions // processes_of(scale.execution))
     if execution.sampler != "vllm":  # the trainer's own float32 model samples the whole batch at once
         size = rows * tokens * cache_bytes(shape, 4)
         return [Item("KV cache", size, f"{rows} sequences x {tokens} tokens x {_kib(cache_bytes(shape, 4))}, float32")]
@@ -145,7 +140,7 @@ def parked_items(scale: Scale) -> list[Item]:
 def update_items(scale: Scale, micro: int) -> list[Item]:
     """What an update adds: gradients, weights in the pass's precision, activations, the output head's tiles."""
     execution, shape, tokens = scale.execution, architecture(scale.policy), length(scale)
-    width, shards, world = _width(execution.dtype), _shards(scale), processes(scale)
+    width, shards, world = _width(execution.dtype), _shards(scale), processes_of(scale.execution)
     split = f" / {shards} {_places(scale)}" if shards > 1 else ""
     layer = (shape.parameters - _tables(shape) - shape.hidden) // shape.layers
     items = [
@@ -199,7 +194,7 @@ def needed(scale: Scale, micro: int | None = None) -> int:
     execution = scale.execution
     rollout, update = phases(scale, micro)
     if not execution.gpus:
-        return max(rollout.size, update.size) * processes(scale)
+        return max(rollout.size, update.size) * processes_of(scale.execution)
     if execution.sampler != "vllm":
         return max(rollout.size, update.size)
     sampler, rest = sum(item.size for item in sampler_items(scale)), 1 - execution.gpu_share
@@ -230,7 +225,7 @@ def fits(scale: Scale, machine: Hardware) -> str | None:
         if least <= machine.memory_gib * GIB:
             return None
         return f"needs {size} of memory, this machine has {machine.memory_gib:.0f} GiB"
-    count = -(-execution.gpus // int(os.environ.get("DYNCLIP_NODES", "1")))  # of dynclip.processes
+    count = execution.gpus
     wanted = f"needs {count} GPU of {size}" if count == 1 else f"needs {count} GPUs of {size} each"
     if not machine.gpus:
         return f"{wanted}, this machine has none"
@@ -249,7 +244,7 @@ def usable_gpus(scale: Scale, machine: Hardware) -> list:
 
 def _shards(scale: Scale) -> int:
     """Parts that weights, gradients and moments are cut into."""
-    return 1 if scale.execution.sharding == "none" else processes(scale)
+    return 1 if scale.execution.sharding == "none" else processes_of(scale.execution)
 
 
 def _places(scale: Scale) -> str:

@@ -1,11 +1,9 @@
-"""A training in worker processes: one per GPU, on one machine or several, started from the process that watches them.
+"""A training in worker processes on one machine, one per GPU, started from the process that watches them.
 
 Workers get the environment that `accelerate launch` and torchrun give (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR,
 MASTER_PORT), which accelerate reads. They are started here and not by those, because both end their workers 30 seconds
 after a SIGTERM, and a rollout step of a 7B model takes minutes: here the workers finish it and write a checkpoint.
-
-Several machines: run the same command on each, on a shared disk, with DYNCLIP_NODES (their number), DYNCLIP_NODE (this
-one's, from 0) and DYNCLIP_MASTER (host:port of the first).
+A training on several machines is verl's work (`verl_launch`).
 """
 
 import json
@@ -30,7 +28,7 @@ PATIENCE_S = 20  # between the first worker's death and the end of the others, w
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker has to know. `words`: the overrides that make the study again; paths: as on every machine."""
+    """What a worker has to know. `words`: the overrides that make the study again; paths as they are."""
 
     words: str
     arm: str
@@ -42,28 +40,6 @@ class Job:
     resume: Path | None
     done: int
     micro_batch: int | None
-
-
-@dataclass(frozen=True)
-class Machines:
-    """The machines of one training and which of them this is."""
-
-    count: int
-    number: int
-    master: str
-    port: int
-
-
-def machines() -> Machines:
-    """From DYNCLIP_NODES, DYNCLIP_NODE and DYNCLIP_MASTER; one machine without them. Raises UserError for others."""
-    count = os.environ.get("DYNCLIP_NODES", "1")
-    number = os.environ.get("DYNCLIP_NODE", "0")
-    host, _, port = os.environ.get("DYNCLIP_MASTER", "").partition(":")
-    if not (count.isdigit() and number.isdigit() and int(number) < int(count)):
-        raise UserError(f"DYNCLIP_NODES={count} DYNCLIP_NODE={number}: expected a number and one below it, from 0")
-    if int(count) > 1 and not (host and port.isdigit()):
-        raise UserError("DYNCLIP_MASTER: expected host:port of the first machine, for example node1:29500")
-    return Machines(int(count), int(number), host or "127.0.0.1", int(port or free_port()))
 
 
 def processes_of(execution: Execution) -> int:
@@ -84,24 +60,20 @@ def run_workers(job: Job, execution: Execution, say=print) -> None:
     from dynclip.gpus import take
     from dynclip.run import STOP_FILE
 
-    here = machines()
     total = processes_of(execution)
-    if total % here.count:
-        raise UserError(f"{total} processes cannot be shared by {here.count} machines evenly")
-    local = total // here.count
     (job.state / FAILURE).unlink(missing_ok=True)
-    description = job.state / f"job{here.number}.json"
+    description = job.state / "job.json"
     write_json(description, {name: str(v) if isinstance(v, Path) else v for name, v in asdict(job).items()})
-    with take(min(local, execution.gpus)) as visible, passing_on(job.state / STOP_FILE, say):
-        workers = []
-        for rank in range(local):
+    with take(execution.gpus) as visible, passing_on(job.state / STOP_FILE, say):
+        workers, port = [], str(free_port())
+        for rank in range(total):
             environment = os.environ | {
-                "RANK": str(here.number * local + rank),
+                "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(total),
-                "LOCAL_WORLD_SIZE": str(local),
-                "MASTER_ADDR": here.master,
-                "MASTER_PORT": str(here.port),
+                "LOCAL_WORLD_SIZE": str(total),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
             }
             if visible is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = visible

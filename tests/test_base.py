@@ -100,6 +100,13 @@ def test_the_supervised_stage_learns_its_solutions(rehearsed, tmp_path):
     assert record["steps"] == 80
 
 
+def test_a_stage_without_solutions_is_refused(rehearsed):
+    scale, folder, _ = rehearsed
+    bare = [replace(problem, solution="") for problem in PROBLEMS]
+    with pytest.raises(UserError, match="gsm8k_train: no worked solutions"):
+        base.fine_tune(scale, scale.policy.supervised, bare, folder, lambda text: None)
+
+
 def test_batches_hold_every_row_once_in_another_order_every_epoch():
     rows = [([0] * i, [1]) for i in range(20)]
     first, second = (base.batches(rows, 6, random.Random(seed)) for seed in (0, 1))

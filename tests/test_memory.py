@@ -204,10 +204,8 @@ def test_what_fits():
             assert fits(scale, machine()) is None, scale.name
 
 
-def test_several_machines_share_a_training(monkeypatch):
+def test_half_the_gpus_do_not_carry_a_training():
     assert fits(PAPER, machine(*[H100] * 4)) is not None
-    monkeypatch.setenv("DYNCLIP_NODES", "2")
-    assert fits(PAPER, machine(*[H100] * 4)) is None
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not():

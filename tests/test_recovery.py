@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_trainer import train
 
 from dynclip.errors import UserError
-from dynclip.processes import FAILURE, Machines, machines, reason, wait
+from dynclip.processes import FAILURE, reason, wait
 from dynclip.recovery import OutOfMemory, WorkerDied, with_recovery
 
 
@@ -89,19 +89,6 @@ def test_a_failed_worker_s_own_words_decide_what_is_done(tmp_path):
         path.write_text(json.dumps({"kind": kind, "message": "words"}))
         found = reason(path, 1)
         assert type(found) is expected and str(found) == "words"
-
-
-def test_machines_come_from_the_environment_and_are_checked(monkeypatch):
-    assert machines().count == 1 and machines().master == "127.0.0.1"
-    monkeypatch.setenv("DYNCLIP_NODES", "2")
-    with pytest.raises(UserError, match="DYNCLIP_MASTER: expected host:port"):
-        machines()
-    monkeypatch.setenv("DYNCLIP_MASTER", "node1:29500")
-    monkeypatch.setenv("DYNCLIP_NODE", "1")
-    assert machines() == Machines(2, 1, "node1", 29500)
-    monkeypatch.setenv("DYNCLIP_NODE", "2")
-    with pytest.raises(UserError, match="expected a number and one below it"):
-        machines()
 
 
 class Poison:
