@@ -1,5 +1,6 @@
 """What every test runs under, and the study that tables, figures, report and tracking are tested on."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from dynclip import lean
 
 @pytest.fixture(autouse=True)
 def nothing_stays_marked_absent():
-    """`lean.prepare` hides packages for a process of its own; here the next test may need them."""
+    """`lean.prepare` hides packages and the hub for a process of its own; here the next test may need them."""
+    before = os.environ.get("HF_HUB_OFFLINE")
     yield
+    if before is None:
+        os.environ.pop("HF_HUB_OFFLINE", None)
     for package in lean.UNUSED:
         if package in sys.modules and sys.modules[package] is None:
             del sys.modules[package]

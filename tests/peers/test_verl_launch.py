@@ -335,25 +335,33 @@ def test_evaluated_checkpoints_and_the_newest_two_stay(tmp_path):
 
 
 def run_script(script: Path, folder: Path, **environment) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
-    """The script's outcome and the calls of python, srun and scontrol, in order of their ends."""
+    """The script's outcome and the calls of python, srun and scontrol, in the order in which they began.
+
+    Ray's GPUs are there, for the script that waits for them, once each machine's `start` has begun.
+    """
     tools = folder / "tools"
     log = folder / "calls"
     tools.mkdir()
     note = f"""#!/usr/bin/env bash
-printf '%s\\0' "$(basename "$0")" "$@" >> {log}
-echo >> {log}
+printf -v words '%s\\037' "$(basename "$0")" "$@"
+printf '%s\\n' "$words" >> {log} # in one write: two calls at once do not mix
 """
     for name, body in {
-        "python": 'case "$*" in *start*) ;; "- "*) cat >/dev/null ;; esac\n',
+        "python": f"""[ "$1" != - ] || until [ "$(grep -c scripts.scripts {log})" -ge $(($2 / 8)) ]; do
+  sleep 0.01
+done
+""",
         "srun": 'case "$*" in *get_node_ip*) echo 10.0.0.1 ;; *) sleep 0.1 ;; esac\n',
         "scontrol": "printf 'gpu1\\ngpu2\\n'\n",
     }.items():
         (tools / name).write_text(note + body)
         (tools / name).chmod(0o755)
     clean = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(folder)}
-    outcome = subprocess.run([script, "trainer.test_freq=20"], env=clean | environment, capture_output=True, text=True)
+    outcome = subprocess.run(
+        [script, "trainer.test_freq=20"], env=clean | environment, capture_output=True, text=True, timeout=60
+    )
     lines = log.read_text().split("\n")[:-1] if log.exists() else []
-    return outcome, [line.rstrip("\0").split("\0") for line in lines if line]
+    return outcome, [line.removesuffix("\x1f").split("\x1f") for line in lines if line]
 
 
 @pytest.fixture

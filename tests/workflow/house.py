@@ -23,8 +23,8 @@ class House:
 
     def environment(self) -> dict:
         own = os.pathsep.join([str(self.root / ".venv" / "bin"), str(Path(sys.executable).parent)])
-        # What a surrounding `make test` or active environment sets is not a new user's.
-        inherited = ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+        # What a surrounding `make test`, an active environment or an earlier test sets is not a new user's.
+        inherited = ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "HF_HUB_OFFLINE")
         clean = {name: value for name, value in os.environ.items() if name not in inherited}
         return clean | {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
 
