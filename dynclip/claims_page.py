@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,14 +29,31 @@ def write_claims(results: Path, seeds: Sequence[int]) -> list[Path]:
     Writes claims.json and claims.md there and returns their paths. Raises UserError for damaged runs.
     """
 
+    seen = []
+
     def runs_of(claim: Claim) -> Evidence | None:
         if not any((results / "runs" / arm).is_dir() for arm in claim.arms):
             return None
-        return load_evidence(results, claim.arms, seeds[: STUDIES[claim.study].seeds])
+        seen.append(load_evidence(results, claim.arms, seeds[: STUDIES[claim.study].seeds]))
+        return seen[-1]
 
     decisions = decide_all(runs_of)
     text = json.dumps(records(decisions), indent=1, ensure_ascii=False) + "\n"
-    return [write_atomic(results / "claims.json", text), write_atomic(results / "claims.md", page(decisions))]
+    written = page(decisions, thresholds_note(seen))
+    return [write_atomic(results / "claims.json", text), write_atomic(results / "claims.md", written)]
+
+
+def thresholds_note(evidence: Iterable[Evidence]) -> str:
+    """What a threshold named in a claim is in these runs, where their scale multiplies it; else ""."""
+    protocols = [run["protocol"] for each in evidence for run in each.runs.values()]
+    factors = sorted({float(protocol.get("factor on thresholds", 1)) for protocol in protocols})
+    told = [
+        f"In these runs every threshold is {factor:g} times the one named: 0.2 is {0.2 * factor:g}, 0.7-1.3 is "
+        f"{1 - 0.3 * factor:g}-{1 + 0.3 * factor:g}."
+        for factor in factors
+        if factor != 1
+    ]
+    return " ".join(told)
 
 
 def decide_all(runs_of: Callable[[Claim], Evidence | None]) -> list[Decision]:
@@ -73,10 +90,11 @@ def records(decisions: Sequence[Decision]) -> list[dict]:
     return found
 
 
-def page(decisions: Sequence[Decision]) -> str:
-    """claims.md."""
+def page(decisions: Sequence[Decision], conditions: str = "") -> str:
+    """claims.md. conditions: what holds for all its runs and differs from the paper, a sentence."""
     counted = ", ".join(f"{sum(made.verdict == word for made in decisions)} {word}" for word in VERDICTS)
     lines = ["# The paper's claims", "", f"{len(decisions)} claims: {counted}.", "", NOTE, ""]
+    lines += [conditions, ""] if conditions else []
     lines += [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     lines += [f"| {' | '.join(cells)} |" for cells in rows(decisions)]
     lines += ["", "## Rules and parts", ""]
@@ -102,7 +120,8 @@ def table_of(evidence: Evidence) -> Table:
     decisions = decide_all(lambda claim: part_of(evidence, claim))
     told = [made for made in decisions if made.verdict != NOT_RUN]
     rest = f"{len(decisions) - len(told)} more need other runs: snakemake --cores all studies, then claims.md."
-    return Table("The paper's claims", f"{NOTE.replace('`', '')} {rest}", list(HEAD), rows(told))
+    note = " ".join(filter(None, [NOTE.replace("`", ""), thresholds_note([evidence]), rest]))
+    return Table("The paper's claims", note, list(HEAD), rows(told))
 
 
 def rows(decisions: Sequence[Decision]) -> list[list[str]]:

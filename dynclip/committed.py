@@ -24,7 +24,11 @@ def read_committed(folder: Path | str, arms: Iterable[str], seeds: Iterable[int]
     """
     folder, arms, seeds = Path(folder), tuple(arms), tuple(seeds)
     metrics, counted = _tables(folder)
-    known = json.loads((folder / "provenance.json").read_text())["runs"]
+    provenance = json.loads((folder / "provenance.json").read_text())
+    known = {
+        name: run | {"protocol": provenance["protocol"] | run["other_protocol"]}
+        for name, run in provenance["runs"].items()
+    }
     rows = {}
     for (arm, seed), table in metrics[metrics["method"].isin(arms) & metrics["seed"].isin(seeds)].groupby(
         ["method", "seed"], sort=False

@@ -17,7 +17,10 @@ ENVIRONMENT = {
     "python": "3.11.9", "torch": "2.13.0", "trl": "1.16.0", "transformers": "5.17.0", "cpu": "Test <CPU> & Co",
     "cores": 2, "git_commit": "0123456789abcdef", "git_dirty": False,
 }  # fmt: skip
-PROTOCOL = {"loss aggregation": "dapo", "dual clip": "None", "epochs per rollout batch": "2", "data order": "by seed"}
+PROTOCOL = {
+    "loss aggregation": "dapo", "dual clip": "None", "epochs per rollout batch": "2", "data order": "by seed",
+    "factor on thresholds": "0.5",
+}  # fmt: skip
 SPEED = {"grpo": 1.0, "id": 0.8, "od": 0.9}  # how fast a method's entropy falls
 
 

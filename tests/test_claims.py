@@ -11,7 +11,7 @@ from synthetic_study import write_study
 
 from dynclip.claim_parts import AS_CLAIMED, MISSING, OPPOSITE
 from dynclip.claims import CLAIMS, CONTRADICTED, INCONCLUSIVE, NOT_RUN, REPRODUCED, RULES, decide
-from dynclip.claims_page import part_of, records, rows, write_claims
+from dynclip.claims_page import part_of, records, rows, table_of, write_claims
 from dynclip.evidence import Evidence, load_evidence
 from dynclip.methods import METHODS
 from dynclip.published import BENCHMARKS, SCORES, TRAINING_MINUTES, cell, table
@@ -165,6 +165,8 @@ def test_the_page_and_the_data_say_the_same(tmp_path):
     text = page.read_text()
     assert all(claim.sentence in text for claim in CLAIMS.values()) and "33.1 [19.0 [22.4, 45.9] 51.0]" in text
     assert "NaN" not in data.read_text()
+    scaled = "In these runs every threshold is 0.5 times the one named: 0.2 is 0.1, 0.7-1.3 is 0.85-1.15."
+    assert scaled in text and scaled in table_of(load_evidence(results)).note
 
 
 def test_rows_and_records_of_an_undecided_claim():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from synthetic_study import write_study
 
-from dynclip.claims_page import decide_all, records, write_claims
+from dynclip.claims_page import decide_all, records, thresholds_note, write_claims
 from dynclip.committed import read_committed
 from dynclip.files import write_json
 from dynclip.reference import spread, write_reference
@@ -111,9 +111,9 @@ def test_the_committed_tables_follow_from_the_committed_metrics():
 def test_the_committed_claims_follow_from_the_committed_numbers():
     committed = json.loads((COMMITTED / "claims.json").read_text())
     assert_same_claims(committed, rederived(COMMITTED, LAPTOP.seeds))
-    assert (COMMITTED / "claims.md").read_text().count("| reproduced |") == sum(
-        claim["verdict"] == "reproduced" for claim in committed
-    )
+    page = (COMMITTED / "claims.md").read_text()
+    assert page.count("| reproduced |") == sum(claim["verdict"] == "reproduced" for claim in committed)
+    assert thresholds_note([read_committed(COMMITTED, ("grpo",), LAPTOP.seeds)]) in page
 
 
 def test_the_committed_evidence_names_no_path_of_the_machine():
