@@ -48,7 +48,11 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    house.check_start(STUDY, sys.argv[1:], submitted=workflow.nodes is not None)
+    house.check_start(
+        STUDY,
+        sys.argv[1:],
+        elsewhere=workflow.nodes is not None or house.engine_from(config) == "verl",
+    )
 
 
 onsuccess:

@@ -118,7 +118,7 @@ def measured(folder: Path, scale: Scale) -> Row | None:
         runs += 1
     if not seconds:
         return None
-    policy, gpus = scale.policy, scale.execution.gpus
+    policy, gpus = scale.policy, scale.execution.all_gpus
     model = policy.id if isinstance(policy, HubPolicy) else "tiny policy"
     hardware = f"{gpus} GPUs, {', '.join(sorted(machines))}" if gpus else ", ".join(sorted(machines))
     return Row(
@@ -152,7 +152,7 @@ def scaled(scale: Scale, row: Row) -> tuple[float, str]:
     A model that is smaller than the row's is not faster without end: no token is sampled, or trained on, faster than
     the sampling rate that evals/choice.py has for a GPU at most.
     """
-    gpus = max(1, scale.execution.gpus)
+    gpus = max(1, scale.execution.all_gpus)
     share = architecture(scale.policy).parameters / row.parameters
     factor = share * scale.completions / row.completions * scale.max_completion / row.max_completion * row.gpus / gpus
     origin = f"{row.completions} completions of {row.model} on {row.hardware} ({row.source})"
@@ -202,7 +202,7 @@ def evaluation(scale: Scale, machine: Hardware, step_s: float) -> tuple[float, s
         return seconds, "rates of evals/choice.py, orders of magnitude"
     from evals.choice import WAYS, Job
 
-    start, rate = 60.0, scale.completions * scale.max_completion / (step_s * scale.execution.gpus)
+    start, rate = 60.0, scale.completions * scale.max_completion / (step_s * scale.execution.all_gpus)
     by_rate = start + tokens / rate
     ways = [way.seconds(Job(1, tokens, weights), machine.cores) for way in WAYS if way.device == "cuda"]
     if min(ways) <= by_rate:

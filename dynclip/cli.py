@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, required=True)
     train.add_argument("--out", type=Path, help="default: results/<scale>/runs/<method>/seed<k>")
     launch = command("launch", run_launch, "Write what trains the study's runs in verl: launch scripts and data files.")
-    launch.add_argument("--nodes", type=int, default=1, help="machines of one training; default: 1")
+    launch.add_argument("--nodes", type=int, help="machines of one training; default: the scale's")
     evaluate = command("evaluate", run_evaluate, "Score a model, or one checkpoint of a run, on benchmarks.")
     evaluate.add_argument("--benchmark", action="append", help="repeatable; default with --method: all of the scale")
     evaluate.add_argument("--seed", type=int, help="with --method: the run's, default 0; with --model: the sampling's")
@@ -175,10 +175,10 @@ def run_train(options) -> int:
 def run_launch(options) -> int:
     from dynclip.verl_launch import write_launch
 
-    if options.nodes < 1:
+    if options.nodes is not None and options.nodes < 1:
         raise UserError(f"launch: --nodes {options.nodes}: expected at least 1")
     study = study_of(options)
-    for script in write_launch(study, options.results / study.name, options.nodes):
+    for script in write_launch(study, options.results / study.name, options.nodes or study.scale.execution.nodes):
         print(script)
     return 0
 

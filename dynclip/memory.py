@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from dynclip.architectures import Architecture
 from dynclip.hardware import GIB, Hardware
-from dynclip.processes import processes_of
+from dynclip.processes import micro_batches, processes_here, processes_of
 from dynclip.scales import HubPolicy, Policy, Scale
 
 SEQUENCES = 32  # of full length that a sampler should hold at once: with fewer vLLM interrupts and computes again
@@ -86,14 +86,12 @@ def kept_bytes(shape: Architecture, tokens: int, width: int) -> int:
 
 def minibatch_share(scale: Scale) -> int:
     """Completions of a mini-batch that one process works on."""
-    return max(1, scale.completions // scale.minibatches // processes_of(scale.execution))
+    return scale.completions // scale.minibatches // processes_of(scale.execution)
 
 
-def micro_batch(scale: Scale, most: int | None = None) -> int:
-    """Completions of one pass: the most, up to `most` or the execution's own, that divide a process's share."""
-    share = minibatch_share(scale)
-    limit = min(most or scale.execution.micro_batch or share, share)
-    return max(size for size in range(1, limit + 1) if share % size == 0)
+def micro_batch(scale: Scale) -> int:
+    """Completions of one pass. Raises UserError where the processes cannot share a mini-batch."""
+    return micro_batches(scale, processes_of(scale.execution), scale.execution.micro_batch)[0]
 
 
 def sampler_items(scale: Scale) -> list[Item]:
@@ -194,7 +192,7 @@ def needed(scale: Scale, micro: int | None = None) -> int:
     execution = scale.execution
     rollout, update = phases(scale, micro)
     if not execution.gpus:
-        return max(rollout.size, update.size) * processes_of(scale.execution)
+        return max(rollout.size, update.size) * processes_here(execution)
     if execution.sampler != "vllm":
         return max(rollout.size, update.size)
     sampler, rest = sum(item.size for item in sampler_items(scale)), 1 - execution.gpu_share
@@ -226,7 +224,8 @@ def fits(scale: Scale, machine: Hardware) -> str | None:
             return None
         return f"needs {size} of memory, this machine has {machine.memory_gib:.0f} GiB"
     count = execution.gpus
-    wanted = f"needs {count} GPU of {size}" if count == 1 else f"needs {count} GPUs of {size} each"
+    wanted = f"needs {execution.nodes} machines with " if execution.nodes > 1 else "needs "
+    wanted += f"{count} GPU of {size}" if count == 1 else f"{count} GPUs of {size} each"
     if not machine.gpus:
         return f"{wanted}, this machine has none"
     if execution.dtype == "bfloat16" and not any(gpu.bf16 for gpu in machine.gpus):

@@ -7,6 +7,7 @@ estimate, meant to tell ten minutes from two hours, or a day from a month.
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,11 @@ def refuse(
     scale: Scale, machine: hardware.Hardware, folder: Path, disk_needed: int, disk_free: int, remote: bool
 ) -> str | None:
     """Why the scale cannot finish here, in one line that says what would; None if it can."""
+    if scale.execution.nodes > 1 and not remote and "SLURM_JOB_ID" not in os.environ:
+        return (
+            f"nodes={scale.execution.nodes}: trainings on several machines are jobs of SLURM: add --workflow-profile "
+            "profiles/slurm; or in verl: engine=verl"
+        )
     reason = memory.fits(scale, machine) if is_large(scale) and not remote else None
     if reason:
         rehearsed = f"; or ask for {scale.name + REHEARSAL}" if scale.name + REHEARSAL in SCALES else ""
@@ -261,6 +267,7 @@ def describe_memory(made: Plan) -> list[tuple[str, str]]:
     least, own = (math.ceil(memory.needed(scale, size) / GIB) for size in (1, micro))
     share = f" (vLLM may take {scale.execution.gpu_share:g} of each)" if scale.execution.sampler == "vllm" else ""
     asks = f"{gpus} GPU{'s' if gpus > 1 else ''} of {own} GiB{share}" if gpus else f"{own} GiB of memory"
+    asks += f" on each of {scale.execution.nodes} machines" if scale.execution.nodes > 1 else ""
     usable = memory.usable_gpus(scale, machine)[:gpus] if gpus else []
     room = min(gpu.memory_gib for gpu in usable) if len(usable) == gpus and gpus else machine.memory_gib
     fits = memory.largest_micro_batch(scale, room * GIB) if usable or not gpus else 0
@@ -271,7 +278,7 @@ def describe_memory(made: Plan) -> list[tuple[str, str]]:
 
 def describe_cost(made: Plan, cost: Estimate) -> list[tuple[str, str]]:
     """Tokens, hours and GPU hours of what is left, each with its basis."""
-    study, scale, gpus = made.study, made.study.scale, made.study.scale.execution.gpus
+    study, scale, gpus = made.study, made.study.scale, made.study.scale.execution.all_gpus
     run_tokens = study.steps * scale.completions * scale.max_completion
     trained = (
         f"training up to {count(made.runs_left * run_tokens)} = {made.runs_left} runs x {study.steps} steps x "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dynclip import lean
 from dynclip.errors import UserError
+from dynclip.processes import micro_batches
 from dynclip.scales import HubPolicy, Scale, Study
 
 # How TRL calls the aggregations of dynclip.surrogate. Its "token" normalises by the whole mini-batch's tokens.
@@ -110,22 +111,6 @@ def prompts(scale: Scale, problems: list, tokenizer, say) -> list[dict]:
 def world_size() -> int:
     """The number of processes of this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def micro_batches(scale: Scale, world: int, most: int | None) -> tuple[int, int]:
-    """(completions in one forward pass of one process, passes per update): the largest that divides a mini-batch.
-
-    Raises UserError where the processes cannot share a mini-batch evenly.
-    """
-    minibatch = scale.completions // scale.minibatches
-    if minibatch % world:
-        raise UserError(
-            f"{minibatch} completions of a mini-batch cannot be shared by {world} processes; set minibatches= or the "
-            "number of GPUs so that they can"
-        )
-    share = minibatch // world
-    micro = max(size for size in range(1, min(most or share, share) + 1) if share % size == 0)
-    return micro, share // micro
 
 
 def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None = None):

@@ -65,13 +65,14 @@ class HubPolicy:
 class Execution:
     """How trainings are executed. It decides speed and memory, not the method; no field is part of a comparison.
 
-    gpus: of one training. processes: one per GPU, or on a CPU one, unless given. sharding: "none" (each process holds
-    all), "fsdp2" or "zero3". micro_batch: completions in one forward pass of one process, None for a whole mini-batch;
-    halved when memory runs out. sampler: "transformers" or "vllm" (in the training process; a server where
-    DYNCLIP_VLLM_SERVER names one). gpu_share: of each GPU's memory that vLLM may take; sleep: whether it gives that
-    memory back while the policy is updated.
+    nodes: machines of one training. gpus: on each of them. processes: of all machines together; one per GPU, or on a
+    CPU one a machine, unless given. sharding: "none" (each process holds all), "fsdp2" or "zero3". micro_batch:
+    completions in one forward pass of one process, None for a whole mini-batch; halved when memory runs out. sampler:
+    "transformers" or "vllm" (in the training process; a server where DYNCLIP_VLLM_SERVER names one). gpu_share: of each
+    GPU's memory that vLLM may take; sleep: whether it gives that memory back while the policy is updated.
     """
 
+    nodes: int = 1
     gpus: int = 0
     processes: int | None = None
     sharding: str = "none"
@@ -82,6 +83,11 @@ class Execution:
     tensor_parallel: int = 1
     gpu_share: float = 0.3
     sleep: bool = False
+
+    @property
+    def all_gpus(self) -> int:
+        """Of all machines of one training."""
+        return self.nodes * self.gpus
 
 
 @dataclass(frozen=True)
@@ -392,7 +398,7 @@ def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, 
 # What a user may set besides: of the scale, or of its execution.
 SETTABLE = (
     "minibatches", "epochs", "aggregation", "dual_clip", "template", "reward",
-    "gpus", "processes", "sharding", "sampler", "dtype", "micro_batch",
+    "nodes", "gpus", "processes", "sharding", "sampler", "dtype", "micro_batch",
 )  # fmt: skip
 
 
@@ -423,6 +429,9 @@ def with_settings(scale: Scale, settings: dict) -> Scale:
         raise UserError(
             f"minibatches={scale.minibatches}: does not divide the {scale.completions} completions of a step"
         )
+    processes, nodes = scale.execution.processes, scale.execution.nodes
+    if processes and processes % nodes:
+        raise UserError(f"processes={processes}: cannot be shared evenly by nodes={nodes} machines")
     return scale
 
 

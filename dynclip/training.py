@@ -18,11 +18,11 @@ from dynclip import checkpoints
 from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256, write_atomic, write_json
 from dynclip.methods import find
-from dynclip.processes import Job, in_workers, processes_of, run_workers
+from dynclip.processes import Job, in_workers, micro_batches, processes_of, run_workers
 from dynclip.progress import Progress
 from dynclip.provenance import changes, code_digest, digest, environment, method_digest
 from dynclip.recovery import Preempted, with_recovery
-from dynclip.run import STOP_FILE, micro_batches, protocol, run_trainer
+from dynclip.run import STOP_FILE, protocol, run_trainer
 from dynclip.scales import Study
 from dynclip.studies import Arm, arm, with_thresholds
 
@@ -107,7 +107,7 @@ def train_alone(study: Study, arm: Arm, seed: int, base, problems, data, out, lo
             resume, done = newest(state, study, progress.say)
             if in_workers(study.scale.execution):
                 job = Job(study.overrides, arm.name, seed, base, data, state, log, resume, done, micro_batch)
-                run_workers(job, study.scale.execution, progress.say)
+                run_workers(job, study.scale, progress.say)
             else:
                 run_trainer(
                     study, arm.method, seed, base, problems, state, exports, progress, resume, done, micro_batch

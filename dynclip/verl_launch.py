@@ -13,7 +13,7 @@ from dynclip.bounds import Line
 from dynclip.errors import UserError
 from dynclip.files import write_atomic, write_json
 from dynclip.methods import METHODS
-from dynclip.run import micro_batches
+from dynclip.processes import micro_batches
 from dynclip.scales import Scale, Study
 from dynclip.studies import Arm, arm
 from dynclip.training import arm_study, method_options

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dynclip import hardware
 from dynclip.errors import UserError
-from dynclip.processes import processes_of
+from dynclip.processes import processes_here
 from dynclip.provenance import code_digest, digest, method_digest
 from dynclip.scales import REHEARSAL, SCALES, SETTABLE, HubPolicy, Study, resolve
 from dynclip.training import SETTINGS, SHARED_CODE
@@ -99,15 +99,15 @@ def method_names() -> list[str]:
     return ["base", *ARMS]
 
 
-def check_start(study: Study, words: list[str], submitted: bool = False) -> None:
+def check_start(study: Study, words: list[str], elsewhere: bool = False) -> None:
     """Print the plan of what `words` ask for and refuse to start what cannot finish (full disk, unwritable results):
-    exit status 2. Jobs that are `submitted` to a cluster run on other machines: this one needs no GPUs."""
+    exit status 2. Trainings that run `elsewhere`, as jobs of a cluster or in verl, need no GPUs of this machine."""
     from dynclip.plan import print_plan
     from dynclip.studies import STUDIES
 
     try:
         asked = list(STUDIES) if "studies" in words else [name for name in STUDIES if name in words]
-        print_plan(study, Path("results"), asked, remote=submitted)
+        print_plan(study, Path("results"), asked, remote=elsewhere)
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         sys.exit(2)
@@ -254,16 +254,32 @@ class Needs:
 # Passed to sbatch by Snakemake's SLURM plugin: SIGTERM this many seconds before the time limit. A training then
 # finishes its rollout step (246 s at the paper_7b scale on 8 H100, by the paper's hours) and writes a checkpoint.
 SLURM_SIGNAL = "--signal=TERM@600"
+
+
+def train_resources(study: Study) -> dict[str, int | str]:
+    """GPUs and machines of the rule `train`, in the words of Snakemake's SLURM plugin.
+
+    On several machines the job's command starts a task on each itself (`dynclip.machines`), which the plugin calls an
+    MPI job; GPUs are then asked for by machine, since the plugin only knows a sum, which SLURM may spread unevenly.
+    """
+    execution = study.scale.execution
+    if execution.nodes == 1:
+        return {"gpu": execution.gpus, "nodes": 1, "slurm_extra": SLURM_SIGNAL}
+    each = f" --gpus-per-node={execution.gpus}" if execution.gpus else ""
+    extra = f"{SLURM_SIGNAL} --ntasks-per-node=1{each}"
+    return {"nodes": execution.nodes, "tasks": execution.nodes, "mpi": "srun", "slurm_extra": extra}
+
+
 # Host memory of one process: interpreter, torch, CUDA and the sampling engine, without weights. Tiny policies were
 # measured at 1.5 GiB; a language model's share is an upper guess, not measured.
 PROCESS_MIB, TINY_PROCESS_MIB = 12 * 1024, 4 * 1024
 
 
 def needs(study: Study) -> dict[str, Needs]:
-    """Rule -> what one job of it asks for, from the scale's numbers. An evaluation and the base policy's supervised
-    stage take one GPU where a training takes any."""
+    """Rule -> what one job of it asks for on each of its machines, from the scale's numbers. An evaluation and the base
+    policy's supervised stage take one GPU where a training takes any."""
     scale = study.scale
-    processes, gpus = processes_of(scale.execution), scale.execution.gpus
+    processes, gpus = processes_here(scale.execution), scale.execution.gpus
     one = min(1, gpus)
     if not isinstance(scale.policy, HubPolicy):
         return {

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dynclip.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M, Architecture
+from dynclip.errors import UserError
 from dynclip.hardware import GIB, Gpu, Hardware
 from dynclip.memory import (
     SEQUENCES,
@@ -20,10 +21,12 @@ from dynclip.memory import (
     kept_bytes,
     largest_micro_batch,
     micro_batch,
+    minibatch_share,
     needed,
     phases,
 )
-from dynclip.scales import LAPTOP, PAPER, PAPER_7B, REAL_SCALES, SCALES, WORKSTATION, WORKSTATION_SMALL
+from dynclip.processes import processes_here, processes_of
+from dynclip.scales import LAPTOP, PAPER, PAPER_7B, SCALES, WORKSTATION, WORKSTATION_SMALL, resolve
 
 LANGUAGE_MODELS = (SMOLLM2_135M, QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B)
 SMALL = Architecture("qwen2", 128, 3, 4, 2, 352, 50, 512, tied=True, qkv_bias=True)
@@ -217,9 +220,15 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not():
     assert largest_micro_batch(wide, 4 * GIB) == 0
 
 
-@pytest.mark.parametrize("scale", REAL_SCALES, ids=lambda scale: scale.name)
-def test_the_micro_batch_divides_each_process_share(scale):
-    from dynclip.run import micro_batches
+def test_two_machines_share_the_batch_and_ask_for_gpus_on_each():
+    two = resolve("paper", nodes="2").scale
+    assert two.execution.all_gpus == 16 and processes_of(two.execution) == 16 and processes_here(two.execution) == 8
+    assert minibatch_share(two) == minibatch_share(PAPER) // 2 and phases(two)[1].size < phases(PAPER)[1].size
+    assert fits(two, machine(*[H100] * 8)) is None
+    refusal = fits(two, machine())
+    assert re.fullmatch(r"needs 2 machines with 8 GPUs of about \d+ GiB each, this machine has none", refusal)
 
-    world = max(1, scale.execution.gpus)
-    assert micro_batch(scale) == micro_batches(scale, world, scale.execution.micro_batch)[0]
+
+def test_processes_that_cannot_share_a_mini_batch_are_refused():
+    with pytest.raises(UserError, match="256 completions of a mini-batch cannot be shared by 3 processes"):
+        micro_batch(resolve("paper", gpus="3").scale)

@@ -13,7 +13,7 @@ from dynclip import calibration, cli, disk, doctor, hardware, memory, plan
 from dynclip.errors import UserError
 from dynclip.files import write_json
 from dynclip.locks import ROLES, Pin
-from dynclip.plan import REFERENCE, Calibration, choose_scale, estimate_minutes, plan_study, print_plan
+from dynclip.plan import REFERENCE, Calibration, choose_scale, describe, estimate_minutes, plan_study, print_plan
 from dynclip.scales import PAPER, PAPER_7B, REAL_SCALES, SCALES, WORKSTATION, WORKSTATION_SMALL, resolve
 
 LAPTOP = hardware.Hardware("CPU", 2, 2, 16.0, False, ())
@@ -253,6 +253,20 @@ def test_a_scale_that_fits_is_not_refused(here, tmp_path):
 
 def test_jobs_of_other_machines_are_not_held_against_this_one(here, tmp_path):
     assert plan_study(resolve("paper"), tmp_path, remote=True).refusal is None
+    assert plan_study(resolve("paper", nodes="2"), tmp_path, remote=True).refusal is None
+
+
+def test_two_machines_are_a_matter_for_slurm(here, tmp_path, monkeypatch):
+    here(*[H100] * 8)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(
+        UserError, match="nodes=2: trainings on several machines are jobs of SLURM: add --workflow-prof"
+    ):
+        plan_study(resolve("paper", nodes="2"), tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    told = dict(describe(plan_study(resolve("paper", nodes="2"), tmp_path)))
+    assert told["asks for"].startswith("8 GPUs of ") and "on each of 2 machines at " in told["asks for"]
+    assert " x 16 GPUs = " in told["GPU hours"]
 
 
 def test_a_language_models_disk_is_refused_in_gib(here, tmp_path, monkeypatch):

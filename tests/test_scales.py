@@ -53,7 +53,7 @@ def test_one_update_per_rollout_can_be_forced_or_run_for_one_method():
 
 
 def test_every_scale_s_numbers_fit_together():
-    from dynclip.run import micro_batches
+    from dynclip.processes import micro_batches
     from evals.benchmarks import BENCHMARKS, TRAIN_SETS
     from evals.prompts import TEMPLATES
 
@@ -105,6 +105,7 @@ def test_settings_are_checked_and_travel_in_the_words_of_a_command():
         ({"dual_clip": 1}, "dual_clip: expected a number above 1, or none, given 1"),
         ({"template": "x"}, "template: unknown 'x'; valid are: plain, chat, qwen-math, dapo"),
         ({"sharding": "ddp"}, "sharding: unknown 'ddp'; valid are: none, fsdp2, zero3"),
+        ({"nodes": 2, "processes": 3}, "processes=3: cannot be shared evenly by nodes=2 machines"),
         ({"speed": 2}, "unknown setting 'speed'; the settings are: minibatches"),
     ],
 )
@@ -115,7 +116,7 @@ def test_a_wrong_setting_is_named(setting, words):
 
 
 def test_processes_that_cannot_share_a_mini_batch_are_refused():
-    from dynclip.run import micro_batches
+    from dynclip.processes import micro_batches
 
     assert micro_batches(SCALES["paper"], 8, 4) == (4, 8)
     assert micro_batches(SCALES["paper"], 8, None) == (32, 1)

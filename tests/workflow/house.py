@@ -95,3 +95,18 @@ def copy_project(target: Path) -> House:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name)
     return House(target)
+
+
+SLURM_COMMANDS = ("sbatch", "srun", "sacct", "squeue", "scontrol", "sinfo", "scancel", "sacctmgr", "sshare")
+
+
+def slurm_commands(folder: Path) -> dict[str, str]:
+    """Stand-ins for SLURM's commands, under `folder`; the environment that finds them."""
+    commands = folder / "bin"
+    for place in (commands, folder / "jobs"):
+        place.mkdir(parents=True)
+    program = (Path(__file__).parent / "slurm_commands.py").read_text().partition("\n")[2]
+    for name in SLURM_COMMANDS:
+        (commands / name).write_text(f"#!{sys.executable}\n{program}")
+        (commands / name).chmod(0o755)
+    return {"CLUSTER_TEST": str(folder), "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}

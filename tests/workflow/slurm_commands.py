@@ -4,7 +4,7 @@
 $CLUSTER_TEST is a folder: each call is a line of calls.jsonl, each job has a file jobs/<id> with its state. (The plugin
 takes every variable SLURM_... from a job step.) A file `refuse` there makes sbatch refuse; a file `end_early` names a
 file, and once that has 5 lines the running step gets a SIGTERM, as before a time limit: all of its processes, not the
-batch script around it, and once.
+batch script around it, and once. All tasks of a step run on this machine, whatever number of nodes is asked for.
 """
 
 import fcntl
@@ -41,18 +41,29 @@ def sbatch(words: list[str]) -> int:
 
 
 def srun(words: list[str]) -> int:
+    number = 1
     while words[0].startswith("-"):
+        number = int(words[0].removeprefix("--ntasks=")) if words[0].startswith("--ntasks=") else number
         words = words[1:]
-    step = subprocess.Popen(words, start_new_session=True)
+    own = {"SLURM_NTASKS": str(number), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+    tasks = [
+        subprocess.Popen(words, start_new_session=True, env=os.environ | own | {"SLURM_PROCID": str(task)})
+        for task in range(number)
+    ]
     wish = FOLDER / "end_early"
-    while step.poll() is None:
+    while None in [task.poll() for task in tasks]:
         if wish.exists() and lines(Path(wish.read_text())) >= 5:
             wish.unlink()
-            os.killpg(step.pid, signal.SIGTERM)
+            signal_all(tasks, signal.SIGTERM)
         time.sleep(0.02)
-    with suppress(ProcessLookupError):
-        os.killpg(step.pid, signal.SIGKILL)  # a step is over when its task is: what still runs is killed
-    return step.returncode
+    signal_all(tasks, signal.SIGKILL)  # a step is over when its tasks are: what still runs is killed
+    return next((task.returncode for task in tasks if task.returncode), 0)
+
+
+def signal_all(tasks: list[subprocess.Popen], number: signal.Signals) -> None:
+    for task in tasks:
+        with suppress(ProcessLookupError):
+            os.killpg(task.pid, number)
 
 
 def sacct(words: list[str]) -> int:

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from house import RESULTS, ROOT, House, copy_project
+from house import RESULTS, ROOT, House, copy_project, slurm_commands
 
 from dynclip.scales import resolve
-from dynclip.workflow import needs
+from dynclip.workflow import needs, train_resources
 
-COMMANDS = ("sbatch", "srun", "sacct", "squeue", "scontrol", "sinfo", "scancel", "sacctmgr", "sshare")
 SNAKEMAKE = (
     sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--latency-wait", "5",
     "--slurm-init-seconds-before-status-checks", "1",  # 40 seconds would pass before the first look at a job
@@ -24,20 +23,15 @@ class Cluster:
 
     def __init__(self, root: Path):
         self.house: House = copy_project(root / "house")
-        self.folder, self.commands = root / "slurm", root / "bin"
-        (self.folder / "jobs").mkdir(parents=True)
-        self.commands.mkdir()
-        program = (Path(__file__).parent / "slurm_commands.py").read_text().partition("\n")[2]
-        for name in COMMANDS:
-            (self.commands / name).write_text(f"#!{sys.executable}\n{program}")
-            (self.commands / name).chmod(0o755)
+        self.folder = root / "slurm"
+        self.environment = slurm_commands(self.folder)
 
     def run(self, *words: str) -> subprocess.CompletedProcess:
         """`snakemake` with the SLURM profile; what earlier calls submitted is forgotten."""
         (self.folder / "calls.jsonl").unlink(missing_ok=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("CLUSTER_TEST", str(self.folder))
-            patch.setenv("PATH", f"{self.commands}{os.pathsep}{os.environ['PATH']}")
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
             return self.house.run(*SNAKEMAKE, *words, timeout=1200)
 
     def calls(self, command: str) -> list[list[str]]:
@@ -106,6 +100,26 @@ def test_a_training_that_is_told_to_stop_is_submitted_again_and_goes_on(cluster)
 
 
 @pytest.mark.workflow
+def test_a_training_on_two_machines_is_a_job_of_two_nodes_that_starts_a_task_on_each(cluster):
+    """Told to stop, at the end of its time, it too is submitted again and goes on: both machines hear of it."""
+    run = cluster.house.root / Path(run_file("od", 8)).parent
+    (cluster.folder / "end_early").write_text(str(run / "state" / "metrics.jsonl"))
+    config = ("--config", "scale=miniature", "methods=od", "seeds=8", "steps=20", "nodes=2")
+    done = cluster.run(*config, "--", run_file("od", 8))
+    assert done.returncode == 0, done.stdout[-4000:]
+    jobs = cluster.submitted()["rule_train_wildcards_od_8"]
+    assert [after(words, "-t") for words in jobs] == ["60", "120"]
+    for words in jobs:
+        assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=1"} <= set(words)
+        assert "--signal=TERM@600" in words
+    steps = [step for step in cluster.calls("srun") if "dynclip.machines" in step]
+    assert len(steps) == 2 and all({"--nodes=2", "--ntasks=2", "--overlap"} <= set(step) for step in steps)
+    record = json.loads((run / "run.json").read_text())
+    assert (record["execution"]["nodes"], record["execution"]["processes"]) == (2, 2)
+    assert [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()] == list(range(20))
+
+
+@pytest.mark.workflow
 def test_a_training_on_eight_gpus_is_one_task(cluster):
     """No machine here has them: sbatch refuses, which also shows what the retries ask for."""
     (cluster.folder / "refuse").touch()
@@ -128,6 +142,16 @@ def test_a_training_on_eight_gpus_is_one_task(cluster):
         assert not [word for word in words if "ntasks" in word]
     evaluation = jobs["rule_evaluate_wildcards_base_0_final"][0]
     assert {"--gpus=1", "--nodes=1", "--cpus-per-task=4"} <= set(evaluation) and after(evaluation, "-t") == "480"
+
+
+def test_gpus_of_two_machines_are_asked_for_by_machine():
+    """A sum of them, the plugin's way, could be spread unevenly; its `gpu` beside `tasks` would be tasks per GPU."""
+    study = resolve("paper", nodes="2")
+    asked = train_resources(study)
+    assert (asked["nodes"], asked["tasks"], asked["mpi"]) == (2, 2, "srun") and "gpu" not in asked
+    assert {"--gpus-per-node=8", "--ntasks-per-node=1"} <= set(asked["slurm_extra"].split())
+    assert needs(study)["train"] == needs(resolve("paper"))["train"]  # of each machine
+    assert "tasks" not in train_resources(resolve("paper"))
 
 
 def test_the_papers_trainings_ask_for_a_whole_machine():

@@ -1,4 +1,7 @@
-"""A training in two real processes: one that dies, one that is told to stop, and what the same command then makes."""
+"""A training in two real processes: one that dies, one that is told to stop, and what the same command then makes.
+
+On two machines as on one: both are this one, where a stand-in for `srun` starts their tasks.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from house import slurm_commands
 
 from dynclip.checkpoints import weights_sha256
 
@@ -14,6 +18,7 @@ pytestmark = pytest.mark.workflow
 STEPS = 12
 TRAIN = ("dynclip", "train", "--scale", "miniature", "--method", "od", "--seed", "5", "--steps", str(STEPS))
 TWO = (*TRAIN, "--set", "processes=2")
+MACHINES = (*TWO, "--set", "nodes=2")
 
 
 def rows(path: Path) -> int:
@@ -24,6 +29,16 @@ def workers(out: str) -> list[int]:
     """Process numbers of the workers whose job lies under folder `out`."""
     found = subprocess.run(["pgrep", "-f", f"dynclip.worker {out}/state/job"], capture_output=True, text=True)
     return [int(word) for word in found.stdout.split()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm(tmp_path_factory):
+    """A job of SLURM, of two nodes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in slurm_commands(tmp_path_factory.mktemp("slurm")).items():
+            patch.setenv(name, value)
+        patch.setenv("SLURM_JOB_ID", "7")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +52,10 @@ def whole(finished):
 
 def start(house, words, out):
     log = (house.root / f"{out}.log").open("w")
-    return subprocess.Popen(words, cwd=house.root, env=house.environment(), stdout=log, stderr=log)
+    return subprocess.Popen(
+        words, cwd=house.root, env=house.environment(), stdout=log, stderr=log,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
+    )  # fmt: skip
 
 
 def wait_for_rows(process, path: Path, number: int) -> None:
@@ -52,20 +70,42 @@ def test_two_processes_leave_what_one_does(whole):
     assert record["protocol"]["completions per mini-batch"] == "8"
 
 
-def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_been(finished, whole):
+@pytest.mark.parametrize("words", [TWO, MACHINES], ids=["one machine", "two machines"])
+def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_been(finished, whole, words):
     house, _ = finished
-    process = start(house, (*TWO, "--out", "killed"), "killed")
-    wait_for_rows(process, house.root / "killed" / "state" / "metrics.jsonl", 5)
-    os.kill(workers("killed")[-1], signal.SIGKILL)
-    assert process.wait(timeout=300) == 0, (house.root / "killed.log").read_text()[-3000:]
-    assert "starting once again from the last checkpoint" in (house.root / "killed.log").read_text()
-    assert json.loads((house.root / "killed" / "run.json").read_text())["execution"]["restarts"] == 1
+    out = f"killed{len(words)}"
+    process = start(house, (*words, "--out", out), out)
+    wait_for_rows(process, house.root / out / "state" / "metrics.jsonl", 5)
+    os.kill(workers(out)[-1], signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, (house.root / f"{out}.log").read_text()[-3000:]
+    assert "SIGKILL: starting once again from the last checkpoint" in (house.root / f"{out}.log").read_text()
+    execution = json.loads((house.root / out / "run.json").read_text())["execution"]
+    assert (execution["restarts"], execution["nodes"]) == (1, 2 if words == MACHINES else 1)
     last = f"checkpoints/step{STEPS}"
-    assert weights_sha256(house.root / "killed" / last) == weights_sha256(whole / last)
-    assert not workers("killed")
+    assert weights_sha256(house.root / out / last) == weights_sha256(whole / last)
+    assert not workers(out)
 
 
-@pytest.mark.parametrize("words", [TWO, TRAIN], ids=["two processes", "one"])
+def test_a_training_that_is_interrupted_takes_all_machines_along(finished):
+    house, _ = finished
+    process = start(house, (*MACHINES, "--out", "interrupted"), "interrupted")
+    wait_for_rows(process, house.root / "interrupted" / "state" / "metrics.jsonl", 2)
+    assert len(workers("interrupted")) == 2
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) not in (0, 75)
+    assert not workers("interrupted")
+
+
+def test_two_machines_outside_a_job_are_refused_in_one_line(finished, monkeypatch):
+    house, _ = finished
+    monkeypatch.delenv("SLURM_JOB_ID")
+    done = house.run(*MACHINES, "--out", "refused")
+    assert done.returncode == 2
+    last = done.stdout.strip().splitlines()[-1]
+    assert "nodes=2: a training on several machines runs in a SLURM job of as many nodes" in last, done.stdout
+
+
+@pytest.mark.parametrize("words", [TWO, MACHINES, TRAIN], ids=["two processes", "two machines", "one"])
 def test_told_to_stop_it_writes_a_checkpoint_and_asks_to_be_queued_again(finished, whole, words):
     house, _ = finished
     out = f"stopped{len(words)}"
@@ -80,6 +120,6 @@ def test_told_to_stop_it_writes_a_checkpoint_and_asks_to_be_queued_again(finishe
     again = house.run(*words, "--out", out)
     assert again.returncode == 0 and f"resuming at step {done} of {STEPS}" in again.stdout
     assert rows(house.root / out / "metrics.jsonl") == STEPS
-    if words == TWO:
+    if words != TRAIN:
         last = f"checkpoints/step{STEPS}"
         assert weights_sha256(house.root / out / last) == weights_sha256(whole / last)

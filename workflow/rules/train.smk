@@ -20,11 +20,9 @@ rule train:
         "../../environment.yml"
     threads: NEEDS["train"].threads
     resources:
-        gpu=NEEDS["train"].gpus,
+        **house.train_resources(STUDY),
         mem_mb=NEEDS["train"].memory_mib,
         runtime=lambda wildcards, attempt: NEEDS["train"].limit(attempt),
-        nodes=1,
-        slurm_extra=house.SLURM_SIGNAL,
     params:
         overrides=STUDY.overrides,
         settings=house.settings_of("train", STUDY),
