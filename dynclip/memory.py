@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from dynclip.architectures import Architecture
 from dynclip.hardware import GIB, Hardware
-from dynclip.processes import micro_batches, processes_here, processes_of
+from dynclip.processes import micro_batches, processes_here, processes_of, sharding_of
 from dynclip.scales import HubPolicy, Policy, Scale
 
 SEQUENCES = 32  # of full length that a sampler should hold at once: with fewer vLLM interrupts and computes again
@@ -243,7 +243,7 @@ def usable_gpus(scale: Scale, machine: Hardware) -> list:
 
 def _shards(scale: Scale) -> int:
     """Parts that weights, gradients and moments are cut into."""
-    return 1 if scale.execution.sharding == "none" else processes_of(scale.execution)
+    return 1 if sharding_of(scale.execution) == "none" else processes_of(scale.execution)
 
 
 def _places(scale: Scale) -> str:

@@ -53,6 +53,11 @@ def processes_here(execution: Execution) -> int:
     return processes_of(execution) // execution.nodes
 
 
+def sharding_of(execution: Execution) -> str:
+    """How its processes share weights and moments; one alone has all of them."""
+    return execution.sharding if processes_of(execution) > 1 else "none"
+
+
 def micro_batches(scale: Scale, world: int, most: int | None) -> tuple[int, int]:
     """(completions in one forward pass of one process, passes per update): the largest that divides a mini-batch.
 

@@ -94,6 +94,8 @@ class Recorder(TrainerCallback):
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
         if trainer.accelerator.is_main_process:
             model = trainer.accelerator.unwrap_model(trainer.model)
+            if weights is not None:  # gathered one by one: a tied head is a second copy of the embeddings
+                weights = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
             model.save_pretrained(aside, state_dict=weights)
             trainer.processing_class.save_pretrained(aside)
             checkpoints.seal(aside, target)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dynclip import lean
 from dynclip.errors import UserError
-from dynclip.processes import micro_batches
-from dynclip.scales import HubPolicy, Scale, Study
+from dynclip.processes import micro_batches, sharding_of
+from dynclip.scales import Execution, HubPolicy, Scale, Study
 
 # How TRL calls the aggregations of dynclip.surrogate. Its "token" normalises by the whole mini-batch's tokens.
 LOSS_TYPES = {"token": "dapo", "sequence": "grpo", "fixed": "dr_grpo"}
@@ -64,6 +64,10 @@ def run_trainer(
             f"{needed}; use steps={len(asked) // study.scale.prompts_per_step} or fewer"
         )
     config = trainer_config(study, seed, state, micro_batch)
+    if config.deepspeed:  # it shares the weights as they are loaded, for which the processes have to have met
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
     trainer = DynClipTrainer(
         model=AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, use_safetensors=True, local_files_only=True
@@ -161,7 +165,7 @@ def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
         **sampler_options(scale),
-        **sharding_options(scale, world),
+        **sharding_options(scale.execution),
     )
 
 
@@ -195,13 +199,14 @@ def sampler_options(scale: Scale) -> dict:
     return options
 
 
-def sharding_options(scale: Scale, world: int) -> dict:
+def sharding_options(execution: Execution) -> dict:
     """Weights, gradients and moments shared by the processes of a training, where there are several."""
-    if world == 1 or scale.execution.sharding == "none":
+    sharding = sharding_of(execution)
+    if sharding == "none":
         return {}
-    if scale.execution.sharding == "fsdp2":
+    if sharding == "fsdp2":
         settings = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "SHARDED_STATE_DICT"}
-        return {"fsdp": True, "fsdp_config": settings | {"activation_checkpointing": scale.execution.checkpointing}}
+        return {"fsdp": True, "fsdp_config": settings | {"activation_checkpointing": execution.checkpointing}}
     from importlib.util import find_spec
 
     if find_spec("deepspeed") is None:

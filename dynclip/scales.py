@@ -429,6 +429,8 @@ def with_settings(scale: Scale, settings: dict) -> Scale:
         raise UserError(
             f"minibatches={scale.minibatches}: does not divide the {scale.completions} completions of a step"
         )
+    if scale.execution.sharding == "fsdp2" and not scale.execution.gpus:
+        raise UserError("sharding=fsdp2: for GPUs; accelerate leaves the processes of a CPU unsharded")
     processes, nodes = scale.execution.processes, scale.execution.nodes
     if processes and processes % nodes:
         raise UserError(f"processes={processes}: cannot be shared evenly by nodes={nodes} machines")

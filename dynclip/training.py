@@ -18,12 +18,12 @@ from dynclip import checkpoints
 from dynclip.errors import UserError, rebuild_command
 from dynclip.files import sha256, write_atomic, write_json
 from dynclip.methods import find
-from dynclip.processes import Job, in_workers, micro_batches, processes_of, run_workers
+from dynclip.processes import Job, in_workers, micro_batches, processes_of, run_workers, sharding_of
 from dynclip.progress import Progress
 from dynclip.provenance import changes, code_digest, digest, environment, method_digest
 from dynclip.recovery import Preempted, with_recovery
 from dynclip.run import STOP_FILE, protocol, run_trainer
-from dynclip.scales import Study
+from dynclip.scales import Execution, Study
 from dynclip.studies import Arm, arm, with_thresholds
 
 
@@ -105,6 +105,8 @@ def train_alone(study: Study, arm: Arm, seed: int, base, problems, data, out, lo
 
         def attempt(micro_batch: int | None) -> None:
             resume, done = newest(state, study, progress.say)
+            if resume:
+                check_shards(resume, study.scale.execution)
             if in_workers(study.scale.execution):
                 job = Job(study.overrides, arm.name, seed, base, data, state, log, resume, done, micro_batch)
                 run_workers(job, study.scale, progress.say)
@@ -138,6 +140,23 @@ def newest(state: Path, study: Study, say) -> tuple[Path | None, int]:
     if done:
         say(f"resuming at step {done} of {study.steps} from {resume}")
     return resume, done
+
+
+def check_shards(resume: Path, execution: Execution) -> None:
+    """A checkpoint is read with the sharding that it was written with, FSDP2's and unsharded ones by any number of
+    processes, DeepSpeed's by as many as wrote it: the optimizer's state would else be left out in silence, or not be
+    found. Raises UserError."""
+    written, wanted = "none", sharding_of(execution)
+    if (resume / "pytorch_model_fsdp_0").is_dir():
+        written = "fsdp2"
+    elif any(resume.glob("global_step*")):
+        written = f"zero3 in {len(list(resume.glob('rng_state_*.pth')))} processes"
+        wanted += f" in {processes_of(execution)} processes" if wanted == "zero3" else ""
+    if written != wanted:
+        raise UserError(
+            f"{resume}: written with sharding={written}, this training has {wanted}; go on as it was written, or "
+            f"remove {resume.parent} to start over"
+        )
 
 
 def claim_state(state: Path, parts: dict, say) -> None:

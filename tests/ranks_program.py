@@ -10,27 +10,38 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate.state import DistributedType, PartialState
 from tiny_trainer import COMPLETION, Rows, trainer
 
+from dynclip.run import sharding_options
+from dynclip.scales import Execution
 from dynclip.trl import DynClipTrainer
 
 GROUP, PROMPTS_PER_STEP = 4, 4
 
 
 class OwnDraws(DynClipTrainer):
+    def __init__(self, *, args, **rest):
+        if args.fsdp:
+            # accelerate shards over GPUs alone: it is told that these processes have them. torch shards on a CPU.
+            assert args.device.type == "cpu"  # which also makes the state
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        super().__init__(args=args, **rest)
+        assert self.is_fsdp_enabled == bool(args.fsdp) and self.is_deepspeed_enabled == bool(args.deepspeed)
+
     @torch.no_grad()
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        model = self.accelerator.unwrap_model(self.model)
+        # Where weights are shared every process takes part in every forward pass: none may stop early.
+        shared = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        model = self.model_wrapped if shared else self.accelerator.unwrap_model(self.model)
         rows = []
         for i, prompt in enumerate(prompt_ids):
             seed = hash((self.rollout_step, *prompt, i % num_generations)) % 2**31
             generator, ids = torch.Generator().manual_seed(seed), list(prompt)
             for _ in range(COMPLETION):
-                logits = self.model(input_ids=torch.tensor([ids])).logits[0, -1] if self.is_fsdp_enabled else None
-                logits = model(input_ids=torch.tensor([ids])).logits[0, -1] if logits is None else logits
+                logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
                 ids.append(torch.multinomial(logits.float().softmax(-1), 1, generator=generator).item())
-                # Under FSDP every process takes part in every forward pass: none may stop early.
-                if ids[-1] in self.eos_token_ids and not self.is_fsdp_enabled:
+                if ids[-1] in self.eos_token_ids and not shared:
                     break
             drawn = ids[len(prompt) :]
             ends = [place for place, token in enumerate(drawn) if token in self.eos_token_ids]
@@ -54,15 +65,7 @@ def main(folder: Path, wish: dict) -> None:
         "save_strategy": "steps" if "save" in wish else "no",
         "save_steps": 4 * wish.get("save", 1),
     }
-    if wish.get("sharding") == "fsdp2":
-        config |= {
-            "fsdp": True,
-            "fsdp_config": {
-                "version": 2,
-                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-                "state_dict_type": "SHARDED_STATE_DICT",
-            },
-        }
+    config |= sharding_options(Execution(processes=world, sharding=wish.get("sharding", "none")))
     built = trainer(
         OwnDraws, folder, config, dynclip_method=wish["method"], dynclip_options=wish.get("options"), callbacks=[rows]
     )

@@ -4,11 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from dynclip.errors import UserError
+from dynclip.scales import Execution
+from dynclip.training import check_shards
 
 PROGRAM = Path(__file__).with_name("ranks_program.py")
 
@@ -18,7 +23,8 @@ def run(folder, processes, **wish):
     launch = [sys.executable]
     if processes > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (PROGRAM.parent, PROGRAM.parent.parent)))}
+    places = (PROGRAM.parent, PROGRAM.parent.parent, os.environ.get("PYTHONPATH", ""))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     done = subprocess.run(
         [*launch, str(PROGRAM), str(folder), json.dumps(wish)], capture_output=True, text=True, env=environment
@@ -47,7 +53,10 @@ def alone(tmp_path_factory):
     return run(folder, 1, **OD, save=1, export=str(folder / "policy")), folder
 
 
-@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+NO_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is absent, and not in the lock")
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp2", pytest.param("zero3", marks=NO_DEEPSPEED)])
 def test_two_processes_train_as_one_does(alone, tmp_path, sharding):
     both = run(tmp_path, 2, **OD, sharding=sharding, export=str(tmp_path / "policy"))
     assert_same(alone[0], both, 1e-5)
@@ -67,10 +76,13 @@ def test_smaller_micro_batches_leave_the_update_as_it_is(alone, tmp_path):
     assert_same(alone[0], run(tmp_path, 1, **OD, passes=4), 1e-5)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
-def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from(alone, tmp_path, before, after):
-    run(tmp_path, before, **{**OD, "steps": 3}, save=1)
+@pytest.mark.parametrize(("before", "after", "sharding"), [(1, 2, "none"), (2, 1, "none"), (2, 4, "fsdp2")])
+def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from(alone, tmp_path, before, after, sharding):
+    run(tmp_path, before, **OD, sharding=sharding, save=1)
     checkpoint = tmp_path / "checkpoint-4"
-    resumed = run(tmp_path / "again", after, **OD, resume=str(checkpoint))
+    check_shards(checkpoint, Execution(processes=after, sharding=sharding))
+    with pytest.raises(UserError, match=f"checkpoint-4: written with sharding={sharding}, this training has "):
+        check_shards(checkpoint, Execution(processes=2, sharding="none" if sharding == "fsdp2" else "fsdp2"))
+    resumed = run(tmp_path / "again", after, **OD, sharding=sharding, resume=str(checkpoint))
     assert resumed["losses"][-8:] == pytest.approx(alone[0]["losses"][-8:], abs=1e-5)
     assert [row["clip/state"] for row in resumed["rows"]] == [row["clip/state"] for row in alone[0]["rows"][1:]]

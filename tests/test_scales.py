@@ -105,6 +105,10 @@ def test_settings_are_checked_and_travel_in_the_words_of_a_command():
         ({"dual_clip": 1}, "dual_clip: expected a number above 1, or none, given 1"),
         ({"template": "x"}, "template: unknown 'x'; valid are: plain, chat, qwen-math, dapo"),
         ({"sharding": "ddp"}, "sharding: unknown 'ddp'; valid are: none, fsdp2, zero3"),
+        (
+            {"sharding": "fsdp2", "gpus": 0},
+            "sharding=fsdp2: for GPUs; accelerate leaves the processes of a CPU unshard",
+        ),
         ({"nodes": 2, "processes": 3}, "processes=3: cannot be shared evenly by nodes=2 machines"),
         ({"speed": 2}, "unknown setting 'speed'; the settings are: minibatches"),
     ],
