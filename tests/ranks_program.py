@@ -65,7 +65,8 @@ def main(folder: Path, wish: dict) -> None:
         "save_strategy": "steps" if "save" in wish else "no",
         "save_steps": 4 * wish.get("save", 1),
     }
-    config |= sharding_options(Execution(processes=world, sharding=wish.get("sharding", "none")))
+    # As the paper scale: FSDP2 keeps no activations.
+    config |= sharding_options(Execution(processes=world, sharding=wish.get("sharding", "none"), checkpointing=True))
     built = trainer(
         OwnDraws, folder, config, dynclip_method=wish["method"], dynclip_options=wish.get("options"), callbacks=[rows]
     )
