@@ -51,7 +51,7 @@ def run_on_machines(description: Path, execution: Execution, threads: int) -> in
         if name in KEPT or not name.startswith(("SLURM_", "SRUN_", "SBATCH_"))
     }
     try:
-        step = subprocess.Popen(command, env=environment, start_new_session=True)
+        step = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     except FileNotFoundError:
         raise UserError(f"nodes={execution.nodes}: srun is not found; load SLURM's commands on the nodes") from None
     try:
