@@ -161,7 +161,7 @@ def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None
         disable_tqdm=True,
         use_cpu=not on_gpu,
         bf16=execution.dtype == "bfloat16" and can_bfloat16(on_gpu),
-        gradient_checkpointing=execution.checkpointing and execution.sharding != "fsdp2",
+        gradient_checkpointing=execution.checkpointing and sharding_of(execution) != "fsdp2",  # has its own
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
         **sampler_options(scale),

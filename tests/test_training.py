@@ -40,6 +40,14 @@ def test_the_configuration_makes_the_scale_s_updates_per_rollout(tmp_path):
     assert config.beta == 0 and config.lr_scheduler_type == "constant" and config.seed == config.data_seed == 3
 
 
+def test_activations_are_recomputed_once_whoever_does_it(tmp_path):
+    """FSDP2 does it itself; one process of a scale that is sharded on several is not sharded."""
+    alone = run.trainer_config(resolve("paper", gpus="1", sampler="transformers"), 0, tmp_path)
+    assert alone.gradient_checkpointing and not alone.fsdp
+    sharded = run.sharding_options(resolve("paper").scale.execution)
+    assert sharded["fsdp"] and sharded["fsdp_config"]["activation_checkpointing"]
+
+
 def test_more_steps_than_problems_is_refused(tmp_path):
     from evals.benchmarks import write_data
 

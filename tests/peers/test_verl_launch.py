@@ -292,6 +292,15 @@ def test_without_data_one_line_says_what_to_run(tmp_path, capsys):
     assert error.count("\n") == 1 and "train.jsonl is missing; make it with:" in error
 
 
+def test_machines_are_the_scales_unless_asked_for(results, capsys):
+    words = ["launch", "--scale", "paper", "--methods", "id", "--seeds", "1", "--results", str(results)]
+    for more, nodes in (((), 1), (("--set", "nodes=2"), 2), (("--set", "nodes=2", "--nodes", "4"), 4)):
+        assert main([*words, *more]) == 0
+        script = Path(capsys.readouterr().out.strip())
+        assert f"trainer.nnodes={nodes}" in json.loads(script.with_suffix(".json").read_text())["overrides"]
+        assert f"#SBATCH --nodes={nodes}\n" in script.read_text()
+
+
 def test_methods_out_of_reach_are_named_and_the_others_written(results):
     study = resolve("paper", methods="grpo,clip_v,aent", seeds="0")
     with pytest.raises(UserError, match=r"verl cannot run clip_v, aent: .*full logits.*The other 1 runs are written"):

@@ -77,6 +77,7 @@ def test_each_training_is_one_job_and_small_rules_stay_local(cluster):
         assert not [word for word in words if word.startswith("--gpus")], name
     steps = cluster.calls("srun")
     assert len(steps) == 4 and all("-n1" in step for step in steps)  # each command runs once
+    assert sum(any("train:" in word for word in step) for step in steps) == 2
     for method in ("grpo", "od"):
         assert json.loads((cluster.house.root / run_file(method, 0)).read_text())["state"] == "finished"
 
@@ -113,6 +114,8 @@ def test_a_training_on_two_machines_is_a_job_of_two_nodes_that_starts_a_task_on_
         assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=1"} <= set(words)
         assert "--signal=TERM@600" in words
     steps = [step for step in cluster.calls("srun") if "dynclip.machines" in step]
+    others = [step for step in cluster.calls("srun") if step not in steps]
+    assert not any("train:" in word for step in others for word in step)  # the plugin starts no step around them
     assert len(steps) == 2 and all({"--nodes=2", "--ntasks=2", "--overlap"} <= set(step) for step in steps)
     record = json.loads((run / "run.json").read_text())
     assert (record["execution"]["nodes"], record["execution"]["processes"]) == (2, 2)
