@@ -9,7 +9,7 @@ import random
 import time
 
 from evals.grading import grade_many
-from evals.workers import POOL
+from evals.grading.workers import POOL
 
 FORMS = (
     (r"\frac{{{a}}}{{{b}}}", r"\dfrac{{{a}}}{{{b}}}"),

@@ -68,7 +68,8 @@ def code_digest(*names: str) -> str:
             pending.append(imports[name])
             continue
         if name == "*":
-            pending += [(module, other) for other in definitions]
+            exported = imports if _source(module).name == "__init__.py" else ()  # a package gives on what it imports
+            pending += [(module, other) for other in (*definitions, *exported)]
             continue
         node, used = definitions[name]
         seen[key] = node
@@ -117,7 +118,8 @@ def _source(module: str) -> Path:
     """The file of a project module. Only the package's own spec is looked up: that imports nothing."""
     package, *rest = module.split(".")
     folder = Path(importlib.util.find_spec(package).origin).parent
-    return folder.joinpath(*rest).with_suffix(".py") if rest else folder / "__init__.py"
+    place = folder.joinpath(*rest)
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 def _imported(module: str, name: str) -> tuple[str, str]:

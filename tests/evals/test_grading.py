@@ -13,10 +13,12 @@ from grading_decisions import DECISIONS, DOCUMENT, document
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evals import answers, grading
-from evals.answers import clean, extract, find_boxes, last_box, last_boxes
-from evals.grading import GRADER_VERSION, Verdict, compare, grade, grade_many
-from evals.numbers import read_number, same_number
+from evals.grading import answers, grader
+from evals.grading.answers import extract, find_boxes, last_box, last_boxes
+from evals.grading.cleaning import clean
+from evals.grading import GRADER_VERSION, Verdict, grade, grade_many
+from evals.grading.grader import compare
+from evals.grading.numbers import read_number, same_number
 
 HERE = Path(__file__).parent
 HUGE = "1234567890" * 50  # more digits than anything but integers may have
@@ -174,8 +176,8 @@ def test_integers_are_equal_to_themselves_only(a, b):
 
 
 def test_integers_take_the_short_way(monkeypatch):
-    monkeypatch.setattr(grading, "clean", None)
-    monkeypatch.setattr(grading, "form", None)
+    monkeypatch.setattr(grader, "clean", None)
+    monkeypatch.setattr(grader, "form", None)
     assert [compare(text, "-5") for text in ("-5", "5", "0")] == ["correct", "wrong", "wrong"]
     assert compare(HUGE, HUGE) == "correct"
     for text in ("05", "+5", "-0", "5.0", "٥", "5 "):
@@ -185,7 +187,7 @@ def test_integers_take_the_short_way(monkeypatch):
 
 def test_numbers_are_graded_without_a_worker_and_without_sympy():
     code = (
-        "import sys; from evals.grading import grade; from evals.workers import POOL\n"
+        "import sys; from evals.grading import grade; from evals.grading.workers import POOL\n"
         "assert grade(r'\\boxed{5}', '5') and grade(r'\\boxed{0.5}', '1/2') and grade(r'\\boxed{1,234}', '1234')\n"
         "assert POOL.process is None and not {'math_verify', 'sympy', 'torch'} & set(sys.modules)"
     )
@@ -215,7 +217,7 @@ def test_equal_pairs_are_graded_once_and_keep_their_places(monkeypatch):
         asked.append((pairs, timeout_s))
         return ["correct" if answer == gold else "wrong" for answer, gold, _ in pairs]
 
-    monkeypatch.setattr(grading.POOL, "map", judge)
+    monkeypatch.setattr(grader.POOL, "map", judge)
     pairs = [(r"\boxed{x}", "y"), (r"\boxed{z}", "y"), (r"so \boxed{x}", "y"), (r"\boxed{1}", "1")]
     assert statuses(pairs * 3, timeout_s=7) == ["wrong", "wrong", "wrong", "correct"] * 3
     assert asked == [([("x", "y", ""), ("z", "y", "")], 7)]
@@ -245,14 +247,14 @@ def test_every_part_of_the_grader_is_in_its_digest():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1], check=True)
     assert {
-        "evals.answers:clean",
-        "evals.answers:MAX_DIGITS",
-        "evals.numbers:same_number",
-        "evals.forms:split",
-        "evals.equivalence:judge",
-        "evals.equivalence:equal",
-        "evals.workers:serve",
-        "evals.workers:MEMORY_BYTES",
+        "evals.grading.cleaning:clean",
+        "evals.grading.cleaning:MAX_DIGITS",
+        "evals.grading.numbers:same_number",
+        "evals.grading.forms:split",
+        "evals.grading.equivalence:judge",
+        "evals.grading.equivalence:equal",
+        "evals.grading.workers:serve",
+        "evals.grading.workers:MEMORY_BYTES",
     } <= set(done.stdout.split())
 
 
@@ -329,7 +331,7 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path):
 def test_workers_end_with_the_process_however_it_ends(hostile):
     last = "time.sleep(60)" if not hostile else "grade_many([(r'\\boxed{9^{9^{9^9}}}', '5')] , timeout_s=50)"
     code = (
-        "import time; from evals.grading import grade_many; from evals.workers import POOL\n"
+        "import time; from evals.grading import grade_many; from evals.grading.workers import POOL\n"
         "grade_many([(r'\\boxed{x+1}', '1+x'), (r'\\boxed{x}', 'y')])\n"
         f"print(POOL.process.pid, *(w.pid for w in POOL.idle), flush=True); {last}"
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from hostile_outputs import HOSTILE
 
-from evals import workers
-from evals.answers import clean, extract, last_boxes
+from evals.grading import workers
+from evals.grading.answers import extract, last_boxes
+from evals.grading.cleaning import clean
 from evals.grading import TIMEOUT_S, grade_many
-from evals.workers import MEMORY_BYTES, Pool
+from evals.grading.workers import MEMORY_BYTES, Pool
 
 PATIENCE_S = 120  # for work of two seconds at most, on a machine that is busy with other things
 ORDINARY = [
@@ -102,12 +103,12 @@ def test_workers_are_small_bounded_and_know_nothing_of_the_caller():
 def test_an_answer_that_takes_more_memory_than_allowed_is_counted_as_beyond_its_limits(monkeypatch, tmp_path):
     module = tmp_path / "greedy.py"
     module.write_text(
-        "from evals import workers\n"
+        "from evals.grading import workers\n"
         "def judge(answer, gold, tolerance):\n"
         "    return 'wrong' if answer == 'modest' else str(len(bytearray(10**9)))\n"
         "def greedy(number):\n"
-        "    import sys, evals.equivalence\n"
-        "    evals.equivalence.judge = judge\n"
+        "    import sys, evals.grading.equivalence\n"
+        "    evals.grading.equivalence.judge = judge\n"
         "    workers.nursery(number)\n"
     )
     import types

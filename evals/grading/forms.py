@@ -6,7 +6,7 @@ Works on texts that `answers.clean` has written in one form; `equivalence.py` de
 import re
 from functools import lru_cache
 
-from evals.answers import clean
+from evals.grading.cleaning import clean
 
 
 def squeeze(text: str) -> str:
@@ -150,6 +150,41 @@ def is_wordy(text: str) -> bool:
     return any(
         len(word) > 3 and word.lower() not in FUNCTIONS for word in WORD.findall(re.sub(r"\\[A-Za-z]+", " ", text))
     )
+
+
+SHORT_WORDS = frozenset(
+    "no yes odd red up sat sun mon tue wed thu fri may jan feb mar apr jun jul aug sep oct nov dec".split()
+)
+
+
+def same_words(answer: str, gold: str) -> bool:
+    r"""Whether an answer is the gold's word or choice, whatever its case; the case of variables counts: AB is not ab."""
+    given, expected = words(answer), words(gold)
+    if given != expected:
+        return False
+    marked = re.search(r"\\text|[()]", gold) or len(expected) > 3 or expected in SHORT_WORDS
+    return bool(marked) or re.sub(r"\\text|[(){} ]", "", answer) == gold.strip()
+
+
+CHOICE_AND_VALUE = re.compile(
+    r"(?:\\text\{ ?(\(?[A-J]\)?)[.:]? ?\}|(\([A-J]\))(?= |\\text))[.:,]? ?(?!\^|_)(\S.*)", re.DOTALL
+)
+
+
+def split_choice(text: str) -> tuple[str, str]:
+    r"""The letter and the value of `\text{(B)} 12`; two empty texts for everything else."""
+    found = CHOICE_AND_VALUE.fullmatch(text)
+    return (found[1] or found[2], clean(found[3])) if found else ("", "")
+
+
+TIME = re.compile(r"\d{1,2}:\d\d")
+
+
+def ratio(text: str) -> list[str]:
+    """The terms of a ratio such as `1:2:3`; the text alone for everything else."""
+    terms = [term.strip() for term in text.split(":")]
+    plain = len(terms) <= 20 and all(terms) and all(map(balanced_any, terms))
+    return terms if plain and not re.search(r"[={|<>]|\\in(?![A-Za-z])", text.replace("\\frac{", "")) else [text]
 
 
 def is_name(text: str) -> bool:

@@ -123,7 +123,7 @@ class Pool:
     def open(self) -> None:
         """Start the nursery: a fresh interpreter that knows this module's folder and nothing of the caller's."""
         ours, theirs = socket.socketpair()
-        root = str(Path(__file__).resolve().parent.parent)
+        root = str(Path(__file__).resolve().parents[2])
         entry = nursery.__name__
         code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import {entry}; {entry}({theirs.fileno()})"
         environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -222,7 +222,7 @@ def cores() -> int:
 def nursery(number: int) -> None:
     """Fork a worker for every socket received, until the caller's end closes; then end them all."""
     caller = socket.socket(fileno=number)
-    from evals.equivalence import judge, same
+    from evals.grading.equivalence import judge, same
 
     same("x+1", "1+x")  # the parser builds its tables with the first formula
     caller.sendall(b"ready\n")

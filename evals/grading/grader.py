@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from evals.answers import INTEGER, MAX_ANSWER, clean, extract, last_box, last_boxes, too_large
-from evals.numbers import Reading, compare_readings, read
-from evals.workers import POOL
-
-__all__ = ["GRADER_VERSION", "TIMEOUT_S", "Verdict", "extract", "grade", "grade_many", "last_box"]
+from evals.grading.answers import MAX_ANSWER, extract, last_boxes
+from evals.grading.cleaning import INTEGER, clean, too_large
+from evals.grading.numbers import Reading, compare_readings, read
+from evals.grading.workers import POOL
 
 GRADER_VERSION = "2"  # changes with any decision: stored with scores, and what makes stored texts graded again
 TIMEOUT_S = 1.9  # for a comparison, so that a text is settled within two seconds

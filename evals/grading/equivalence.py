@@ -1,25 +1,22 @@
-r"""Whether two answers that are more than plain numbers are equal: rules for their form, mathematics by math-verify.
+r"""Whether two answers that are more than plain numbers are equal: rules for their form, then mathematics.
 
 Runs in the worker processes of `workers.py`: nothing here bounds its time or memory. The rules and the reason of
 each are in docs/grading.md.
 """
 
-import logging
 import re
 from fractions import Fraction
-from functools import lru_cache
 from itertools import chain as joined
 
-from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
-from latex2sympy2_extended.logic import And
-from math_verify import verify
-from sympy import Basic, Eq, Float, I, MatrixBase, N, Symbol, nan, simplify, zoo
+from sympy import And, Basic, Expr, MatrixBase, MatrixExpr
 from sympy.core.relational import Relational
 
-from evals.answers import clean
-from evals.forms import (
+from evals.grading.cleaning import clean
+from evals.grading.constants import equal_constants, evaluated, leading_digits
+from evals.grading.forms import (
     FUNCTION,
     MEMBER,
+    TIME,
     as_tuple,
     chain,
     defines,
@@ -34,26 +31,22 @@ from evals.forms import (
     is_wordy,
     names_differ,
     numeral,
+    ratio,
+    same_words,
     split,
+    split_choice,
     squeeze,
     strip_braces,
     unset,
     value_of,
     words,
 )
-from evals.numbers import Number, Reading, compare_readings, read, same_number, units_differ
+from evals.grading.formulas import equal_formulas, same_statement
+from evals.grading.numbers import Number, Reading, compare_readings, read, same_number, units_differ
+from evals.grading.parsing import parse
+from evals.grading.sets import INFINITY, is_point, real_set, same_sets
 
-DIGITS = 30  # to which constants are evaluated
-CLOSE = 10**-20  # relative difference of equal constants
-CLOSE_FLOATS = 10**-12  # likewise where one of them is made of decimals
 MAX_PARTS = 60  # of a list that is compared without order
-AS_WRITTEN = NormalizationConfig(
-    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
-)
-COMPLEX = re.compile(r"\\(?:imath|Re|Im|arg|det|mathbb\{C\}|operatorname\{(?:Re|Im|tr)\})")
-
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time-outs are off
-logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
 
 
 def judge(answer: str, gold: str, tolerance: str = "") -> str:
@@ -83,10 +76,20 @@ def same(answer: str, gold: str, tolerance: Fraction | None = None) -> bool:
         return False
     if is_numeral(given.text) or is_numeral(expected.text):
         return same_numeral(given.text, expected.text)
+    infinities = INFINITY.fullmatch(given.text), INFINITY.fullmatch(expected.text)
+    if all(infinities):
+        return (infinities[0][1] == "-") == (infinities[1][1] == "-")
+    if (region := real_set(gold)) and not is_point(gold) and (ours := real_set(answer)):
+        return same_sets(ours, region, same, tolerance)
+    letter, value = split_choice(answer)
+    if letter:
+        return words(letter) == words(gold) if is_choice(gold) else same(value, gold, tolerance)
     if is_wordy(expected.text) or (is_wordy(value_of(chain(given.text))) and not is_name(expected.text)):
         return words(given.text) == words(expected.text)
-    if is_choice(expected.text) and words(given.text) == words(expected.text):
+    if is_choice(expected.text) and same_words(given.text, expected.text):
         return True
+    if proportions := same_ratio(given.text, expected.text):
+        return proportions == "equal"
     if decimal_comma(given, expected, tolerance):
         return True
     listed = same_list(given.text, expected.text, tolerance)
@@ -118,7 +121,8 @@ def same_list(answer: str, gold: str, tolerance: Fraction | None) -> bool | None
     if defines(gold) and is_group(value := value_of(chain(gold))) and len(given) > 1 and all(map(defines, given)):
         return same(as_tuple(given), value, tolerance)  # x = 3, y = 2 for (x, y) = (3, 2)
     if is_group(gold) and len(given) > 1:  # (1, 2) is a tuple or an interval, whose order counts
-        return all(map(defines, given)) and same(as_tuple(given), gold, tolerance) if defines(given[0]) else None
+        bare = is_point(gold) and not any(map(defines, given))
+        return (bare or all(map(defines, given))) and same(as_tuple(given), gold, tolerance)
     if max(len(expected), len(given)) > MAX_PARTS:
         return False
     if names_differ(expected) and not any(map(defines, given)):
@@ -171,6 +175,23 @@ def same_numeral(answer: str, gold: str) -> bool:
     return given == expected if given[1] != 10 else same(given[0], expected[0])
 
 
+def same_ratio(answer: str, gold: str) -> str:
+    """ "equal" or "other" for two ratios such as 1:2:3, compared up to a factor; "" where neither side is one.
+
+    A ratio of two numbers is their quotient as well.
+    """
+    given, expected = ratio(answer), ratio(gold)
+    if max(len(given), len(expected)) < 2 or (1 in (len(given), len(expected)) and len(given) + len(expected) == 3):
+        return ""
+    if len(given) != len(expected) or (TIME.fullmatch(answer) and TIME.fullmatch(gold)):
+        return "other"  # 1:00 and 12:00 are two times, as texts that differ
+    crossed = [
+        same(f"({a}) \\cdot ({expected[0]})", f"({b}) \\cdot ({given[0]})")
+        for a, b in zip(given, expected, strict=True)
+    ]
+    return "equal" if all(crossed) else "other"
+
+
 def decimal_comma(given: Reading, expected: Reading, tolerance: Fraction | None) -> bool:
     """`3,14` for a gold that is one decimal: there is nothing else it can mean."""
     if expected.number is None or expected.number.places is None or not re.fullmatch(r"[-+]?\d+,\d+", given.text):
@@ -189,9 +210,9 @@ def same_relation(answer: str, gold: str, tolerance: Fraction | None) -> bool:
     if len(expected) > 1:
         return any(map(is_label, expected)) and same(answer, value_of(expected), tolerance)
     if (found := MEMBER.fullmatch(gold)) and not MEMBER.fullmatch(answer) and is_label(found[1]):
-        return same(answer, clean(found[2]), tolerance) or equal(answer, gold, tolerance, relations=True)
+        return same(answer, clean(found[2]), tolerance)
     if (found := MEMBER.fullmatch(answer)) and not MEMBER.fullmatch(gold) and is_label(found[1]):
-        return same(clean(found[2]), gold, tolerance) or equal(answer, gold, tolerance)
+        return same(clean(found[2]), gold, tolerance)
     return equal(answer, gold, tolerance)
 
 
@@ -229,58 +250,41 @@ def same_definition(given: list[str], expected: list[str], tolerance: Fraction |
 # --- mathematics ------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=512)
-def parse(text: str) -> Basic | MatrixBase | None:
-    """The mathematics a cleaned answer is, unevaluated, by math-verify's parser; None where it can read none."""
-    text = re.sub(r"\\text\{([^{}]*)\}", r"\1", text) if not is_wordy(text) else text
-    try:
-        parsed = latex2sympy(
-            normalize_latex(text, AS_WRITTEN),
-            is_real=not COMPLEX.search(text),
-            convert_degrees=False,
-            normalization_config=None,
-        )
-        imaginary = {symbol: I for symbol in getattr(parsed, "free_symbols", ()) if symbol.name == "i"}
-        return parsed.subs(imaginary) if imaginary else parsed
-    except (MemoryError, RecursionError):
-        raise
-    except Exception:  # the parser raises bare Exceptions, and its visitors whatever the tree made them stumble over
-        return None
-
-
 def is_readable(text: str) -> bool:
     """Whether an answer can be read at all, rightly or wrongly."""
-    return is_wordy(text) or is_numeral(text) or any(parse(side) is not None for side in chain(read(text).text))
+    text = read(text).text
+    return (
+        is_wordy(text)
+        or is_numeral(text)
+        or "\\infty" in text
+        or real_set(text) is not None
+        or bool(entries(text))
+        or any(parse(side) is not None for side in chain(text))
+    )
 
 
-def equal(answer: str, gold: str, tolerance: Fraction | None, relations: bool = False) -> bool:
-    """Equality of two formulas: constants by their value, all else by math-verify, within what a reader grants.
-
-    `relations` lets `-2 \\le x \\le 7` answer an interval also where the gold could be a point.
-    """
+def equal(answer: str, gold: str, tolerance: Fraction | None) -> bool:
+    """Equality of what two texts are as mathematics: constants, formulas, equations, matrices."""
     given, expected = parse(answer), parse(gold)
     if given is None or expected is None:
         return False
     if is_number(given) and is_number(expected):
         return same_constant(given, expected, read(answer).number, read(gold).number, tolerance)
-    spelled = isinstance(expected, Symbol) and re.fullmatch(r"[A-Za-z ]+", answer)  # odd: a word, or o times d times d
-    relation = isinstance(given, Symbol | Relational | And)
-    if not symbols(given) <= symbols(expected) and not relation and not spelled:
-        return False  # n + 5 - n is 5 whatever n is, but the answer to nothing
-    if isinstance(given, Eq) and isinstance(expected, Eq) and proportional(given, expected):
-        return True
-    open_pair = re.fullmatch(r"\([^()]*,[^()]*\)", gold) is not None and "\\infty" not in gold
-    return verify(expected, given, allow_set_relation_comp=relations or not open_pair, timeout_seconds=None)
+    if isinstance(given, Relational | And) or isinstance(expected, Relational | And):
+        return same_statement(given, expected, gold)
+    given, expected = (each.doit() if isinstance(each, MatrixExpr) else each for each in (given, expected))
+    if isinstance(given, MatrixBase) and isinstance(expected, MatrixBase):
+        return given.shape == expected.shape and all(map(equal_entries, given, expected, [gold] * len(given)))
+    return equal_entries(given, expected, gold)
 
 
-def proportional(given: Eq, expected: Eq) -> bool:
-    """Whether one equation is the other times a constant."""
-    ratio = simplify((given.lhs - given.rhs) / (expected.lhs - expected.rhs))
-    return bool(ratio.is_number and ratio.is_finite and not ratio.is_zero)
-
-
-def symbols(expression) -> set[str]:
-    return {symbol.name.lower() for symbol in getattr(expression, "free_symbols", ())}
+def equal_entries(given, expected, gold: str) -> bool:
+    """Equality of two formulas. An answer holds no variable that the gold does not: n + 5 - n was not worked out."""
+    if not isinstance(given, Expr) or not isinstance(expected, Expr):
+        return given == expected
+    if is_number(given) and is_number(expected):
+        return equal_constants(given, expected)
+    return given.free_symbols <= expected.free_symbols and equal_formulas(given, expected, gold)
 
 
 def is_number(expression) -> bool:
@@ -288,21 +292,15 @@ def is_number(expression) -> bool:
 
 
 def same_constant(given, expected, answer: Number | None, gold: Number | None, tolerance: Fraction | None) -> bool:
-    """Two constants, to DIGITS digits, and as `same_number` says where one was written as a decimal."""
-    a, b = N(given.doit(), DIGITS), N(expected.doit(), DIGITS)
-    if a == b and a not in (nan, zoo):
+    """Whether two constants are equal, or as near as the gold's tolerance or its decimals ask for."""
+    if equal_constants(given, expected):
         return True
-    if not (a.is_comparable or (a.is_complex and b.is_complex)) or nan in (a, b) or zoo in (a, b):
-        return bool(verify(expected, given, timeout_seconds=None))
-    difference, size = abs(a - b), max(abs(a), abs(b))
-    floats = given.has(Float) or expected.has(Float)
-    if difference <= size * (CLOSE_FLOATS if floats else CLOSE):
-        return True
-    if not (a.is_real and b.is_real):
+    if tolerance is None and (gold is None or gold.places is None):
         return False
-    return same_number(answer or Number(exact(a)), gold or Number(exact(b)), tolerance)
-
-
-def exact(value) -> Fraction:
-    """A finite value as a fraction of its leading digits."""
-    return Fraction(str(value))
+    a, b = evaluated(given), evaluated(expected)
+    if a is None or b is None:
+        return False
+    values = leading_digits(a), leading_digits(b)
+    if None in values:
+        return False
+    return same_number(answer or Number(values[0]), gold or Number(values[1]), tolerance)

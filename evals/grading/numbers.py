@@ -13,6 +13,7 @@ MAX_EXPONENT = 300  # of a number in scientific notation that is read as a fract
 DECIMAL = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+|\d+)(?:\.\d*)?|\.\d+"
 TIMES_POWER = r" ?(?:\\times|\\cdot|\*) ?10 ?\^ ?(?:\{ ?([-+]?\d+) ?\}|(\d))|[eE]([-+]?\d{1,3})"
 PLAIN = re.compile(rf"([-+]?) ?({DECIMAL})(?:{TIMES_POWER})?")
+MIXED = re.compile(r"(\d+)(?: | and | ?\\ )(\d+) ?/ ?(\d+)")  # 7 2/9, where the fraction is a proper one
 RATIO = re.compile(
     rf"([-+]?) ?({DECIMAL}) ?/ ?({DECIMAL})|"
     rf"([-+]?) ?(\d+)? ?\\frac ?(?:\{{ ?([-+]?)({DECIMAL}) ?\}}|(\d)) ?(?:\{{ ?({DECIMAL}) ?\}}|(\d))"
@@ -52,6 +53,10 @@ def read_number(text: str) -> Number | None:
                 return None
             value *= Fraction(10) ** exponent
         return Number(-value if sign == "-" else value, len(places) - exponent if places else None, digits)
+    if mixed := MIXED.fullmatch(text.lstrip("+-")):
+        whole, above, below = map(int, mixed.groups())
+        if 0 < above < below and text.count("-") < 2:
+            return Number((whole + Fraction(above, below)) * (-1 if text.startswith("-") else 1))
     if found := RATIO.fullmatch(text):
         sign, a, b, outer, whole, inner, top, top_digit, bottom, bottom_digit = found.groups()
         denominator = _decimal(b or bottom or bottom_digit)
@@ -71,16 +76,14 @@ def _decimal(text: str) -> Fraction:
 
 
 def same_number(answer: Number, gold: Number, tolerance: Fraction | None = None) -> bool:
-    """Whether two numbers are equal: exactly, within the gold's `tolerance`, or as a decimal rounded late enough.
+    """Whether two numbers are equal: exactly, within the gold's `tolerance`, or within what a decimal gold leaves open.
 
-    A decimal answer with six places and six digits stands for what it was rounded or cut from; a decimal gold with
-    four places and five digits for everything that rounds to it.
+    A decimal gold with four places and five digits stands for everything that rounds to it. An exact gold stands for
+    itself: no number of digits is equal to it.
     """
     difference = abs(answer.value - gold.value)
     if not difference or (tolerance is not None and difference <= tolerance):
         return True
-    if answer.places is not None and answer.places >= 6 and answer.digits >= 6 and (gold.places or 99) >= 6:
-        return difference < Fraction(1, 10**answer.places)
     if gold.places is not None and gold.places >= 4 and gold.digits >= 5 and (answer.places or 99) > gold.places:
         return difference <= Fraction(1, 2 * 10**gold.places)
     return False
@@ -96,7 +99,9 @@ class Reading:
     number: Number | None = None
 
 
-UNIT = re.compile(r"(.*[^\s\\,;(\[{]) ?((?:\\text\{[^{}]*\} ?(?:\^ ?\{?-?\d\}?)?/?)+)", re.DOTALL)
+UNIT = re.compile(r"(.*[^\s\\,;(\[{]) ?((?:(?:/|\\cdot|\*)? ?\\text\{[^{}]*\} ?(?:\^ ?\{?-?\d\}?)? ?)+)", re.DOTALL)
+UNIT_FRACTION = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?((?:\^ ?\{?\d\}?)?) ?\}")
+SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 BARE_UNIT = re.compile(
     rf"([-+]?(?:{DECIMAL}|\\frac ?\{{\d+\}}\{{\d+\}}|\d+ ?/ ?\d+)) ?"
     r"([A-Za-z][A-Za-z]*(?:[ /][A-Za-z]+)*\.?(?: ?\^ ?\{?\d\}?)?)"
@@ -118,7 +123,7 @@ def _unit_names() -> dict[str, str]:
         "mg": "milligram", "g": "gram", "kg": "kilogram", "lb": "pound", "oz": "ounce",
         "s": "second sec", "min": "minute", "h": "hour hr", "d": "day", "wk": "week", "yr": "year", "month": "month",
         "ml": "milliliter millilitre", "l": "liter litre", "cent": "cent", "dollar": "dollar",
-        "km/h": "kmh kmph kph", "mi/h": "mph", "m/s": "mps",
+        "km/h": "kmh kmph kph", "mi/h": "mph", "m/s": "mps", "a.m.": "am", "p.m.": "pm",
     }  # fmt: skip
     return {name: symbol for symbol, names in table.items() for name in (symbol, *names.split())}
 
@@ -141,6 +146,7 @@ def read(text: str) -> Reading:
     """A cleaned text taken apart: what it says, its unit, whether it is a percentage, and its plain number."""
     text = MONEY.sub("", text) if not text.isascii() or text[:1] in "UER" else text
     unit = ""
+    text = UNIT_FRACTION.sub(r"\\text{\1/\2}\3", text) if "\\frac" in text else text
     if found := UNIT.fullmatch(text):
         words = re.sub(r"\\text|\^ ?\{?-?\d\}?", " ", found[2])
         if not NO_UNIT.search(words) and len(words.split()) <= 4 and "," not in words:
@@ -149,10 +155,25 @@ def read(text: str) -> Reading:
         words = found[2].split()
         if len(words) <= 4 and (unit_symbol(found[2]) or (" " in text[len(found[1]) :] and len(words[0]) > 1)):
             text, unit = found[1], found[2]
-    text = text.strip()
+    text, unit = _scaled(text.strip(), unit)
     percent = text.endswith("%") and not text[:-1].rstrip().endswith("%")
     text = text[:-1].strip() if percent else text
     return Reading(text, unit, percent, read_number(text))
+
+
+def _scaled(text: str, unit: str) -> tuple[str, str]:
+    """A text multiplied by the number word that leads its unit: `5 million dollars` is 5000000 dollars."""
+    words = re.sub(r"\\text|[{}]", " ", unit).split()
+    factor = SCALES.get(words[0].lower().removesuffix("s")) if words else None
+    if factor is None:
+        return text, unit
+    number = read_number(text)
+    if number is None:
+        return f"({text})\\cdot {factor}", " ".join(words[1:])
+    value = number.value * factor
+    return str(value.numerator) if value.denominator == 1 else f"{value.numerator}/{value.denominator}", " ".join(
+        words[1:]
+    )
 
 
 def compare_readings(answer: Reading, gold: Reading, tolerance: Fraction | None) -> bool | None:
