@@ -83,7 +83,7 @@ def same(answer: str, gold: str, tolerance: Fraction | None = None) -> bool:
         return same_sets(ours, region, same, tolerance)
     letter, value = split_choice(answer)
     if letter:
-        return words(letter) == words(gold) if is_choice(gold) else same(value, gold, tolerance)
+        return words(letter) == words(gold) if re.fullmatch("[a-z]", words(gold)) else same(value, gold, tolerance)
     if is_wordy(expected.text) or (is_wordy(value_of(chain(given.text))) and not is_name(expected.text)):
         return words(given.text) == words(expected.text)
     if is_choice(expected.text) and same_words(given.text, expected.text):
@@ -183,8 +183,10 @@ def same_ratio(answer: str, gold: str) -> str:
     given, expected = ratio(answer), ratio(gold)
     if max(len(given), len(expected)) < 2 or (1 in (len(given), len(expected)) and len(given) + len(expected) == 3):
         return ""
-    if len(given) != len(expected) or (TIME.fullmatch(answer) and TIME.fullmatch(gold)):
-        return "other"  # 1:00 and 12:00 are two times, as texts that differ
+    if TIME.fullmatch(answer) and TIME.fullmatch(gold):  # 1:00 and 12:00 are two times
+        return "equal" if answer == gold else "other"
+    if len(given) != len(expected):
+        return "other"
     crossed = [
         same(f"({a}) \\cdot ({expected[0]})", f"({b}) \\cdot ({given[0]})")
         for a, b in zip(given, expected, strict=True)

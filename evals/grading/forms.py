@@ -153,7 +153,32 @@ def is_wordy(text: str) -> bool:
 
 
 SHORT_WORDS = frozenset(
-    "no yes odd red up sat sun mon tue wed thu fri may jan feb mar apr jun jul aug sep oct nov dec".split()
+    [
+        "no",
+        "yes",
+        "odd",
+        "red",
+        "up",
+        "sat",
+        "sun",
+        "mon",
+        "tue",
+        "wed",
+        "thu",
+        "fri",
+        "may",
+        "jan",
+        "feb",
+        "mar",
+        "apr",
+        "jun",
+        "jul",
+        "aug",
+        "sep",
+        "oct",
+        "nov",
+        "dec",
+    ]
 )
 
 

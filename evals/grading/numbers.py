@@ -99,7 +99,7 @@ class Reading:
     number: Number | None = None
 
 
-UNIT = re.compile(r"(.*[^\s\\,;(\[{]) ?((?:(?:/|\\cdot|\*)? ?\\text\{[^{}]*\} ?(?:\^ ?\{?-?\d\}?)? ?)+)", re.DOTALL)
+UNIT = re.compile(r"(.*?[^\s\\,;(\[{/*]) ?((?:(?:/|\\cdot|\*)? ?\\text\{[^{}]*\} ?(?:\^ ?\{?-?\d\}?)? ?)+)", re.DOTALL)
 UNIT_FRACTION = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?((?:\^ ?\{?\d\}?)?) ?\}")
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 BARE_UNIT = re.compile(
@@ -148,7 +148,7 @@ def read(text: str) -> Reading:
     unit = ""
     text = UNIT_FRACTION.sub(r"\\text{\1/\2}\3", text) if "\\frac" in text else text
     if found := UNIT.fullmatch(text):
-        words = re.sub(r"\\text|\^ ?\{?-?\d\}?", " ", found[2])
+        words = re.sub(r"\\text|\\cdot|[/*]|\^ ?\{?-?\d\}?", " ", found[2])
         if not NO_UNIT.search(words) and len(words.split()) <= 4 and "," not in words:
             text, unit = found[1], found[2].strip()
     elif (found := BARE_UNIT.fullmatch(text)) and not NO_UNIT.search(re.sub(r"\^ ?\{?\d\}?", "", found[2])):

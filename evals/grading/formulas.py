@@ -1,0 +1,144 @@
+"""Whether two formulas with variables are equal, or two equations or inequalities say the same.
+
+Formulas are equal where their values are, at points that nobody can know beforehand: they are drawn from the gold's own
+text. At each point the two values are constants, compared as `constants.py` compares them. A polynomial of degree d that
+is not zero vanishes at one of the points with probability d / 10^6 at most, and three points must agree.
+"""
+
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+
+from sympy import And, Eq, Expr, I, Pow, Rational, binomial, factorial, factorial2, fraction, log, together
+from sympy.core.relational import Relational
+
+from evals.grading.constants import approximate, evaluated, vanishes
+from evals.grading.parsing import undefined
+
+POINTS, TRIES = 3, 24
+PRIME = 10007
+DISCRETE = (factorial, factorial2, binomial)  # of whole numbers
+SCALES = (0.97, 7, 0.5, 60)  # of the points: inside the unit interval, where arcsine is real, and outside
+FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
+
+
+def equal_formulas(given: Expr, expected: Expr, seed: str) -> bool:
+    """Whether two formulas with the same variables have equal values wherever both are real; `seed` draws the points."""
+    given, expected = carried_out(given), carried_out(expected)
+    if undefined(given) or undefined(expected):
+        return False
+    if given == expected:
+        return True
+    difference = given - expected
+    if difference.is_number:
+        return vanishes(difference)
+    agreed = 0
+    discrete = given.has(*DISCRETE) or expected.has(*DISCRETE)
+    for point in points(expected.free_symbols | given.free_symbols, seed, discrete):
+        a, b = value_at(given, point), value_at(expected, point)
+        if a is None or b is None:
+            continue
+        x, y = approximate(a), approximate(b)
+        if x is not None and y is not None and abs(x - y) > 1e-9 * max(abs(x), abs(y)):
+            return False
+        if not vanishes(a - b):
+            return False
+        agreed += 1
+        if agreed == POINTS:
+            return True
+    return False
+
+
+@lru_cache(maxsize=4096)
+def carried_out(expression: Expr) -> Expr:
+    """A formula with its sums, integrals, factorials and powers carried out."""
+    return expression.doit()
+
+
+def points(symbols, seed: str, discrete: bool = False) -> Iterator[dict]:
+    """Points in the space of `symbols`: of both signs, small and large, then natural numbers; `discrete`: those alone."""
+    names = sorted(symbols, key=str)
+    draw = random.Random(seed)
+    for i in range(TRIES):
+        if i < TRIES // 2 and not discrete:
+            scale = SCALES[i % len(SCALES)]
+            bound = int(scale * PRIME)
+            low = -bound if i % 3 == 2 else 1
+            yield {name: Rational(draw.randint(low, bound) or 1, PRIME) for name in names}
+        else:
+            yield {name: Rational(draw.randint(2, 40)) for name in names}
+
+
+@lru_cache(maxsize=16384)
+def _conditions(expression: Expr) -> tuple[tuple, tuple]:
+    """What must be positive for a formula to be real: the bases of broken and variable powers, arguments of logarithms."""
+    bases = {power.base for power in expression.atoms(Pow) if not power.exp.is_integer and power.base.free_symbols}
+    return tuple(bases), tuple(call.args[0] for call in expression.atoms(log) if call.args[0].free_symbols)
+
+
+def value_at(expression: Expr, point: dict):
+    """The real value of a formula at a point, as a constant; None where it or a part of it has none."""
+    return _value_at(expression, tuple(sorted(point.items(), key=str)))
+
+
+@lru_cache(maxsize=16384)
+def _value_at(expression: Expr, items: tuple):
+    point = dict(items)
+    bases, arguments = _conditions(expression)
+    for part in (*bases, *arguments):
+        value = approximate(part.xreplace(point))
+        if value is None or value.imag or value.real <= 0:
+            return None
+    value = evaluated(expression.xreplace(point))
+    if value is None or value.free_symbols:
+        return None
+    found = approximate(value)
+    if found is not None and abs(found.imag) > 1e-12 * abs(found.real) and not expression.has(I):
+        return None
+    return value
+
+
+def same_statement(given, expected, seed: str) -> bool:
+    """Whether two equations, inequalities or chains of them are the same up to a factor and to their sides' order."""
+    if isinstance(given, And) or isinstance(expected, And):
+        ours, theirs = (getattr(each, "_unsorted_args", (each,)) for each in (given, expected))
+        return len(ours) == len(theirs) and all(same_statement(a, b, seed) for a, b in zip(ours, theirs, strict=True))
+    if not isinstance(given, Relational) or not isinstance(expected, Relational):
+        return False
+    signs = {given.rel_op, FLIPPED.get(given.rel_op)}
+    if expected.rel_op not in signs or given.free_symbols != expected.free_symbols:
+        return False
+    sides = [_one_side(each) for each in (given, expected)]
+    if None in sides:
+        return False
+    factor = _constant_ratio(*sides, seed)
+    if factor is None:
+        return False
+    return expected.rel_op in ("==", "!=") or (factor > 0) == (given.rel_op == expected.rel_op)
+
+
+def _one_side(relation: Relational) -> Expr | None:
+    """What a relation says is zero, or positive: its sides' difference, without a denominator where it is an equation."""
+    if not isinstance(relation.lhs, Expr) or not isinstance(relation.rhs, Expr):
+        return None
+    difference = carried_out(relation.lhs) - carried_out(relation.rhs)
+    return fraction(together(difference))[0] if isinstance(relation, Eq) else difference
+
+
+def _constant_ratio(a: Expr, b: Expr, seed: str) -> float | None:
+    """The ratio of two formulas where it is the same at all points and not zero, else None."""
+    first, agreed = None, 0
+    for point in points(a.free_symbols | b.free_symbols, seed):
+        x, y = value_at(a, point), value_at(b, point)
+        if x is None or y is None or x == 0 or y == 0:
+            continue
+        if first is None:
+            first = x, y
+            continue
+        if not vanishes(x * first[1] - y * first[0]):
+            return None
+        agreed += 1
+        if agreed == POINTS:
+            ratio = approximate(x / y)
+            return None if ratio is None or abs(ratio.imag) > 1e-12 * abs(ratio.real) else ratio.real
+    return None
