@@ -6,12 +6,13 @@ docs/grading.md.
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 from evals.grading.answers import MAX_ANSWER
 
 MAX_DIGITS = 100  # digits in a row in an answer that is more than an integer: what they cost explodes far beyond
 MAX_DEPTH = 40  # brackets within brackets, likewise
+CACHED = 4096  # texts that are remembered in each reading of them
 MAX_GROUPS = 8  # braces around the whole of an answer that are taken off
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # canonical: no sign on zero, no leading zero, no plus, ASCII digits
@@ -115,6 +116,7 @@ WORDY = (
 )
 
 
+@lru_cache(maxsize=CACHED)
 def clean(text: str) -> str:
     r"""`text` in one form: ASCII where it has a LaTeX name, no styles, no delimiters around it, no full stop after it.
 

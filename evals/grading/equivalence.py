@@ -6,12 +6,13 @@ each are in docs/grading.md.
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain as joined
 
 from sympy import And, Basic, Expr, MatrixBase, MatrixExpr
 from sympy.core.relational import Relational
 
-from evals.grading.cleaning import clean
+from evals.grading.cleaning import CACHED, clean
 from evals.grading.constants import equal_constants, evaluated, leading_digits
 from evals.grading.forms import (
     FUNCTION,
@@ -59,7 +60,7 @@ def judge(answer: str, gold: str, tolerance: str = "") -> str:
     except Exception:  # sympy and the parser raise whatever they stumble over: it is not equal
         pass
     try:
-        return "wrong" if any(map(is_readable, split(strip_braces(answer)))) else "unparsable"
+        return "wrong" if is_readable(answer) else "unparsable"
     except RecursionError:
         return "unparsable"
 
@@ -218,7 +219,7 @@ def same_relation(answer: str, gold: str, tolerance: Fraction | None) -> bool:
     return equal(answer, gold, tolerance)
 
 
-def stated(sides: list[str]) -> bool:
+def stated(sides: tuple[str, ...]) -> bool:
     """Whether a chain that names nothing is true: `2 + 2 = 4` is, `4 = 5` is not and answers nothing.
 
     Sides with a unit may convert one into another, as `0.5 \\text{ h} = 30 \\text{ min}` does: they are not checked.
@@ -226,7 +227,7 @@ def stated(sides: list[str]) -> bool:
     return any(has_letters(side) or read(side).unit for side in sides) or all(map(same, sides, sides[1:]))
 
 
-def same_definition(given: list[str], expected: list[str], tolerance: Fraction | None) -> bool | None:
+def same_definition(given: tuple[str, ...], expected: tuple[str, ...], tolerance: Fraction | None) -> bool | None:
     """Two chains that name something: the same thing, or a function of a variable called otherwise, with one value.
 
     None where they name different things, or nothing: two equations, for all of math-verify to compare.
@@ -252,16 +253,17 @@ def same_definition(given: list[str], expected: list[str], tolerance: Fraction |
 # --- mathematics ------------------------------------------------------------------------------------------------
 
 
-def is_readable(text: str) -> bool:
-    """Whether an answer can be read at all, rightly or wrongly."""
-    text = read(text).text
-    return (
+@lru_cache(maxsize=CACHED)
+def is_readable(answer: str) -> bool:
+    """Whether an answer, or a part of it, can be read at all, rightly or wrongly."""
+    return any(
         is_wordy(text)
         or is_numeral(text)
         or "\\infty" in text
         or real_set(text) is not None
         or bool(entries(text))
         or any(parse(side) is not None for side in chain(text))
+        for text in (read(part).text for part in split(strip_braces(answer)))
     )
 
 

@@ -6,9 +6,10 @@ Works on texts that `answers.clean` has written in one form; `equivalence.py` de
 import re
 from functools import lru_cache
 
-from evals.grading.cleaning import clean
+from evals.grading.cleaning import CACHED, clean
 
 
+@lru_cache(maxsize=CACHED)
 def squeeze(text: str) -> str:
     """Without what spaces and braces around single characters can change."""
     text = re.sub(r"(?<=\\[A-Za-z]) (?=[A-Za-z])|(?<=[A-Za-z]) (?=[A-Za-z])", "\0", text)
@@ -22,7 +23,7 @@ SEPARATOR = re.compile(
 )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=CACHED)
 def split(text: str) -> tuple[str, ...]:
     r"""The parts of a list: what stands between commas, semicolons, "and" and "or" outside of brackets.
 
@@ -74,6 +75,7 @@ def as_tuple(parts: tuple[str, ...]) -> str:
     return f"({','.join(value_of(chain(part)) for part in parts)})"
 
 
+@lru_cache(maxsize=CACHED)
 def groups_of(text: str) -> tuple[str, ...]:
     """The tuples in `p = 5, q = 2; p = 7, q = 2`: several assignments that name the same things; else nothing."""
     parts = split(text)
@@ -84,12 +86,14 @@ def groups_of(text: str) -> tuple[str, ...]:
     return tuple(as_tuple(parts[i : i + size]) for i in range(0, len(parts), size))
 
 
+@lru_cache(maxsize=CACHED)
 def unset(text: str) -> str:
     r"""The elements of a set: without the braces, and without the `x \in` or `x =` before them."""
     found = re.fullmatch(r"[^{}=]{1,12}?(?:=|\\in(?![A-Za-z])) ?(\\\{.*\\\})", text, re.DOTALL)
     return strip_braces(found[1] if found else text)
 
 
+@lru_cache(maxsize=CACHED)
 def is_group(text: str) -> bool:
     """Whether a text is one pair of brackets with several parts: a tuple, a point or an interval."""
     return (
@@ -107,6 +111,7 @@ MATRIX = re.compile(
 )
 
 
+@lru_cache(maxsize=CACHED)
 def entries(text: str) -> list[list[str]]:
     """The rows of a matrix, whatever its brackets; no rows for anything else, determinants among it."""
     found = MATRIX.fullmatch(re.sub(r"^\[ ?(\\begin.*) ?\]$", r"\1", text, flags=re.DOTALL))
@@ -129,6 +134,7 @@ BASE_NAMES = "two three four five six seven eight nine ten eleven twelve thirtee
 BASES = {name: base for base, name in enumerate(BASE_NAMES.split(), start=2)}
 
 
+@lru_cache(maxsize=CACHED)
 def words(text: str) -> str:
     r"""What a text says, whatever its case, punctuation and markup: `\text{(C)}` is `c`."""
     text = re.sub(r"\\(?:text|mathrm|operatorname)(?![A-Za-z])|[\s{}$~\"'`]|\\(?=[ ,;:%])", "", text)
@@ -143,6 +149,7 @@ def words(text: str) -> str:
     return text.lower()
 
 
+@lru_cache(maxsize=CACHED)
 def is_wordy(text: str) -> bool:
     """Whether an answer is words rather than mathematics: compared as text, never computed with."""
     if found := re.findall(r"\\text\{([^{}]*)\}", text):
@@ -196,6 +203,7 @@ CHOICE_AND_VALUE = re.compile(
 )
 
 
+@lru_cache(maxsize=CACHED)
 def split_choice(text: str) -> tuple[str, str]:
     r"""The letter and the value of `\text{(B)} 12`; two empty texts for everything else."""
     found = CHOICE_AND_VALUE.fullmatch(text)
@@ -205,6 +213,7 @@ def split_choice(text: str) -> tuple[str, str]:
 TIME = re.compile(r"\d{1,2}:\d\d")
 
 
+@lru_cache(maxsize=CACHED)
 def ratio(text: str) -> list[str]:
     """The terms of a ratio such as `1:2:3`; the text alone for everything else."""
     terms = [term.strip() for term in text.split(":")]
@@ -226,6 +235,7 @@ def is_numeral(text: str) -> bool:
     return numeral(text) is not None
 
 
+@lru_cache(maxsize=CACHED)
 def numeral(text: str) -> tuple[str, int] | None:
     if not (found := NUMERAL.fullmatch(text)):
         return None
@@ -245,23 +255,26 @@ MEMBER = re.compile(r"([^=<>]{1,20}?)\\in(?![A-Za-z])(.+)", re.DOTALL)
 FUNCTION = re.compile(r"([A-Za-z](?:_\{?\w\}?)?) ?\( ?([A-Za-z]) ?\)")
 
 
-def chain(text: str) -> list[str]:
+@lru_cache(maxsize=CACHED)
+def chain(text: str) -> tuple[str, ...]:
     r"""The sides of `a = b = c`; of `a = b \approx c` the exact ones. One side for anything else."""
     if "\\begin" in text and not re.match(r"[^\\]*=", text):
-        return [text]
+        return (text,)
     exact, *rounded = APPROXIMATELY.split(text)
     sides = [clean(side) for side in EQUALS.split(exact)]
     if rounded and len(sides) == 1 and is_label(sides[0]):
         sides.append(clean(rounded[0]))
-    return sides if all(sides) and all(map(balanced, sides)) else [text]
+    return tuple(sides) if all(sides) and all(map(balanced, sides)) else (text,)
 
 
+@lru_cache(maxsize=CACHED)
 def defines(text: str) -> bool:
     """Whether a text names what it gives: `x = 5`."""
     sides = chain(text)
     return len(sides) > 1 and is_label(sides[0])
 
 
+@lru_cache(maxsize=CACHED)
 def names_differ(parts: tuple[str, ...]) -> bool:
     """Whether every part defines something else, so that bare values must come in this order."""
     names = [squeeze(chain(part)[0]) for part in parts if defines(part)]
@@ -272,6 +285,7 @@ GREEK_NAMES = "alpha beta gamma delta epsilon theta lambda mu phi varphi omega s
 GREEK = frozenset(GREEK_NAMES.split())
 
 
+@lru_cache(maxsize=CACHED)
 def has_letters(text: str) -> bool:
     """Whether a text has a letter that stands for something: pi and the names of functions do not."""
     return bool(re.search(r"[A-Za-z]", re.sub(r"\\([A-Za-z]+)", lambda name: "x" if name[1] in GREEK else " ", text)))
@@ -282,7 +296,7 @@ def is_label(side: str) -> bool:
     return has_letters(side) and not re.search(r"[-+*/^]|^\d", side)
 
 
-def value_of(sides: list[str]) -> str:
+def value_of(sides: tuple[str, ...]) -> str:
     """What a chain says in the end: its last side, or the first where the name stands last (`5 = x`)."""
     if not has_letters(sides[0]) and is_label(sides[-1]):
         return sides[0]

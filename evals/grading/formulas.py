@@ -6,7 +6,6 @@ is not zero vanishes at one of the points with probability d / 10^6 at most, and
 """
 
 import random
-from collections.abc import Iterator
 from functools import lru_cache
 
 from sympy import And, Eq, Expr, I, Pow, Rational, binomial, factorial, factorial2, fraction, log, together
@@ -55,18 +54,23 @@ def carried_out(expression: Expr) -> Expr:
     return expression.doit()
 
 
-def points(symbols, seed: str, discrete: bool = False) -> Iterator[dict]:
-    """Points in the space of `symbols`: of both signs, small and large, then natural numbers; `discrete`: those alone."""
+@lru_cache(maxsize=1024)
+def points(symbols: frozenset, seed: str, discrete: bool = False) -> tuple[tuple, ...]:
+    """Points in the space of `symbols`, as (symbol, value) pairs: of both signs, small and large, then natural numbers.
+
+    `discrete`: natural numbers alone.
+    """
     names = sorted(symbols, key=str)
     draw = random.Random(seed)
+    found = []
     for i in range(TRIES):
         if i < TRIES // 2 and not discrete:
-            scale = SCALES[i % len(SCALES)]
-            bound = int(scale * PRIME)
+            bound = int(SCALES[i % len(SCALES)] * PRIME)
             low = -bound if i % 3 == 2 else 1
-            yield {name: Rational(draw.randint(low, bound) or 1, PRIME) for name in names}
+            found.append(tuple((name, Rational(draw.randint(low, bound) or 1, PRIME)) for name in names))
         else:
-            yield {name: Rational(draw.randint(2, 40)) for name in names}
+            found.append(tuple((name, Rational(draw.randint(2, 40))) for name in names))
+    return tuple(found)
 
 
 @lru_cache(maxsize=16384)
@@ -76,14 +80,10 @@ def _conditions(expression: Expr) -> tuple[tuple, tuple]:
     return tuple(bases), tuple(call.args[0] for call in expression.atoms(log) if call.args[0].free_symbols)
 
 
-def value_at(expression: Expr, point: dict):
-    """The real value of a formula at a point, as a constant; None where it or a part of it has none."""
-    return _value_at(expression, tuple(sorted(point.items(), key=str)))
-
-
 @lru_cache(maxsize=16384)
-def _value_at(expression: Expr, items: tuple):
-    point = dict(items)
+def value_at(expression: Expr, place: tuple):
+    """The real value of a formula at a point, as a constant; None where it or a part of it has none."""
+    point = dict(place)
     bases, arguments = _conditions(expression)
     for part in (*bases, *arguments):
         value = approximate(part.xreplace(point))

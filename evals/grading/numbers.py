@@ -6,7 +6,9 @@ Works on texts that `answers.clean` has written in one form. What is granted, an
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
+
+from evals.grading.cleaning import CACHED
 
 MAX_EXPONENT = 300  # of a number in scientific notation that is read as a fraction
 
@@ -35,6 +37,7 @@ class Number:
     digits: int = 0  # significant digits of a decimal
 
 
+@lru_cache(maxsize=CACHED)
 def read_number(text: str) -> Number | None:
     r"""The integer, decimal, fraction, mixed number, word or `a \times 10^n` that the whole of a cleaned text is."""
     if text[:1].isalpha() or text.startswith("\\text"):
@@ -128,6 +131,7 @@ def _unit_names() -> dict[str, str]:
     return {name: symbol for symbol, names in table.items() for name in (symbol, *names.split())}
 
 
+@lru_cache(maxsize=CACHED)
 def unit_symbol(unit: str) -> str | None:
     """The one spelling of a unit of measure, with its power; None for a word that measures nothing known."""
     words = (
@@ -142,6 +146,7 @@ def unit_symbol(unit: str) -> str | None:
     return whole and whole + power
 
 
+@lru_cache(maxsize=CACHED)
 def read(text: str) -> Reading:
     """A cleaned text taken apart: what it says, its unit, whether it is a percentage, and its plain number."""
     text = MONEY.sub("", text) if not text.isascii() or text[:1] in "UER" else text
