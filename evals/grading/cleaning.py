@@ -69,6 +69,7 @@ MINUTES = re.compile(
     r"(?: ?(\d+(?:\.\d+)?) ?(?:''|\"|\^ ?\{ ?\\prime ?\\prime ?\}))?"
 )
 DEGREES = re.compile(rf"{CIRCLE}|\s*\\?(?:text\{{\s*)?\b(?:degrees?|deg)\b(?:\s*\}})?")
+LAST_DEGREES = re.compile(r"([\d})])(?:" + DEGREES.pattern + r") ?$")
 TRIGONOMETRIC = re.compile(r"(?<![A-Za-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'), ("``", "''"),
          ("''", "''"), ("'", "'"))  # fmt: skip
@@ -106,8 +107,8 @@ WORDY = (
     (re.compile(r"\\lt(?![A-Za-z])"), "<"),
     (re.compile(r"\\gt(?![A-Za-z])"), ">"),
     (re.compile(r"\{\s*,\s*\}"), ","),
-    (re.compile(r"\\\$(?=\s*[-\d.])"), ""),
-    (re.compile(r"(?<=[\d}])\s*\\\$"), r"\\text{dollars}"),
+    (re.compile(r"(?:US ?)?\\\$ ?(-?[\d.,]*\d)|(?<![A-Za-z])USD ?(-?[\d.,]*\d)"), r"\1\2\\text{ dollars}"),
+    (re.compile(r"(?<=[\d}]) ?\\\$"), r"\\text{ dollars}"),
     (re.compile(r"\\text\{ ?[Ii]nf(?:inity)? ?\}|(?<![A-Za-z\\])(?:[Ii]nfinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
     (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), r"\\pi "),
     (re.compile(r"(?<![A-Za-z\\])sqrt(?=\s*[({])"), r"\\sqrt"),
@@ -135,7 +136,11 @@ def clean(text: str) -> str:
         text = _plain_texts(text)
     if "\\circ" in text or "\\degree" in text or "deg" in text:
         text = MINUTES.sub(_degrees_minutes, text)
-        text = DEGREES.sub(r"^{\\circ}" if TRIGONOMETRIC.search(text) else "", text)
+        if TRIGONOMETRIC.search(text):
+            text = DEGREES.sub(r"^{\\circ}", text)
+        else:
+            last = LAST_DEGREES.search(text)
+            text = DEGREES.sub("", text[: last.end(1)]) + "\\text{ degrees}" if last else DEGREES.sub("", text)
     for pattern, replacement in WORDY:
         text = pattern.sub(replacement, text)
     text = _bare(_braced(SPACES.sub(" ", text)))
@@ -247,8 +252,13 @@ def _braced(text: str) -> str:
 _CONTROLS = {code: " " if chr(code) in "\t\n\r\v\f" else None for code in [*range(32), 127]}
 
 
+CURRENCIES = {"€": "euros", "£": "gbp", "¥": "yen", "₹": "rupees"}
+MONEY = re.compile(r"([€£¥₹]) ?(-?[\d.,]*\d)|(-?[\d.,]*\d) ?([€£¥₹])")
+
+
 def _ascii(text: str) -> str:
     """Letters and digits of every width as ASCII, mathematical signs as LaTeX; marks without a width disappear."""
+    text = MONEY.sub(lambda sum: f"{sum[2] or sum[3]}\\text{{ {CURRENCIES[sum[1] or sum[4]]}}}", text)
     text = OVERLINED.sub(lambda run: "\\overline{" + re.sub(r"\D", "", run[0]) + "}", text)
     text = SUPERSCRIPTS.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run[0]).replace("−", "-") + "}", text)
     text = SUBSCRIPTS.sub(lambda run: "_{" + unicodedata.normalize("NFKC", run[0]) + "}", text)

@@ -43,7 +43,7 @@ from evals.grading.forms import (
     words,
 )
 from evals.grading.formulas import equal_formulas, same_statement
-from evals.grading.numbers import Number, Reading, compare_readings, read, same_number, units_differ
+from evals.grading.numbers import Number, Reading, compare_readings, read, readings, same_number, units_differ
 from evals.grading.parsing import parse
 from evals.grading.sets import INFINITY, is_point, real_set, same_sets
 
@@ -69,7 +69,7 @@ def same(answer: str, gold: str, tolerance: Fraction | None = None) -> bool:
     """Whether two cleaned answers are equal. The gold's form decides what is asked for: the rule is not symmetric."""
     if squeeze(answer) == squeeze(gold):
         return True
-    given, expected = read(answer), read(gold)
+    given, expected = readings(answer, gold)
     plain = compare_readings(given, expected, tolerance)
     if plain is not None:
         return plain or bool(same_list(answer, gold, tolerance))
@@ -209,7 +209,9 @@ def same_relation(answer: str, gold: str, tolerance: Fraction | None) -> bool:
         verdict = same_definition(given, expected, tolerance)
         return equal(answer, gold, tolerance) if verdict is None else verdict
     if len(given) > 1:
-        return stated(given) and same(value_of(given), gold, tolerance)
+        value = value_of(given)
+        zero = value == "0" and not all(map(is_label, given[:-1]))  # a + 3z = 0 is an equation, not its side
+        return not zero and stated(given) and same(value, gold, tolerance)
     if len(expected) > 1:
         return any(map(is_label, expected)) and same(answer, value_of(expected), tolerance)
     if (found := MEMBER.fullmatch(gold)) and not MEMBER.fullmatch(answer) and is_label(found[1]):

@@ -33,7 +33,7 @@ def equal_formulas(given: Expr, expected: Expr, seed: str) -> bool:
         return vanishes(difference)
     agreed = 0
     discrete = given.has(*DISCRETE) or expected.has(*DISCRETE)
-    for point in points(expected.free_symbols | given.free_symbols, seed, discrete):
+    for point in points(frozenset(expected.free_symbols | given.free_symbols), seed, discrete):
         a, b = value_at(given, point), value_at(expected, point)
         if a is None or b is None:
             continue
@@ -128,7 +128,7 @@ def _one_side(relation: Relational) -> Expr | None:
 def _constant_ratio(a: Expr, b: Expr, seed: str) -> float | None:
     """The ratio of two formulas where it is the same at all points and not zero, else None."""
     first, agreed = None, 0
-    for point in points(a.free_symbols | b.free_symbols, seed):
+    for point in points(frozenset(a.free_symbols | b.free_symbols), seed):
         x, y = value_at(a, point), value_at(b, point)
         if x is None or y is None or x == 0 or y == 0:
             continue

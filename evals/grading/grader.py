@@ -1,92 +1,116 @@
-r"""Grading: is the final answer of a text equal to the gold? One function for rewards and benchmarks.
+r"""The verdict on a response: its final answer is found, written in one form and compared with the gold.
 
-A text's answer is found, written in one form and, where both sides are plain numbers, compared here, at thousands per
-second, in any thread of any process. Everything else is compared by math-verify under the rules of `equivalence.py`, in
-worker processes that are killed at their limits. Every decision and its reason: docs/grading.md.
+Where both sides are plain numbers they are compared here, at thousands per second, in any thread of any process.
+Everything else is compared by the rules of `equivalence.py` in worker processes that are killed at their limits. Every
+decision and its reason: docs/grading.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 
-from evals.grading.answers import MAX_ANSWER, extract, last_boxes
+from evals.grading.answers import MAX_ANSWER, extract, fall_back, last_boxes, text_of
 from evals.grading.cleaning import INTEGER, clean, too_large
-from evals.grading.numbers import Reading, compare_readings, read
+from evals.grading.numbers import compare_readings, readings
 from evals.grading.workers import POOL
 
-GRADER_VERSION = "2"  # changes with any decision: stored with scores, and what makes stored texts graded again
-TIMEOUT_S = 1.9  # for a comparison, so that a text is settled within two seconds
+GRADER_VERSION = "3"  # changes with any decision: stored with scores, and what makes stored texts graded again
+TIMEOUT_S = 1.9  # of processor time for a comparison, so that a text is settled within two seconds on an idle core
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`status`: "correct", "wrong", "unparsable" (or no answer), "timed_out" (or out of memory) or "truncated"."""
+    """`status`: "correct", "wrong", "unparsable" (or no answer), "timed_out" (or out of memory) or "truncated".
+
+    `correct` is strict: the response marks its answer. `flexible` counts an answer without a mark as well, where
+    `grade_many` was asked for it.
+    """
 
     correct: bool
     status: str
+    flexible: bool = False
 
 
-def grade(prediction: str, gold: str, tolerance: str = "") -> bool:
+@dataclass(frozen=True)
+class Question:
+    """Whether `answer`, or else `together` (the last boxes as one answer), equals `gold` within its `tolerance`."""
+
+    answer: str
+    gold: str
+    tolerance: str = ""
+    together: str = ""
+
+
+def grade(prediction, gold, tolerance: str = "") -> bool:
     """Whether the final answer of `prediction`, a whole response, equals `gold`."""
     return grade_many([(prediction, gold)], tolerances=[tolerance])[0].correct
 
 
 def grade_many(
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple],
     timeout_s: float = TIMEOUT_S,
     truncated: Sequence[bool] | None = None,
     tolerances: Sequence[str] | None = None,
+    flexible: bool = False,
 ) -> list[Verdict]:
     """A verdict for each (prediction, gold); equal ones are graded once. Never raises for what the texts hold.
 
+    Predictions and golds are texts; None, numbers and lists of chat messages stand for theirs.
     `truncated[i]` says that prediction i was cut off: where it then has no answer, its status is "truncated".
     `tolerances[i]` is the absolute error that gold i grants, as OlympiadBench writes it ("1e-1"; "" for none).
-    `timeout_s` bounds each comparison by math-verify; those beyond it are "timed_out".
+    `timeout_s` bounds each comparison's processor time; those beyond it are "timed_out".
+    `flexible` fills `Verdict.flexible` as well, from the same pass: a response without a mark is read by its end.
     """
     given = tolerances or [""] * len(pairs)
     cuts = truncated or [False] * len(pairs)
-    wanted = [(prediction, gold, tolerance or "") for (prediction, gold), tolerance in zip(pairs, given, strict=True)]
-    judged = judge_many(list(dict.fromkeys(wanted)), timeout_s)
+    wanted = [
+        (text_of(prediction), text_of(gold), tolerance or "")
+        for (prediction, gold), tolerance in zip(pairs, given, strict=True)
+    ]
+    marked, unmarked = {}, {}
+    for key in dict.fromkeys(wanted):
+        text, gold, tolerance = key
+        answer = extract(text)
+        if answer is not None:
+            marked[key] = Question(answer, gold, tolerance, boxes_together(text, gold))
+        elif flexible and (answer := fall_back(text)) is not None:
+            unmarked[key] = Question(answer, gold, tolerance)
+    strict = settle(marked, timeout_s)
+    lenient = settle(unmarked, timeout_s)
     verdicts = []
     for key, cut in zip(wanted, cuts, strict=True):
-        status = judged[key]
-        if status is None:
-            status = "truncated" if cut else "unparsable"
-        verdicts.append(Verdict(status == "correct", status))
+        status = strict.get(key) or ("truncated" if cut else "unparsable")
+        correct = status == "correct"
+        verdicts.append(Verdict(correct, status, correct or lenient.get(key) == "correct"))
     return verdicts
 
 
-def judge_many(wanted: list[tuple[str, str, str]], timeout_s: float) -> dict[tuple[str, str, str], str | None]:
-    """The status of each (prediction, gold, tolerance), None where the prediction has no answer."""
-    judged: dict[tuple[str, str, str], str | None] = {}
-    open_questions: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
-    for key in wanted:
-        prediction, gold, tolerance = key
-        answer = extract(prediction)
-        if answer is None:
-            judged[key] = None
+def boxes_together(text: str, gold: str) -> str:
+    r"""The boxes that end a text as one answer, where the gold has several parts: `\boxed{1} and \boxed{2}` for 1,2."""
+    if not any(mark in gold for mark in (",", ";", "\\pm", " and ", " or ", "\\text{and}", "\\text{or}")):
+        return ""
+    boxes = last_boxes(text)
+    return boxes if boxes and len(boxes) <= MAX_ANSWER else ""
+
+
+def settle(questions: dict[Hashable, Question], timeout_s: float) -> dict[Hashable, str]:
+    """The status of each question, those that take mathematics from the workers; equal ones are asked once."""
+    settled: dict[Hashable, str] = {}
+    asked: dict[tuple[str, str, str], list[Hashable]] = {}
+    for key, question in questions.items():
+        status = compare(question.answer, question.gold, question.tolerance)
+        if status is not None:
+            settled[key] = status
             continue
-        judged[key] = compare(answer, gold, tolerance)
-        if judged[key] is None:
-            for question in questions(prediction, answer, gold, tolerance):
-                open_questions.setdefault(question, []).append(key)
-    for question, status in zip(open_questions, POOL.map(list(open_questions), timeout_s), strict=True):
-        for key in open_questions[question]:
-            if judged[key] is None or status == "correct":
-                judged[key] = status
-    return judged
-
-
-def questions(prediction: str, answer: str, gold: str, tolerance: str) -> list[tuple[str, str, str]]:
-    """What the workers are asked about a text: its answer and, where the gold has parts, its last boxes together."""
-    expected = form(gold).text_and_marks
-    asked = [(form(answer).text_and_marks, expected, tolerance)]
-    if any(mark in expected for mark in (",", ";", "\\pm", " and ", " or ")) and (boxes := last_boxes(prediction)):
-        together = form(boxes).text_and_marks
-        if not too_large(together):
-            asked.append((together, expected, tolerance))
-    return asked
+        for answer in filter(None, (question.answer, question.together)):
+            text, gold = clean(answer), clean(question.gold)
+            if not too_large(text):
+                asked.setdefault((text, gold, question.tolerance), []).append(key)
+    for pair, status in zip(asked, POOL.map(list(asked), timeout_s), strict=True):
+        for key in asked[pair]:
+            if key not in settled or status == "correct":
+                settled[key] = status
+    return settled
 
 
 def compare(answer: str, gold: str, tolerance: str = "") -> str | None:
@@ -95,26 +119,12 @@ def compare(answer: str, gold: str, tolerance: str = "") -> str | None:
         return "correct" if answer == gold else "wrong"
     if len(answer) > MAX_ANSWER:
         return "unparsable"
-    given, expected = form(answer), form(gold)
-    if given.text_and_marks == expected.text_and_marks and given.text_and_marks:
+    given, expected = clean(answer), clean(gold)
+    if given == expected and given:
         return "correct"
-    if too_large(given.text_and_marks) or too_large(expected.text_and_marks):
+    if not given or too_large(given) or too_large(expected):
         return "unparsable"
-    plain = compare_readings(given.reading, expected.reading, Fraction(tolerance) if tolerance else None)
-    if plain is None or (not plain and "," in expected.text_and_marks):
-        return None if given.text_and_marks else "unparsable"
+    plain = compare_readings(*readings(given, expected), Fraction(tolerance) if tolerance else None)
+    if plain is None or (not plain and "," in expected):
+        return None
     return "correct" if plain else "wrong"
-
-
-@dataclass(frozen=True)
-class Form:
-    """An answer in one form, as text and taken apart."""
-
-    text_and_marks: str
-    reading: Reading
-
-
-@lru_cache(maxsize=4096)
-def form(text: str) -> Form:
-    cleaned = clean(text)
-    return Form(cleaned, read(cleaned) if len(cleaned) <= MAX_ANSWER else Reading(cleaned))

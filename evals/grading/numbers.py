@@ -94,12 +94,17 @@ def same_number(answer: Number, gold: Number, tolerance: Fraction | None = None)
 
 @dataclass(frozen=True)
 class Reading:
-    """A cleaned answer: its text without unit and percent sign, those two, and its number if it is a plain one."""
+    """A cleaned answer: its text without unit and percent sign, those two, and its number if it is a plain one.
+
+    `letter`: the unit is one bare letter, as in `6 m`, and could be a variable. `whole`: the text with the unit.
+    """
 
     text: str
     unit: str = ""
     percent: bool = False
     number: Number | None = None
+    letter: bool = False
+    whole: str = ""
 
 
 UNIT = re.compile(r"(.*?[^\s\\,;(\[{/*]) ?((?:(?:/|\\cdot|\*)? ?\\text\{[^{}]*\} ?(?:\^ ?\{?-?\d\}?)? ?)+)", re.DOTALL)
@@ -109,7 +114,6 @@ BARE_UNIT = re.compile(
     rf"([-+]?(?:{DECIMAL}|\\frac ?\{{\d+\}}\{{\d+\}}|\d+ ?/ ?\d+)) ?"
     r"([A-Za-z][A-Za-z]*(?:[ /][A-Za-z]+)*\.?(?: ?\^ ?\{?\d\}?)?)"
 )
-MONEY = re.compile(r"(?:US)?[€£¥₹₩₽₺]|(?:USD|EUR|Rs\.?) ?(?=\d)")
 NO_UNIT = re.compile(
     r"\b(?:or|and|not|no|nor|but|if|when|unless|except|anything|something|everything|maybe|either|is|isn|are|wrong|"
     r"less|more|least|most|than|base|mod|times|over|plus|minus|square root)\b|\d",
@@ -125,7 +129,8 @@ def _unit_names() -> dict[str, str]:
         "in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile",
         "mg": "milligram", "g": "gram", "kg": "kilogram", "lb": "pound", "oz": "ounce",
         "s": "second sec", "min": "minute", "h": "hour hr", "d": "day", "wk": "week", "yr": "year", "month": "month",
-        "ml": "milliliter millilitre", "l": "liter litre", "cent": "cent", "dollar": "dollar",
+        "ml": "milliliter millilitre", "l": "liter litre", "cent": "cent", "dollar": "usd", "euro": "eur", "gbp": "",
+        "yen": "jpy", "rupee": "rs inr", "degree": "deg",
         "km/h": "kmh kmph kph", "mi/h": "mph", "m/s": "mps", "a.m.": "am", "p.m.": "pm",
     }  # fmt: skip
     return {name: symbol for symbol, names in table.items() for name in (symbol, *names.split())}
@@ -149,8 +154,7 @@ def unit_symbol(unit: str) -> str | None:
 @lru_cache(maxsize=CACHED)
 def read(text: str) -> Reading:
     """A cleaned text taken apart: what it says, its unit, whether it is a percentage, and its plain number."""
-    text = MONEY.sub("", text) if not text.isascii() or text[:1] in "UER" else text
-    unit = ""
+    unit, whole, letter = "", text, False
     text = UNIT_FRACTION.sub(r"\\text{\1/\2}\3", text) if "\\frac" in text else text
     if found := UNIT.fullmatch(text):
         words = re.sub(r"\\text|\\cdot|[/*]|\^ ?\{?-?\d\}?", " ", found[2])
@@ -160,10 +164,24 @@ def read(text: str) -> Reading:
         words = found[2].split()
         if len(words) <= 4 and (unit_symbol(found[2]) or (" " in text[len(found[1]) :] and len(words[0]) > 1)):
             text, unit = found[1], found[2]
+            letter = len(unit) == 1
     text, unit = _scaled(text.strip(), unit)
     percent = text.endswith("%") and not text[:-1].rstrip().endswith("%")
     text = text[:-1].strip() if percent else text
-    return Reading(text, unit, percent, read_number(text))
+    return Reading(text, unit, percent, read_number(text), letter, whole)
+
+
+def readings(answer: str, gold: str) -> tuple[Reading, Reading]:
+    """Two cleaned texts taken apart together: a bare letter is a unit in an answer to a gold without letters alone.
+
+    `6 m` answers 6, but 6 does not answer the formula `6m`.
+    """
+    given, expected = read(answer), read(gold)
+    if given.letter and re.search(r"[A-Za-z]", gold):
+        given = Reading(given.whole)
+    if expected.letter:
+        expected = Reading(expected.whole)
+    return given, expected
 
 
 def _scaled(text: str, unit: str) -> tuple[str, str]:
