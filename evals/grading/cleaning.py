@@ -63,7 +63,7 @@ FRACTIONS = re.compile(r"\\(?:[dtc]frac|[ns]ice?frac|xfrac)(?![A-Za-z])")
 INFIX = re.compile(r"\{ ?([^{}]{1,99}?) ?\\(choose|over)(?![A-Za-z]) ?([^{}]{1,99}?) ?\}")
 INFIX_ALONE = re.compile(r"([^{}\\,]{1,99}?) ?\\(choose|over)(?![A-Za-z]) ?([^{}\\,]{1,99}?)")
 
-CIRCLE = r" ?\^? ?\{? ?\\(?:circ|degree)(?![A-Za-z]) ?\}?"
+CIRCLE = r"(?: ?\^ ?\{ ?\\(?:circ|degree) ?\}| ?\^? ?\\(?:circ|degree)(?![A-Za-z]))"
 MINUTES = re.compile(
     rf"(\d+(?:\.\d+)?){CIRCLE} ?(\d+(?:\.\d+)?) ?(?:'(?!')|\^ ?\{{? ?\\prime ?\}}?)"
     r"(?: ?(\d+(?:\.\d+)?) ?(?:''|\"|\^ ?\{ ?\\prime ?\\prime ?\}))?"
