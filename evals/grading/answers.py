@@ -19,7 +19,7 @@ PHRASE = re.compile(r"final answers?[ \t*]{0,8}(?:is|are)\b[ \t]*:?([^\n]*)", re
 ANSWER_LINE = re.compile(r"answer[ \t*]{0,8}:\s*([^\n]+)", re.IGNORECASE)
 GSM8K_LINE = re.compile(r"####([^\n]*)")
 WEAK_PHRASE = re.compile(r"\bthe answers?[ \t*]{0,8}(?:is|are)\b[ \t]*:?([^\n]*)", re.IGNORECASE)
-SENTENCE_END = re.compile(r"(?:\.|(?<!\\)!)(?:\s|$)")
+SENTENCE_END = re.compile(r"\.(?:\s|$)|(?<!\\)!(?:\s+(?=[A-Z])|$)")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 CLUSTER = re.compile(rf"(?:[^.!?\n\\]|\\(?!boxed)|\n(?!\n)){{0,{GAP}}}")
 JOINS = re.compile(r"[,;&]|\b(?:and|or)\b")

@@ -1,9 +1,12 @@
 r"""Processes that may be killed: math that can run away is done in them, each pair within a time and a memory limit.
 
-A nursery, one plain interpreter that has imported math-verify and nothing of the caller's, forks the workers: a killed
-worker is replaced in milliseconds, and neither the caller's threads nor its torch are ever forked. Who calls owns both
-by a socket: they end when it closes, however the caller ended. Workers end with the nursery, too, and by an alarm of
-their own.
+The time limit is processor time, kept by the worker's own timer: a machine that is busy with other work turns no
+verdict. Wall-clock time is a backstop alone. A worker that dies of something else than its limits, killed from
+outside, say, has its pair asked again.
+
+A fork server, one plain interpreter that has imported sympy and the parser and nothing of the caller's, forks the
+workers: a killed worker is replaced in milliseconds, and neither the caller's threads nor its torch are ever forked.
+Who calls owns both by a socket: they end when it closes, however the caller ended. Workers end with the server, too.
 """
 
 import atexit
@@ -23,11 +26,13 @@ from pathlib import Path
 
 MEMORY_BYTES = 500_000_000  # address space of a worker, and so the most it can hold in memory
 WORKERS = 4  # at most, and one per core; two at least: while one works on what it is killed for, the other goes on
-STARVED = 0.2  # a worker that had less of its time than this on a processor is given its pair again, once
-START_S = 120  # for the nursery's imports, on the slowest machine
-ALARM_S = 5  # after its limit, a worker that nobody killed ends itself
+BACKSTOP = 5  # times its limit is what a worker may take by the clock, if it had a fair share of a processor
+FAIR = 0.5  # of its limit: a worker that used less of a processor than this is waited for, up to PATIENCE_S
+PATIENCE_S = 60
+START_S = 120  # for the fork server's imports, on the slowest machine
+DEATHS = 3  # of workers on one pair, not by their limits, after which it is given up
 EXCEEDED = "timed_out"
-START = b"+0000000"  # to the nursery, with a socket; a worker's number with a minus sign ends it
+START = b"+0000000"  # to the fork server, with a socket; a worker's number after "-" ends it, after "?" asks how it ended
 
 
 class Pool:
@@ -35,7 +40,7 @@ class Pool:
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.nursery: socket.socket | None = None
+        self.server: socket.socket | None = None
         self.process: subprocess.Popen | None = None
         self.idle: list[Worker] = []
 
@@ -51,20 +56,15 @@ class Pool:
             while len(self.idle) < size:
                 self.idle.append(self.start())
             try:
-                statuses, starved = self.run(pairs, timeout_s, size)
-                if starved:  # by other work on this machine or by each other: once more, one at a time
-                    again, _ = self.run([pairs[i] for i in starved], timeout_s, 1)
-                    for i, status in zip(starved, again, strict=True):
-                        statuses[i] = status
-                return statuses
+                return self.run(pairs, timeout_s, size)
             except BaseException:  # an interrupted batch leaves answers underway that nobody would match to pairs
                 self.close()
                 raise
 
-    def run(self, pairs: list[tuple[str, str, str]], timeout_s: float, size: int) -> tuple[list[str], list[int]]:
-        """The statuses, and which of those beyond the time limit had no fair share of a processor."""
+    def run(self, pairs: list[tuple[str, str, str]], timeout_s: float, size: int) -> list[str]:
+        """The statuses, by `size` workers at once."""
         statuses: list[str] = [""] * len(pairs)
-        starved: list[int] = []
+        deaths = [0] * len(pairs)
         waiting = deque(enumerate(pairs))
         busy: dict[socket.socket, tuple[Worker, int, float]] = {}
         while waiting or busy:
@@ -76,39 +76,51 @@ class Pool:
                     self.kill(worker)
                     waiting.appendleft((i, pair))
                     continue
-                busy[worker.socket] = worker, i, time.monotonic() + timeout_s
-            patience = min(deadline for _, _, deadline in busy.values()) - time.monotonic()
-            ready = wait(list(busy), max(patience, 0))
-            now = time.monotonic()
-            for key, (worker, i, deadline) in list(busy.items()):
+                busy[worker.socket] = worker, i, time.monotonic()
+            ready = wait(list(busy), timeout_s)
+            for key, (worker, i, began) in list(busy.items()):
                 status = worker.receive() if key in ready else None
-                if status is None and key not in ready and now < deadline:
+                if key not in ready and not overdue(worker, time.monotonic() - began, timeout_s):
                     continue
                 del busy[key]
-                statuses[i] = status or EXCEEDED
-                if status is None:
-                    if key not in ready and worker.processor_s() < worker.used + STARVED * timeout_s:
-                        starved.append(i)
-                    self.kill(worker)
-                else:
+                if status is not None:
+                    statuses[i] = status
                     self.idle.append(worker)
-        return statuses, starved
+                    continue
+                exceeded = key not in ready or self.cause(worker) in LIMITS
+                self.kill(worker)
+                deaths[i] += not exceeded
+                if exceeded or deaths[i] == DEATHS:
+                    statuses[i] = EXCEEDED
+                    if not exceeded:
+                        print(f"grading: {DEATHS} workers died of {pairs[i][0][:80]!r}: timed_out", file=sys.stderr)
+                else:
+                    waiting.appendleft((i, pairs[i]))
+        return statuses
+
+    def cause(self, worker: "Worker") -> int | None:
+        """How a worker that closed its socket ended: minus its signal, or its exit code; None if nobody knows."""
+        try:
+            self.server.sendall(b"?%07d" % worker.pid)
+            return int(receive_line(self.server, START_S))
+        except (OSError, AttributeError, ValueError):
+            return None
 
     def kill(self, worker: "Worker") -> None:
-        """End a worker through the nursery: it alone knows which of its children's numbers are still theirs."""
+        """End a worker through the fork server: it alone knows which of its children's numbers are still theirs."""
         worker.socket.close()
         with suppress(OSError, AttributeError):
-            self.nursery.sendall(b"-%07d" % worker.pid)
+            self.server.sendall(b"-%07d" % worker.pid)
 
     def start(self) -> "Worker":
-        """A worker, from the nursery, which is started first if there is none or it has ended."""
+        """A worker, from the fork server, which is started first if there is none or it has ended."""
         for attempt in range(2):
-            if self.nursery is None:
+            if self.server is None:
                 self.open()
             ours, theirs = socket.socketpair()
             try:
-                socket.send_fds(self.nursery, [START], [theirs.fileno()])
-                if pid := receive_line(self.nursery, START_S):
+                socket.send_fds(self.server, [START], [theirs.fileno()])
+                if pid := receive_line(self.server, START_S):
                     return Worker(int(pid), ours)
             except OSError:
                 pass
@@ -118,13 +130,13 @@ class Pool:
             self.close()
             if attempt:
                 break
-        raise RuntimeError("no grading worker could be started: the nursery ended; see its message above")
+        raise RuntimeError("no grading worker could be started: the fork server ended; see its message above")
 
     def open(self) -> None:
-        """Start the nursery: a fresh interpreter that knows this module's folder and nothing of the caller's."""
+        """Start the fork server: a fresh interpreter that knows this module's folder and nothing of the caller's."""
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
-        entry = nursery.__name__
+        entry = fork_server.__name__
         code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import {entry}; {entry}({theirs.fileno()})"
         environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         try:
@@ -138,19 +150,19 @@ class Pool:
             )
         finally:
             theirs.close()
-        self.nursery = ours
+        self.server = ours
         if receive_line(ours, START_S) != "ready":
             self.close()
-            raise RuntimeError("the grading worker did not start: is math-verify installed? its message is above")
+            raise RuntimeError("the grading worker did not start: are sympy and latex2sympy2-extended installed? its message is above")
 
     def close(self) -> None:
-        """End all workers and the nursery, by closing their sockets. Does nothing twice."""
+        """End all workers and the fork server, by closing their sockets. Does nothing twice."""
         for worker in self.idle:
             worker.socket.close()
         self.idle = []
-        if self.nursery is not None:
-            self.nursery.close()
-            self.nursery = None
+        if self.server is not None:
+            self.server.close()
+            self.server = None
         if self.process is not None:
             try:
                 self.process.wait(timeout=5)
@@ -163,8 +175,8 @@ class Pool:
         """In a fork of the process: the workers are the parent's. Closed here, their sockets show its death to them."""
         for worker in self.idle:
             worker.socket.close()
-        if self.nursery is not None:
-            self.nursery.close()
+        if self.server is not None:
+            self.server.close()
         self.__init__()
 
 
@@ -195,6 +207,13 @@ class Worker:
         return receive_line(self.socket, 1) or None
 
 
+def overdue(worker: Worker, elapsed_s: float, limit_s: float) -> bool:
+    """Whether a worker that has not ended itself is given up by the clock: not while other work keeps it waiting."""
+    if elapsed_s < BACKSTOP * limit_s:
+        return False
+    return elapsed_s > max(PATIENCE_S, BACKSTOP * limit_s) or worker.processor_s() > worker.used + FAIR * limit_s
+
+
 def receive_line(connection: socket.socket, timeout_s: float) -> str:
     """What came up to the end of a line; "" where the other end closed, or took too long."""
     text = b""
@@ -219,7 +238,7 @@ def cores() -> int:
 # --- in the other processes -------------------------------------------------------------------------------------
 
 
-def nursery(number: int) -> None:
+def fork_server(number: int) -> None:
     """Fork a worker for every socket received, until the caller's end closes; then end them all."""
     caller = socket.socket(fileno=number)
     from evals.grading.equivalence import judge, same
@@ -233,10 +252,15 @@ def nursery(number: int) -> None:
             break
         if message != START:
             pid = int(message[1:])
-            if pid in children:
+            if pid in children and message.startswith(b"-"):
                 os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                children.discard(pid)
+            elif message.startswith(b"?"):
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid in children else -signal.SIGKILL
+                children.discard(pid)
+                caller.sendall(b"%d\n" % code)
             continue
-        children -= {child for child in children if os.waitpid(child, os.WNOHANG)[0]}
         pid = os.fork()
         if not pid:
             caller.close()
@@ -258,13 +282,17 @@ def serve(number: int, judge) -> None:
     with connection.makefile("rb") as lines:
         for line in lines:
             answer, gold, tolerance, timeout_s = json.loads(line)
-            signal.setitimer(signal.ITIMER_REAL, timeout_s + ALARM_S)
+            signal.setitimer(signal.ITIMER_PROF, timeout_s)  # its signal ends the process, whatever that computes
             try:
                 status = judge(answer, gold, tolerance)
             except MemoryError:
-                os._exit(1)  # the caller sees the socket close and counts the pair as beyond its limits
-            signal.setitimer(signal.ITIMER_REAL, 0)
+                os._exit(OUT_OF_MEMORY)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             connection.sendall(status.encode() + b"\n")
+
+
+OUT_OF_MEMORY = 3
+LIMITS = (-signal.SIGPROF, OUT_OF_MEMORY, -signal.SIGSEGV, -signal.SIGABRT)  # endings that a text itself brings about
 
 
 def limit_memory() -> None:

@@ -109,13 +109,13 @@ def test_an_answer_that_takes_more_memory_than_allowed_is_counted_as_beyond_its_
         "def greedy(number):\n"
         "    import sys, evals.grading.equivalence\n"
         "    evals.grading.equivalence.judge = judge\n"
-        "    workers.nursery(number)\n"
+        "    workers.fork_server(number)\n"
     )
     import types
 
     greedy = types.SimpleNamespace(__name__="greedy")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setattr(workers, "nursery", greedy)
+    monkeypatch.setattr(workers, "fork_server", greedy)
     monkeypatch.setattr(workers, "__name__", "greedy")
     pool = Pool()
     try:
@@ -125,7 +125,7 @@ def test_an_answer_that_takes_more_memory_than_allowed_is_counted_as_beyond_its_
         pool.close()
 
 
-def test_a_worker_or_nursery_that_was_killed_is_replaced():
+def test_a_worker_or_fork_server_that_was_killed_is_replaced():
     pool = Pool()
     question = [("x+1", "1+x", "")] * 2
     try:
@@ -162,5 +162,5 @@ def test_an_interrupted_batch_leaves_no_answers_for_the_next(monkeypatch):
 def test_a_worker_that_cannot_start_is_an_error_that_says_so(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     pool = Pool()
-    with pytest.raises(RuntimeError, match="math-verify"):
+    with pytest.raises(RuntimeError, match="latex2sympy2"):
         pool.map([("x", "y", "")], 1)
