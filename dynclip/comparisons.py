@@ -20,6 +20,14 @@ def seed_means(evidence: Evidence, benchmark: str, method: str, checkpoint: str 
     }
 
 
+def flexible_means(evidence: Evidence, benchmark: str, method: str, checkpoint: str = "final") -> dict[int, float]:
+    """seed -> avg@k in per cent with unmarked answers counted as well."""
+    return {
+        seed: 100 * score["flexible"]["avg_at_k"]["value"]
+        for seed, score in evidence.select(benchmark, method, checkpoint).items()
+    }
+
+
 def at_share(values: list[float], percent: float, width: float = 5) -> float:
     """A curve's value at a share of training: the mean over `width` % of the steps around it, cut at the
     curve's ends.

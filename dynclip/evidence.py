@@ -115,6 +115,7 @@ class Evidence:
                 "avg_at_k": (average["value"], average["stderr"]),
                 "maj_at_k": (score["maj_at_k"], math.nan),
                 **{f"pass_at_{k}": (value, math.nan) for k, value in score["pass_at"].items()},
+                "flexible_avg_at_k": (score["flexible"]["avg_at_k"]["value"], score["flexible"]["avg_at_k"]["stderr"]),
                 **{f"share_{name}": (n / samples(score), math.nan) for name, n in score["verdicts"].items()},
                 "completion_tokens_mean": (score["completion_tokens_mean"], math.nan),
             }
@@ -232,6 +233,7 @@ def read_score(path: Path, results: Path) -> dict:
             score["verdicts"],
             score["sampling"],
             score["maj_at_k"],
+            score["flexible"]["avg_at_k"],
         )
         off = abs(value - mean)
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:

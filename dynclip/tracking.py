@@ -165,6 +165,7 @@ def _score_points(scores: list[dict], stamp: int) -> list:
     for score in scores:
         name = f"eval/{score['benchmark']}"
         values = {f"{name}/avg_at_{score['k']}": score["avg_at_k"]["value"]}
+        values[f"{name}/flexible_avg_at_{score['k']}"] = score["flexible"]["avg_at_k"]["value"]
         values |= {f"{name}/pass_at_{k}": value for k, value in score["pass_at"].items() if value is not None}
         points += [Metric(key, float(value), stamp, score["step"]) for key, value in values.items()]
     return points

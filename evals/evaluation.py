@@ -33,6 +33,7 @@ THREADS = 1  # fixed: the thread count is part of a float sum's result, and so o
 # Below TINY parameters a second thread costs more than it brings; in batches of TINY_BATCH such a model's samples are
 # also those that a study draws from it.
 TINY, TINY_BATCH = 5e6, 512
+VERDICT = ("status", "correct", "flexible", "answer")  # of a sample, by the grader
 TYPICAL_TOKENS = 500  # of a worked answer, for the choice of an engine; `max_tokens` is a bound, not an estimate
 
 
@@ -322,28 +323,44 @@ def finish(store: Store, task: Task, model: Model, labels: dict, say=print) -> d
 
 
 def with_verdicts(rows: Sequence[dict], problems: Sequence[Problem], known: dict) -> list[dict]:
-    """`rows` with status, correct and answer: taken from `known` ((problem id, index) -> row), else graded now."""
+    """`rows` with what VERDICT names: taken from `known` ((problem id, index) -> row), else graded now."""
     by_id = {problem.id: problem for problem in problems}
     fresh = [row for row in rows if known.get((row["problem_id"], row["index"]), {}).get("text") != row["text"]]
     golds = [by_id[row["problem_id"]] for row in fresh]
     verdicts = grading.grade_many(
         [(row["text"], gold.answer) for row, gold in zip(fresh, golds, strict=True)],
         truncated=[row["finish"] != "stop" for row in fresh],
-        **({"tolerances": [gold.tolerance for gold in golds]} if any(gold.tolerance for gold in golds) else {}),
+        tolerances=[gold.tolerance for gold in golds],
+        flexible=True,
     )
     graded = {
         (row["problem_id"], row["index"]): {
             "status": verdict.status,
             "correct": verdict.correct,
+            "flexible": verdict.flexible,
             "answer": grading.extract(row["text"]),
         }
         for row, verdict in zip(fresh, verdicts, strict=True)
     }
-    return [
-        {**row, **{name: found[name] for name in ("status", "correct", "answer")}}
+    judged = [
+        {**row, **{name: found[name] for name in VERDICT}}
         for row in rows
         for found in [graded.get((row["problem_id"], row["index"])) or known[row["problem_id"], row["index"]]]
     ]
+    return with_candidates(judged)
+
+
+def with_candidates(rows: Sequence[dict]) -> list[dict]:
+    """`rows` with what each votes for in maj@k: correct answers are one candidate, the others by their value."""
+    problems: dict[str, list[dict]] = {}
+    for row in rows:
+        problems.setdefault(row["problem_id"], []).append(row)
+    wrong = [[None if row["correct"] else row["answer"] for row in group] for group in problems.values()]
+    for group, found in zip(problems.values(), grading.candidates(wrong), strict=True):
+        right = next((row["answer"] for row in group if row["correct"]), None)
+        for row, candidate in zip(group, found, strict=True):
+            row["candidate"] = right if row["correct"] else candidate
+    return list(rows)
 
 
 def grader_version() -> str:
@@ -369,13 +386,13 @@ def _graded(task: Task, address: dict) -> dict:
 
 
 def summary(record: dict) -> str:
-    """A score in one line: value ± error, interval, problems × samples, time, tokens/s."""
+    """A score in one line: the headline with error and interval, the other number, problems, time, tokens/s."""
     average = record["avg_at_k"]
     error = "" if average["stderr"] is None else f" ± {average['stderr']:.3f} (problem-clustered SE)"
     span = average["interval"]
     limits = "" if span["low"] is None else f", 95 % interval [{span['low']:.3f}, {span['high']:.3f}]"
     speed = "" if record["tokens_per_second"] is None else f", {record['tokens_per_second']:.0f} tokens/s"
     return (
-        f"{record['benchmark']}: avg@{record['k']} {average['value']:.3f}{error}{limits}, {record['n_problems']} "
-        f"problems, {record['seconds']:.1f} s{speed}"
+        f"{record['benchmark']}: {record['headline']} avg@{record['k']} {average['value']:.3f}{error}{limits}; flexible "
+        f"{record['flexible']['avg_at_k']['value']:.3f}; {record['n_problems']} problems, {record['seconds']:.1f} s{speed}"
     )

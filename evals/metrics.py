@@ -27,13 +27,16 @@ def avg_at_k(correct: Sequence[bool]) -> float:
     return sum(correct) / len(correct)
 
 
-def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool]) -> bool:
-    """Whether the most frequent answer is correct. Ties go to the one seen first; None does not vote."""
-    votes = Counter(answer for answer in answers if answer is not None)
+def maj_at_k(candidates: Sequence[str | None], correct: Sequence[bool]) -> bool:
+    """Whether the candidate with most votes is correct. Ties go to the one seen first; None does not vote.
+
+    `candidates[i]` is what sample i votes for: one text for all answers with one value (`evals.grading.candidates`).
+    """
+    votes = Counter(candidate for candidate in candidates if candidate is not None)
     if not votes:
         return False
     winner = votes.most_common(1)[0][0]  # insertion order breaks ties
-    return correct[list(answers).index(winner)]
+    return correct[list(candidates).index(winner)]
 
 
 def clustered_stderr(means: Sequence[float]) -> float:
@@ -83,12 +86,13 @@ def lengths(tokens: Sequence[int]) -> dict:
 
 
 def score(rows: Sequence[dict]) -> dict:
-    """A score record's numbers from sample rows (problem_id, correct, status, tokens, answer, finish).
+    """A score record's numbers from sample rows (problem_id, correct, flexible, status, tokens, candidate, finish).
 
-    `pass_at` holds K = 1, 2, 4, 8 where there are at least K samples of every problem; `pass_at_missing` says of the
-    other K why they are not given. maj@k votes with `answer`, the extracted final answer. `per_problem` is the table
-    behind it all: samples n, correct c, whether the majority is right, mean tokens, samples cut off.
-    Raises ValueError where there are no rows.
+    `headline` says which correctness the numbers count: "strict", a marked answer. `flexible` holds avg@k and pass@K
+    with answers that nothing marks counted as well. `pass_at` holds K = 1, 2, 4, 8 where there are at least K samples
+    of every problem; `pass_at_missing` says of the other K why they are not given. maj@k votes with `candidate`.
+    `per_problem` is the table behind it all: samples n, correct c, flexibly correct f, whether the majority is right,
+    mean tokens, samples cut off. Raises ValueError where there are no rows.
     """
     if not rows:
         raise ValueError("score: there are no samples to score")
@@ -96,23 +100,17 @@ def score(rows: Sequence[dict]) -> dict:
     for row in rows:
         problems.setdefault(row["problem_id"], []).append(row)
     table = [_problem(name, group) for name, group in problems.items()]
-    means = [entry["c"] / entry["n"] for entry in table]
     fewest = min(entry["n"] for entry in table)
     verdicts = Counter(row["status"] for row in rows)
     finishes = Counter(row["finish"] for row in rows)
-    stderr = clustered_stderr(means)
     tokens = lengths([row["tokens"] for row in rows])
     return {
-        "avg_at_k": {
-            "value": sum(means) / len(means),
-            "stderr": None if math.isnan(stderr) else stderr,
-            "method": "clustered by problem",
-            "interval": interval_of(means),
-        },
-        "pass_at": {
-            str(k): sum(pass_at_k(entry["n"], entry["c"], k) for entry in table) / len(table)
-            for k in PASS_AT
-            if k <= fewest
+        "headline": "strict",
+        "avg_at_k": _average([entry["c"] / entry["n"] for entry in table]),
+        "pass_at": _pass_at(table, "c", fewest),
+        "flexible": {
+            "avg_at_k": _average([entry["f"] / entry["n"] for entry in table]),
+            "pass_at": _pass_at(table, "f", fewest),
         },
         "pass_at_missing": {
             str(k): f"needs {k} samples of every problem, the fewest here is {fewest}" for k in PASS_AT if k > fewest
@@ -128,13 +126,34 @@ def score(rows: Sequence[dict]) -> dict:
     }
 
 
+def _average(means: Sequence[float]) -> dict:
+    """avg@k over problems with its clustered error and interval."""
+    stderr = clustered_stderr(means)
+    return {
+        "value": sum(means) / len(means),
+        "stderr": None if math.isnan(stderr) else stderr,
+        "method": "clustered by problem",
+        "interval": interval_of(means),
+    }
+
+
+def _pass_at(table: Sequence[dict], counted: str, fewest: int) -> dict[str, float]:
+    """pass@K for the K that every problem has samples for; `counted` names the column of correct samples."""
+    return {
+        str(k): sum(pass_at_k(entry["n"], entry[counted], k) for entry in table) / len(table)
+        for k in PASS_AT
+        if k <= fewest
+    }
+
+
 def _problem(name: str, group: Sequence[dict]) -> dict:
     correct = [row["correct"] for row in group]
     return {
         "id": name,
         "n": len(group),
         "c": sum(correct),
-        "maj": maj_at_k([row["answer"] for row in group], correct),
+        "f": sum(row["flexible"] for row in group),
+        "maj": maj_at_k([row["candidate"] for row in group], correct),
         "tokens": sum(row["tokens"] for row in group) / len(group),
         "cut": sum(row["finish"] != "stop" for row in group),
     }

@@ -18,7 +18,7 @@ from dynclip.errors import UserError
 from dynclip.files import sha256, write_atomic, write_json
 from dynclip.provenance import digest
 
-COLUMNS = ("problem_id", "index", "text", "tokens", "finish", "status", "correct", "answer")
+COLUMNS = ("problem_id", "index", "text", "tokens", "finish", "status", "correct", "answer", "flexible", "candidate")
 PART_COLUMNS = ("problem_id", "index", "text", "tokens", "finish")
 META = b"dynclip"
 

@@ -8,6 +8,7 @@ decision and its reason: docs/grading.md.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 
 from evals.grading.answers import MAX_ANSWER, extract, fall_back, last_boxes, text_of
 from evals.grading.cleaning import INTEGER, clean, too_large
@@ -128,3 +129,42 @@ def compare(answer: str, gold: str, tolerance: str = "") -> str | None:
     if plain is None or (not plain and "," in expected):
         return None
     return "correct" if plain else "wrong"
+
+
+# --- votes ------------------------------------------------------------------------------------------------------
+
+MAX_CANDIDATES = 16  # answers of one problem, each different as a text, that are compared with one another as values
+
+
+def candidates(groups: Sequence[Sequence[str | None]], timeout_s: float = TIMEOUT_S) -> list[list[str | None]]:
+    """For each answer of each group the candidate that it votes for: the first answer of the group that is equal to it.
+
+    Equal are answers with the same plain form and those that the grader's own rules find equal both ways. None does not
+    vote. Beyond the first MAX_CANDIDATES texts of a group only the form decides.
+    """
+    firsts = [first_of_each_form(group) for group in groups]
+    pairs = {
+        (i, a, b): Question(b, a)
+        for i, texts in enumerate(firsts)
+        for a, b in combinations([*texts.values()][:MAX_CANDIDATES], 2)
+    }
+    forward = settle(pairs, timeout_s)
+    back = {key: Question(question.gold, question.answer) for key, question in pairs.items()}
+    back = settle({key: question for key, question in back.items() if forward[key] == "correct"}, timeout_s)
+    found = []
+    for i, (group, texts) in enumerate(zip(groups, firsts, strict=True)):
+        stands_for: dict[str, str] = {}
+        for text in texts.values():
+            equal = (a for a in stands_for.values() if back.get((i, a, text)) == "correct")
+            stands_for[text] = next(equal, text)
+        found.append([None if answer is None else stands_for[texts[clean(answer)]] for answer in group])
+    return found
+
+
+def first_of_each_form(group: Sequence[str | None]) -> dict[str, str]:
+    """Plain form -> the first answer of a group that is written so."""
+    texts: dict[str, str] = {}
+    for answer in group:
+        if answer is not None:
+            texts.setdefault(clean(answer), answer)
+    return texts
