@@ -42,8 +42,8 @@ class Table:
 
 
 def main_table(evidence: Evidence) -> Table:
-    """Methods by benchmarks: avg@k of the last checkpoint, its interval, avg@k with unmarked answers counted (flexible),
-    the paired difference to the baseline.
+    """Methods by benchmarks: avg@k of the last checkpoint, its interval, avg@k with unmarked answers counted
+    (flexible), the paired difference to the baseline.
     """
     differences = {(d.a, d.where): d for d in benchmark_differences(evidence)}
     baseline = evidence.baseline
@@ -82,8 +82,8 @@ def main_table(evidence: Evidence) -> Table:
     if not evidence.scores:
         notes.append("No score is there yet.")
     notes.append(
-        "Last checkpoint, mean over training seeds [95 % t interval]. The headline is strict: an answer counts where the "
-        "response marks it; flexible counts unmarked answers as well (mean ± SD over seeds). "
+        "Last checkpoint, mean over training seeds [95 % t interval]. The headline is strict: an answer counts where "
+        "the response marks it; flexible counts unmarked answers as well (mean ± SD over seeds). "
         f"differences to {baseline} are paired by seed. A claim needs the paired t interval and the "
         f"bootstrap over problems and seeds to exclude 0, also after Holm's correction. {_absent(evidence)}"
     )

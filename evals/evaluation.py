@@ -386,13 +386,14 @@ def _graded(task: Task, address: dict) -> dict:
 
 
 def summary(record: dict) -> str:
-    """A score in one line: the headline with error and interval, the other number, problems, time, tokens/s."""
+    """A score in one line: the headline with error and interval, the flexible number, problems, time, tokens/s."""
     average = record["avg_at_k"]
     error = "" if average["stderr"] is None else f" ± {average['stderr']:.3f} (problem-clustered SE)"
     span = average["interval"]
     limits = "" if span["low"] is None else f", 95 % interval [{span['low']:.3f}, {span['high']:.3f}]"
     speed = "" if record["tokens_per_second"] is None else f", {record['tokens_per_second']:.0f} tokens/s"
+    flexible = record["flexible"]["avg_at_k"]["value"]
     return (
         f"{record['benchmark']}: {record['headline']} avg@{record['k']} {average['value']:.3f}{error}{limits}; flexible "
-        f"{record['flexible']['avg_at_k']['value']:.3f}; {record['n_problems']} problems, {record['seconds']:.1f} s{speed}"
+        f"{flexible:.3f}; {record['n_problems']} problems, {record['seconds']:.1f} s{speed}"
     )

@@ -24,7 +24,7 @@ THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 CLUSTER = re.compile(rf"(?:[^.!?\n\\]|\\(?!boxed)|\n(?!\n)){{0,{GAP}}}")
 JOINS = re.compile(r"[,;&]|\b(?:and|or)\b")
 MOVES_ON = re.compile(r"\b(?:then|so|thus|hence|therefore|wait|actually|no|not|instead|but)\b", re.IGNORECASE)
-THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+THINKING = re.compile(r"<(/?)(?:seed:)?think(?:ing)?>|\[(/?)THINK\]", re.IGNORECASE)
 
 
 def text_of(value) -> str:
@@ -54,13 +54,12 @@ def spoken(text: str) -> str:
     That is what follows the last `</think>`, also where the prompt's template held `<think>`. A response that was cut
     off inside its thinking says nothing. Where nothing follows the thinking, the thinking is all there is.
     """
-    last = None
-    for last in THINKING.finditer(text):
-        pass
-    if last is not None:
-        if not last[1]:
+    tags = list(THINKING.finditer(text)) if "hink>" in text or "HINK" in text else []
+    if tags:
+        if not (tags[-1][1] or tags[-1][2]):
             return ""
-        text = text[last.end() :] if text[last.end() :].strip() else text
+        after = text[tags[-1].end() :]
+        text = after if after.strip() else text
     return text[-MAX_TEXT:]
 
 
@@ -193,14 +192,12 @@ def fall_back(text: str) -> str | None:
         if len(re.findall(r"(?<!\\)\b[A-Za-z]{2,}", line)) < 2:
             return line or None
     text = text[-MAX_END:]
-    number = None
-    for number in LAST_NUMBER.finditer(text):
-        pass
-    end = number.end() if number else -1
+    numbers = list(LAST_NUMBER.finditer(text))
+    end = numbers[-1].end() if numbers else -1
     for found in reversed(list(FORMULA.finditer(text))):
         if found.end() < end:
             break
         formula = next(filter(None, found.groups())).strip()
         if formula and (not SAYS_NOTHING.fullmatch(formula) or re.search(r"\\[A-Za-z]{2}", formula)):
             return formula
-    return number[0].strip() if number else None
+    return numbers[-1][0].strip() if numbers else None

@@ -18,7 +18,8 @@ MAX_GROUPS = 8  # braces around the whole of an answer that are taken off
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # canonical: no sign on zero, no leading zero, no plus, ASCII digits
 
 SIGNS = {
-    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
+    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ",
+    "≈": r"\approx ",
     "×": r"\times ", "÷": "/", "∕": "/", "⁄": "/", "·": r"\cdot ", "⋅": r"\cdot ", "∪": r"\cup ", "∩": r"\cap ",
     "∈": r"\in ", "∖": r"\setminus ", "°": r"^\circ ", "º": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "∠": r"\angle ",
     "∅": r"\emptyset ", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "⟨": "(", "⟩": ")", "〈": "(", "〉": ")",
@@ -46,6 +47,7 @@ STYLES = re.compile(
 )
 OLD_STYLES = re.compile(r"\\(?:rm|bf|it|sf|tt)(?![A-Za-z])")
 WORDS_ONLY = re.compile(r"[^\\^_=+*/<>|\d]*[A-Za-z][^\\^_=+*/<>|\d]*")  # of a text that stays one: Evelyn, (C), sq. ft.
+CHOICES = re.compile(r"[A-J](?:(?: ?[,;&] ?(?:and )?| and )[A-J])+")  # several letters of a multiple choice
 AS_TEXT = re.compile(r"[^\\={}]*")
 ENVIRONMENT = re.compile(
     r"\\(begin|end) ?\{(?:aligned?|align|equation|gather(?:ed)?|split|multline|center|flushleft|math|displaymath)\*?\}"
@@ -77,6 +79,7 @@ REPEATING = re.compile(
     r"(?<![\d.])(\d*)\.(\d*?)(?:\\(?:overline|bar|dot) ?\{ ?(\d+) ?\}|\\(?:overline|bar|dot) ?(\d)|\((\d+)\))"
     r"(?:(\d*)\\dot ?(?:\{ ?(\d) ?\}|(\d)))?(?!\d)"
 )
+ELLIPSIS = re.compile(r"(?<![\d.])(\d*)\.(\d{3,40}) ?\.\.\.$")
 WORDY = (
     (
         re.compile(
@@ -150,7 +153,8 @@ def clean(text: str) -> str:
         text = INFIX.sub(_infix, text)
         if alone := INFIX_ALONE.fullmatch(text):
             text = _infix(alone)
-    text = REPEATING.sub(_repeating, text) if "." in text else text
+    if "." in text:
+        text = ELLIPSIS.sub(_ellipsis, REPEATING.sub(_repeating, text))
     if LABEL.match(text):
         text = _bare(LABEL.sub("", text, count=1))
     for _ in range(MAX_GROUPS):
@@ -161,7 +165,7 @@ def clean(text: str) -> str:
 
 
 def _plain_texts(text: str) -> str:
-    r"""`\text{…}` only around words: around mathematics, and around the whole of an answer that is not words, it goes."""
+    r"""`\text{…}` around words alone: it goes around mathematics, and around the whole of an answer with a digit."""
     found = text.rfind("\\text{")
     while found >= 0:
         start = found + len("\\text{")
@@ -169,7 +173,7 @@ def _plain_texts(text: str) -> str:
         if end is not None:
             inside = text[start:end].strip()
             whole = not text[:found].strip() and not text[end + 1 :].strip(" .")
-            if whole and not WORDS_ONLY.fullmatch(inside):
+            if whole and (not WORDS_ONLY.fullmatch(inside) or CHOICES.fullmatch(inside)):
                 text = inside
             elif _measures(text[:found], inside):
                 pass
@@ -182,7 +186,7 @@ def _plain_texts(text: str) -> str:
 
 
 def _measures(before: str, letter: str) -> bool:
-    r"""Whether one letter is a unit by where it stands: `5 \text{ m}`, `\text{kg} \cdot \text{m}`, `\frac{\text{km}}{\text{h}}`."""
+    r"""Whether one letter is a unit by where it stands: behind a number or another unit, as in `\text{kg}/\text{m}`."""
     if letter not in UNIT_LETTERS:
         return False
     return bool(re.search(r"(?:\d\}?|\\text\{[^{}]*\}(?: ?(?:/|\\cdot|\*))?(?:\}\{)?)\s*$", before))
@@ -222,7 +226,7 @@ def _infix(found: re.Match) -> str:
 
 
 def _repeating(found: re.Match) -> str:
-    r"""A decimal whose last digits repeat, as a fraction: `0.1\overline{6}`, `0.1\dot{6}`, `0.\dot{1}4\dot{2}`, `0.(3)`."""
+    r"""A decimal whose last digits repeat, as a fraction: `0.1\overline{6}`, `0.\dot{1}4\dot{2}`, `0.(3)`."""
     whole, fixed, *rest = found.groups()
     bar, bar_digit, parentheses, between, dot, dot_digit = rest
     last = dot or dot_digit or ""
@@ -231,8 +235,23 @@ def _repeating(found: re.Match) -> str:
     period = (bar or bar_digit or parentheses) + (between or "") + last
     if len(period) + len(fixed) > MAX_DIGITS // 2:
         return found[0]
-    digits = (whole or "0") + fixed
-    above = int(digits + period) - int(digits)
+    return _fraction(whole, fixed, period)
+
+
+def _ellipsis(found: re.Match) -> str:
+    """A decimal that goes on, `0.1666...`, as a fraction, where its last digits show a period: 666, or 1212."""
+    whole, digits = found.groups()
+    for size in range(1, len(digits) // 2 + 1):
+        period = digits[-size:]
+        if digits.endswith(period * (3 if size == 1 else 2)):
+            while digits.endswith(period):
+                digits = digits[:-size]
+            return _fraction(whole, digits, period)
+    return found[0]
+
+
+def _fraction(whole: str, fixed: str, period: str) -> str:
+    above = int((whole or "0") + fixed + period) - int((whole or "0") + fixed)
     return rf"\frac{{{above}}}{{{'9' * len(period)}{'0' * len(fixed)}}}"
 
 

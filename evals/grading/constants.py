@@ -83,7 +83,7 @@ def size_in_digits(expression) -> int:
 
 
 def proof_digits(expression) -> int | None:
-    """Digits to which zero must be computed to be proven; None if the formula is not algebraic or too many are needed."""
+    """Digits to which a zero must be computed to be proven; None if that is not known, or beyond PROOF_DIGITS."""
     degrees: dict = {}
     bounds = bfmss(expression, degrees)
     if bounds is None:

@@ -61,7 +61,9 @@ def judge(answer: str, gold: str, tolerance: str = "") -> str:
         pass
     try:
         return "wrong" if is_readable(answer) else "unparsable"
-    except RecursionError:
+    except MemoryError:
+        raise
+    except Exception:
         return "unparsable"
 
 
@@ -232,7 +234,7 @@ def stated(sides: tuple[str, ...]) -> bool:
 def same_definition(given: tuple[str, ...], expected: tuple[str, ...], tolerance: Fraction | None) -> bool | None:
     """Two chains that name something: the same thing, or a function of a variable called otherwise, with one value.
 
-    None where they name different things, or nothing: two equations, for all of math-verify to compare.
+    None where they name different things, or nothing: two equations, to be compared as such.
     """
     if not (is_label(expected[0]) or is_label(expected[-1])):
         return None

@@ -190,7 +190,7 @@ SHORT_WORDS = frozenset(
 
 
 def same_words(answer: str, gold: str) -> bool:
-    r"""Whether an answer is the gold's word or choice, whatever its case; the case of variables counts: AB is not ab."""
+    r"""Whether an answer is the gold's word or choice, whatever its case. That of variables counts: AB is not ab."""
     given, expected = words(answer), words(gold)
     if given != expected:
         return False

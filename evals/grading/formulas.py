@@ -1,8 +1,8 @@
 """Whether two formulas with variables are equal, or two equations or inequalities say the same.
 
-Formulas are equal where their values are, at points that nobody can know beforehand: they are drawn from the gold's own
-text. At each point the two values are constants, compared as `constants.py` compares them. A polynomial of degree d that
-is not zero vanishes at one of the points with probability d / 10^6 at most, and three points must agree.
+Formulas are equal where their values are, at points that no response can know beforehand: they are drawn from the
+gold's own text. At each point the two values are constants, compared as `constants.py` compares them. A polynomial of degree d
+that is not zero vanishes at one of the points with probability d / 500,000 at most, and three points must agree.
 """
 
 import random
@@ -15,14 +15,14 @@ from evals.grading.constants import approximate, evaluated, vanishes
 from evals.grading.parsing import undefined
 
 POINTS, TRIES = 3, 24
-PRIME = 10007
+PRIME = 1_000_003
 DISCRETE = (factorial, factorial2, binomial)  # of whole numbers
 SCALES = (0.97, 7, 0.5, 60)  # of the points: inside the unit interval, where arcsine is real, and outside
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
 
 
 def equal_formulas(given: Expr, expected: Expr, seed: str) -> bool:
-    """Whether two formulas with the same variables have equal values wherever both are real; `seed` draws the points."""
+    """Whether two formulas have equal values wherever both are real; `seed` draws the points that are tried."""
     given, expected = carried_out(given), carried_out(expected)
     if undefined(given) or undefined(expected):
         return False
@@ -75,7 +75,7 @@ def points(symbols: frozenset, seed: str, discrete: bool = False) -> tuple[tuple
 
 @lru_cache(maxsize=16384)
 def _conditions(expression: Expr) -> tuple[tuple, tuple]:
-    """What must be positive for a formula to be real: the bases of broken and variable powers, arguments of logarithms."""
+    """What must be positive for a formula to be real: bases of powers that are not whole, arguments of logarithms."""
     bases = {power.base for power in expression.atoms(Pow) if not power.exp.is_integer and power.base.free_symbols}
     return tuple(bases), tuple(call.args[0] for call in expression.atoms(log) if call.args[0].free_symbols)
 
@@ -118,7 +118,7 @@ def same_statement(given, expected, seed: str) -> bool:
 
 
 def _one_side(relation: Relational) -> Expr | None:
-    """What a relation says is zero, or positive: its sides' difference, without a denominator where it is an equation."""
+    """What a relation says is zero, or positive: its sides' difference; of an equation the numerator alone."""
     if not isinstance(relation.lhs, Expr) or not isinstance(relation.rhs, Expr):
         return None
     difference = carried_out(relation.lhs) - carried_out(relation.rhs)

@@ -75,6 +75,8 @@ def _read(text: str) -> RealSet | None:
         return inside if inside and inside.name in ("", squeeze(found[1])) else None
     if len(parts := _outside(UNION, text)) > 1 or len(parts := _outside(OR, text)) > 1:
         return _union([_read(part) or _points(part) for part in parts])
+    if not SIGNS.search(text) and len(parts := _outside(AND, text)) > 1 and not all(map(is_point, parts)):
+        return _union([_interval(part.strip()) for part in parts])  # (-\infty,1) and (2,\infty)
     if found := MEMBER.fullmatch(text):
         inside = _read(found[2])
         named = inside and is_label(found[1]) and not inside.name
@@ -302,6 +304,7 @@ def _cut(whole: RealSet, gaps: list[End]) -> RealSet | None:
 
 def is_point(text: str) -> bool:
     """Whether a cleaned text that reads as an interval could be a point as well: `(1,2)` with two finite ends."""
+    text = text.strip()
     return text.startswith("(") and text.endswith(")") and "\\infty" not in text and "\\cup" not in text
 
 

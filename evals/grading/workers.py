@@ -32,7 +32,9 @@ PATIENCE_S = 60
 START_S = 120  # for the fork server's imports, on the slowest machine
 DEATHS = 3  # of workers on one pair, not by their limits, after which it is given up
 EXCEEDED = "timed_out"
-START = b"+0000000"  # to the fork server, with a socket; a worker's number after "-" ends it, after "?" asks how it ended
+START = (
+    b"+0000000"  # to the fork server, with a socket; a worker's number after "-" ends it, after "?" asks how it ended
+)
 
 
 class Pool:
@@ -153,7 +155,9 @@ class Pool:
         self.server = ours
         if receive_line(ours, START_S) != "ready":
             self.close()
-            raise RuntimeError("the grading worker did not start: are sympy and latex2sympy2-extended installed? its message is above")
+            raise RuntimeError(
+                "the grading worker did not start: are sympy and latex2sympy2-extended installed? its message is above"
+            )
 
     def close(self) -> None:
         """End all workers and the fork server, by closing their sockets. Does nothing twice."""

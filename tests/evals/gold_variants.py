@@ -1,6 +1,6 @@
 r"""Variants of a gold: `WRAPPERS` write it otherwise and change nothing, `perturbations` change what it says.
 
-Where a perturbation would not change the value (the digit of a rounded decimal, the order of equal entries), there is none.
+Where a perturbation would not change the value (the order of equal entries, the sign of zero), there is none.
 """
 
 import random
@@ -61,44 +61,47 @@ def sized(gold: str) -> str:
 
 COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
 TEXT = re.compile(r"\\(?:text|mbox|mathrm|operatorname)\s*\{[^{}]*\}")
+LISTED = re.compile(r"\\pm|,|\\in|\\ge|where")  # of a gold that is more than one value
+BRACKETED = re.compile(r"[(\[{]|\\\{|\\text|\\begin|\\left")
+GROUP = re.compile(r"(?:\\left)?([(\[])([^()\[\]]*?)(?:\\right)?([)\]])")
 
 
 def perturbations(gold: str, draw: random.Random) -> Iterator[tuple[str, str]]:
     """(kind, another answer) for every kind that this gold allows, at a place that `draw` chooses."""
-    free = [not any(m.start() <= i < m.end() for m in (*TEXT.finditer(gold), *COMMAND.finditer(gold))) for i in range(len(gold))]
-    digits = [i for i, c in enumerate(gold) if c.isdigit() and free[i]]
-    if digits:
+    taken = [m.span() for m in (*TEXT.finditer(gold), *COMMAND.finditer(gold))]
+    free = [not any(start <= i < end for start, end in taken) for i in range(len(gold))]
+    if digits := [i for i, c in enumerate(gold) if c.isdigit() and free[i]]:
         i = draw.choice(digits)
         yield "a digit", gold[:i] + draw.choice([d for d in "123456789" if d != gold[i]]) + gold[i + 1 :]
-    if re.fullmatch(r"[^,\\pm]*|(?:(?!\\pm)[^,])*", gold) and not re.match(r"[(\[{]|\\\{|\\text|\\begin|\\left", gold) and not re.fullmatch(r"[-0.]*", gold):
-        sides = gold.split("=")
-        value = sides[-1].strip()
-        if len(sides) <= 2 and value not in ("0",) and "\\in" not in gold and "where" not in gold and "\\ge" not in gold:
-            other = value[1:] if value.startswith("-") and not re.search(r"[+\-]", value[1:]) else f"-({value})" if "%" not in value else f"-{value}"
-            yield "a sign", "=".join([*sides[:-1], other])
-            yield "plus one", "=".join([*sides[:-1], f"{value}+1"])
-            yield "minus one", "=".join([*sides[:-1], f"{value}-1"])
-    letters = [
-        i for i, c in enumerate(gold)
-        if c.isascii() and c.isalpha() and free[i] and not re.search(r"[A-Za-z]{4}", gold[max(0, i - 3) : i + 4])
-    ]  # fmt: skip
-    if letters and not TEXT.search(gold) and not re.search(r"\b(?:where|and|or|degrees)\b|\\begin", gold):
-        i = draw.choice(letters)
-        yield "a letter's case", gold[:i] + gold[i].swapcase() + gold[i + 1 :]
-    exponents = list(re.finditer(r"\^\{?(\d+)\}?", gold))
-    if exponents and not TEXT.search(gold):
+    *name, value = gold.split("=")
+    value = value.strip()
+    if not LISTED.search(gold) and not BRACKETED.match(gold) and len(name) < 2 and value.strip("-0."):
+        alone = value.startswith("-") and not re.search(r"[+\-]", value[1:])
+        negative = value[1:] if alone else f"-{value}" if "%" in value else f"-({value})"
+        for kind, other in (("a sign", negative), ("plus one", f"{value}+1"), ("minus one", f"{value}-1")):
+            yield kind, "=".join([*name, other])
+    if not TEXT.search(gold) and not re.search(r"\b(?:where|and|or|degrees)\b|\\begin", gold):
+        letters = [i for i, c in enumerate(gold) if c.isascii() and c.isalpha() and free[i]]
+        letters = [i for i in letters if not re.search(r"[A-Za-z]{4}", gold[max(0, i - 3) : i + 4])]  # a word's
+        if letters:
+            i = draw.choice(letters)
+            yield "a letter's case", gold[:i] + gold[i].swapcase() + gold[i + 1 :]
+    if not TEXT.search(gold) and (exponents := list(re.finditer(r"\^(?:\{(\d+)\}|(\d))", gold))):
         found = draw.choice(exponents)
-        yield "an exponent", f"{gold[: found.start()]}^{{{int(found[1]) + 1}}}{gold[found.end() :]}"
-    group = re.fullmatch(r"(?:\\left)?([(\[])(.*?)(?:\\right)?([)\]])", gold)
-    if group and not re.search(r"[()\[\]]", group[2]):
-        parts = group[2].split(",")
-        left, right = group[1], group[3]
-        if len(parts) == 2:
-            infinite = ["\\infty" in part for part in parts]
-            if not infinite[0]:
-                yield "a left end", f"{'[' if left == '(' else '('}{group[2]}{right}"
-            if not infinite[1]:
-                yield "a right end", f"{left}{group[2]}{']' if right == ')' else ')'}"
-            yield "an infinite end", f"{left}{parts[0]},\\infty{right}" if not infinite[1] else f"{left}{parts[0]},7{right}"
-        if left == "(" and right == ")" and len({part.strip() for part in parts}) > 1 and "\\infty" not in gold:
-            yield "an order", f"({','.join(reversed(parts))})" if parts != parts[::-1] else f"({','.join(sorted(parts))})"
+        yield "an exponent", f"{gold[: found.start()]}^{{{int(found[1] or found[2]) + 1}}}{gold[found.end() :]}"
+    if group := GROUP.fullmatch(gold):
+        yield from _of_a_group(*group.groups())
+
+
+def _of_a_group(left: str, inside: str, right: str) -> Iterator[tuple[str, str]]:
+    """What changes a point, a vector or an interval."""
+    parts = inside.split(",")
+    infinite = ["\\infty" in part for part in parts]
+    if len(parts) == 2:
+        if not infinite[0]:
+            yield "a left end", f"{'[' if left == '(' else '('}{inside}{right}"
+        if not infinite[1]:
+            yield "a right end", f"{left}{inside}{']' if right == ')' else ')'}"
+        yield "an infinite end", f"{left}{parts[0]},{'7' if infinite[1] else chr(92) + 'infty'}{right}"
+    if left + right == "()" and len({part.strip() for part in parts}) > 1 and not any(infinite):
+        yield "an order", f"({','.join(sorted(parts) if parts == parts[::-1] else parts[::-1])})"

@@ -1,4 +1,5 @@
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -6,19 +7,23 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import sympy
 from grading_decisions import DECISIONS, DOCUMENT, document
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evals.grading import answers, grader
+from evals.grading import GRADER_VERSION, Verdict, answers, candidates, grade, grade_many, grader
 from evals.grading.answers import extract, find_boxes, last_box, last_boxes
 from evals.grading.cleaning import clean
-from evals.grading import GRADER_VERSION, Verdict, grade, grade_many
+from evals.grading.constants import bfmss, proof_digits, vanishes
+from evals.grading.equivalence import same
 from evals.grading.grader import compare
 from evals.grading.numbers import read_number, same_number
+from evals.grading.parsing import parse
 
 HERE = Path(__file__).parent
 HUGE = "1234567890" * 50  # more digits than anything but integers may have
@@ -65,6 +70,9 @@ DISAGREEMENTS = {  # (gold, text): named and defended in docs/grading.md
     ("4, .1, 2", r"\boxed{0.1, 4, 2}"),
     ("2.0001", r"\boxed{2}"),
     ("0.75", r"\boxed{75}"),
+    (r"\frac{1}{12}", r"\boxed{0.0833333333333333}"),
+    (r"\sqrt{2}", r"\boxed{1.4142135623730951}"),
+    ("C", r"\boxed{c}"),
 }
 
 
@@ -73,7 +81,7 @@ def test_public_graders_agree_but_for_the_disagreements_that_are_defended():
     verdicts = grade_many([(c["text"], c["gold"]) for c in cases], tolerances=[c.get("tolerance", "") for c in cases])
     found = {(c["gold"], c["text"]) for c, v in zip(cases, verdicts, strict=True) if v.correct != c["correct"]}
     assert found == DISAGREEMENTS
-    assert 1 - len(found) / len(cases) > 0.985
+    assert 1 - len(found) / len(cases) > 0.98
     page = DOCUMENT.read_text()
     assert f"{len(cases)} cases" in page and f"{1 - len(found) / len(cases):.2%}".rstrip("%") in page
     for source, repository in LABELLED["sources"].items():
@@ -177,7 +185,6 @@ def test_integers_are_equal_to_themselves_only(a, b):
 
 def test_integers_take_the_short_way(monkeypatch):
     monkeypatch.setattr(grader, "clean", None)
-    monkeypatch.setattr(grader, "form", None)
     assert [compare(text, "-5") for text in ("-5", "5", "0")] == ["correct", "wrong", "wrong"]
     assert compare(HUGE, HUGE) == "correct"
     for text in ("05", "+5", "-0", "5.0", "٥", "5 "):
@@ -214,7 +221,8 @@ def test_equal_pairs_are_graded_once_and_keep_their_places(monkeypatch):
     asked = []
 
     def judge(pairs, timeout_s):
-        asked.append((pairs, timeout_s))
+        if pairs:
+            asked.append((pairs, timeout_s))
         return ["correct" if answer == gold else "wrong" for answer, gold, _ in pairs]
 
     monkeypatch.setattr(grader.POOL, "map", judge)
@@ -227,7 +235,7 @@ def test_a_truncated_text_is_graded_but_one_without_an_answer_is_called_truncate
     pairs = [(r"\boxed{5} now", "5"), (r"\boxed{5} now", "6"), ("5+5=", "10"), ("5+5=", "10"), (r"\boxed{??}", "5")]
     found = grade_many(pairs, truncated=[True, True, True, False, True])
     assert [v.status for v in found] == ["correct", "wrong", "truncated", "unparsable", "unparsable"]
-    assert found[0] == Verdict(True, "correct")
+    assert found[0] == Verdict(True, "correct", True)
     with pytest.raises(ValueError):
         grade_many(pairs, truncated=[True])
     with pytest.raises(ValueError):
@@ -253,37 +261,152 @@ def test_every_part_of_the_grader_is_in_its_digest():
         "evals.grading.forms:split",
         "evals.grading.equivalence:judge",
         "evals.grading.equivalence:equal",
+        "evals.grading.constants:bfmss",
+        "evals.grading.sets:same_sets",
+        "evals.grading.parsing:Converter",
         "evals.grading.workers:serve",
         "evals.grading.workers:MEMORY_BYTES",
     } <= set(done.stdout.split())
 
 
-# --- real golds ---------------------------------------------------------------------------------------------------
-
-HUB = Path(os.environ.get("DYNCLIP_HUB", HERE.parents[2] / "shared" / "hub")) / "datasets"
+# --- any type -----------------------------------------------------------------------------------------------------
 
 
-def hub_golds(name):
-    if name == "math500":
-        rows = (HUB / "HuggingFaceH4" / "MATH-500" / "test.jsonl").read_text().splitlines()
-        return [json.loads(row)["answer"] for row in rows]
-    pandas = pytest.importorskip("pandas")
-    folder = HUB / "Hothan" / "OlympiadBench" / "OE_TO_maths_en_COMP"
-    return [", ".join(golds) for golds in pandas.read_parquet(folder / "OE_TO_maths_en_COMP.parquet").final_answer]
+@pytest.mark.parametrize(
+    ("prediction", "gold", "status"),
+    [
+        (r"\boxed{5}", 5, "correct"),
+        (r"\boxed{5}", 5.0, "correct"),
+        (r"\boxed{27}", "27.0", "correct"),
+        (r"\boxed{5}", True, "wrong"),
+        (r"\boxed{0.5}", Fraction(1, 2), "correct"),
+        (r"\boxed{2, 1}", ["1", "2"], "correct"),
+        (r"\boxed{5}", None, "wrong"),
+        (r"\boxed{5}", "", "wrong"),
+        (r"\boxed{0}", float("nan"), "wrong"),
+        (None, "5", "unparsable"),
+        ("", "5", "unparsable"),
+        (5, "5", "unparsable"),
+        (float("inf"), "5", "unparsable"),
+        ([], "5", "unparsable"),
+        ({}, "5", "unparsable"),
+        (object(), "5", "unparsable"),
+        (b"\\boxed{5}", "5", "correct"),
+        ([{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": r"\boxed{5}"}], "5", "correct"),
+        ([{"role": "assistant", "content": [{"type": "text", "text": r"so \boxed{5}"}]}], "5", "correct"),
+        ([{"role": "assistant", "content": None}], "5", "unparsable"),
+        ({"role": "assistant", "content": r"\boxed{5}"}, "5", "correct"),
+        (r"\boxed{5}", [{"role": "assistant", "content": "5"}], "correct"),
+    ],
+)
+def test_whatever_the_types_there_is_a_verdict(prediction, gold, status):
+    assert statuses([(prediction, gold)]) == [status]
 
 
-@pytest.mark.skipif(not HUB.is_dir(), reason=f"no copy of the hub's data sets in {HUB}")
-@pytest.mark.parametrize(("name", "rows"), [("math500", 500), ("olympiad", 675)])
-def test_real_golds_are_equal_to_themselves_and_to_no_other(name, rows):
-    golds = hub_golds(name)
-    assert len(golds) == rows
-    assert set(statuses([(f"Thus \\boxed{{{gold}}}.", gold) for gold in golds])) == {"correct"}
-    spelt = [(f"\\boxed{{ {gold.rstrip('.').replace('{frac', '{tfrac')}. }}", gold) for gold in golds]
-    assert [pair for pair, status in zip(spelt, statuses(spelt), strict=True) if status != "correct"] == []
-    forms = list(dict.fromkeys(clean(gold).replace(" ", "") for gold in golds))
-    others = [(f"\\boxed{{{forms[(i * 7 + 3) % len(forms)]}}}", gold) for i, gold in enumerate(forms)][:120]
-    equal = [pair for pair, v in zip(others, grade_many(others), strict=True) if v.correct]
-    assert [pair for pair in equal if pair[0] != f"\\boxed{{{pair[1]}}}"] == []
+# --- strict and flexible ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("A: 29", "29"),
+        ("29", "29"),
+        ("28 %", "28 %"),
+        (r"x \geq 5", r"x \geq 5"),
+        ("(B)", "(B)"),
+        ("Paris", "Paris"),
+        (r"\frac{3}{4}", r"\frac{3}{4}"),
+        (r"Therefore $x \geq 5$ is the solution.", r"x \geq 5"),
+        ("First 3 apples, then 4 more.\nSo there are 7 in all.", "7"),
+        ("It costs $18.90 in the end.", "$18.90"),
+        ("We get 1,234,567 of them, at last.", "1,234,567"),
+        ("The value is\n$$\n\\frac{1}{2}\n$$\nas was asked.", r"\frac{1}{2}"),
+        ("So 5 is the value of $x$ here.", "5"),
+        (r"Then \(a = 3\) and \[b = 4\] follow.", "b = 4"),
+        ("The temperature drops to -7 degrees.", "-7"),
+        ("That is 5-3 of course.", "3"),
+        ("About .5 or so, I think.", ".5"),
+        ("<think>It is 4.</think>\nI say that it is 6.", "6"),
+        ("<think>It is 4, or", None),
+        ("I do not know this.", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_an_unmarked_answer_is_read_from_the_end(text, answer):
+    assert answers.fall_back(text) == answer
+
+
+def test_flexible_counts_unmarked_answers_and_strict_does_not():
+    pairs = [("A: 29", "29"), (r"\boxed{28} A: 29", "29"), (r"\boxed{29}", "29"), ("It is 30.", "29")]
+    pairs += [(r"Therefore $x \geq 5$ is the solution.", r"[5,\infty)"), ("28 %", "0.28")]
+    found = grade_many(pairs, flexible=True)
+    assert [v.correct for v in found] == [False, False, True, False, False, False]
+    assert [v.flexible for v in found] == [True, False, True, False, True, True]
+    assert [v.status for v in found] == ["unparsable", "wrong", "correct", "unparsable", "unparsable", "unparsable"]
+    assert [v.flexible for v in grade_many(pairs)] == [False, False, True, False, False, False]
+
+
+# --- votes --------------------------------------------------------------------------------------------------------
+
+
+def test_equal_answers_are_one_candidate_named_by_the_first():
+    groups = [
+        ["0.5", r"\frac12", "1/2", None, "2", "0.50", "x+1", "1+x", "3"],
+        ["5", None, "5"],
+        [r"\{1,2\}", "2,1", "(1,2)", "1,2"],
+        [],
+    ]
+    assert candidates(groups) == [
+        ["0.5", "0.5", "0.5", None, "2", "0.5", "x+1", "x+1", "3"],
+        ["5", None, "5"],
+        [r"\{1,2\}", r"\{1,2\}", "(1,2)", r"\{1,2\}"],
+        [],
+    ]
+
+
+def test_what_equals_a_candidate_one_way_only_votes_for_itself():
+    assert candidates([["3.1416", r"\pi"]]) == [["3.1416", r"\pi"]]  # a rounded gold grants what a vote does not
+
+
+# --- rules and bounds ---------------------------------------------------------------------------------------------
+
+
+def test_no_rule_stumbles_over_a_decision():
+    """The worker takes an exception for "not equal": a rule that raises one would hide behind it."""
+    for row in DECISIONS:
+        answer = extract(row.response)
+        if row.status in ("correct", "wrong") and answer and len(answer) < 100:
+            same(clean(answer), clean(row.gold), Fraction(row.tolerance) if row.tolerance else None)
+
+
+def test_a_difference_is_shown_or_proven_to_be_none():
+    zero = parse(clean(r"\sqrt{2}+\sqrt{3}-\sqrt{5+2\sqrt{6}}"))
+    tiny = parse(clean(r"\sqrt{2}+\sqrt{3}-\sqrt{5+2\sqrt{6}}+10^{-300}"))
+    assert 10 < proof_digits(zero.doit()) < 1000 and vanishes(zero.doit())
+    assert proof_digits(tiny.doit()) > 300 and not vanishes(tiny.doit())
+    assert proof_digits(parse(r"\pi-e")) is None  # no bound is known: FALLBACK_DIGITS decide
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=3), st.integers(-30, 30), st.integers(1, 12))
+def test_no_algebraic_number_lies_below_its_bound(radicands, whole, below):
+    value = sum(sympy.sqrt(n) for n in radicands) + sympy.Rational(whole, below)
+    degrees = {}
+    upper, lower = bfmss(value, degrees)
+    bits = (math.prod(degrees.values()) - 1) * upper + lower
+    assert value == 0 or abs(value.evalf(60)) >= sympy.Float(2) ** -bits
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(-50, 50), st.integers(-50, 50), st.sampled_from("<>"), st.booleans())
+def test_an_inequality_is_its_interval_and_no_other(a, b, sign, closed):
+    relation = {("<", False): "<", ("<", True): r"\le ", (">", False): ">", (">", True): r"\ge "}[sign, closed]
+    end = f"{a}{']' if closed else ')'}" if sign == "<" else f"{'[' if closed else '('}{a}"
+    interval = rf"(-\infty,{end}" if sign == "<" else rf"{end},\infty)"
+    other = interval.replace(str(a), str(b))
+    assert same(clean(f"x{relation}{a}"), clean(interval)) and same(clean(interval), clean(f"x{relation}{a}"))
+    assert same(clean(f"x{relation}{a}"), clean(other)) == (a == b)
 
 
 # --- any thread, any process --------------------------------------------------------------------------------------

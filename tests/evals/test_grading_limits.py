@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from hostile_outputs import HOSTILE
 
-from evals.grading import workers
+from evals.grading import TIMEOUT_S, grade_many, workers
 from evals.grading.answers import extract, last_boxes
 from evals.grading.cleaning import clean
-from evals.grading import TIMEOUT_S, grade_many
 from evals.grading.workers import MEMORY_BYTES, Pool
 
 PATIENCE_S = 120  # for work of two seconds at most, on a machine that is busy with other things

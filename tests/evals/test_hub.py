@@ -5,7 +5,6 @@ environment when they are imported, so whatever talks to it runs in a process of
 """
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -279,21 +278,6 @@ for name, changes in %s:
         found.append(str(error))
 print(json.dumps(found))
 """
-
-
-@pytest.fixture(scope="session")
-def stand_in():
-    """The address of a local hub that serves ../shared/hub."""
-    tool = SHARED / "tools" / "hubserver.py"
-    if not tool.is_file():
-        pytest.skip(f"no stand-in for the hub: {tool} is absent")
-    spec = importlib.util.spec_from_file_location("hubserver", tool)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    server = module.make_server(SHARED / "hub")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,8 @@ def rows_of(results: dict[str, list[int]]) -> list[dict]:
             "status": "correct" if correct else "wrong",
             "tokens": 10 + i,
             "finish": "stop",
-            "answer": "1" if correct else str(i + 2),
+            "candidate": "1" if correct else str(i + 2),
+            "flexible": bool(correct),
         }
         for name, outcomes in results.items()
         for i, correct in enumerate(outcomes)
@@ -94,7 +95,8 @@ def rows_of(results: dict[str, list[int]]) -> list[dict]:
 
 def test_score_of_a_small_case_by_hand():
     rows = rows_of({"a": [1, 1, 0, 0], "b": [0, 0, 0, 0]})
-    rows[7] |= {"status": "truncated", "finish": "length", "answer": None}
+    rows[7] |= {"status": "truncated", "finish": "length", "candidate": None}
+    rows[6] |= {"status": "unparsable", "flexible": True}
     found = score(rows)
     interval = found["avg_at_k"].pop("interval")
     assert found["avg_at_k"] == {
@@ -103,16 +105,18 @@ def test_score_of_a_small_case_by_hand():
         "method": "clustered by problem",
     }
     assert interval == {"level": 0.95, "low": 0.0, "high": 1.0, "method": "Student's t over problems, cut to 0..1"}
+    assert found["headline"] == "strict"
+    assert found["flexible"]["avg_at_k"]["value"] == 3 / 8 and found["flexible"]["pass_at"]["4"] == 1.0
     assert found["pass_at"] == {"1": 0.25, "2": pytest.approx((1 - 1 / 6) / 2), "4": 0.5}
     assert found["maj_at_k"] == 0.5
-    assert found["verdicts"] == {"correct": 2, "wrong": 5, "unparsable": 0, "truncated": 1, "timed_out": 0}
-    assert found["verdict_shares"]["wrong"] == 5 / 8 and sum(found["verdict_shares"].values()) == 1
+    assert found["verdicts"] == {"correct": 2, "wrong": 4, "unparsable": 1, "truncated": 1, "timed_out": 0}
+    assert found["verdict_shares"]["wrong"] == 4 / 8 and sum(found["verdict_shares"].values()) == 1
     assert found["completion_tokens_mean"] == 11.5
     assert found["completion_tokens"] == {"mean": 11.5, "median": 11.5, "p90": 13, "max": 13}
     assert found["truncated_share"] == 1 / 8 and found["overflow_share"] == 0
     assert found["per_problem"] == [
-        {"id": "a", "n": 4, "c": 2, "maj": True, "tokens": 11.5, "cut": 0},
-        {"id": "b", "n": 4, "c": 0, "maj": False, "tokens": 11.5, "cut": 1},
+        {"id": "a", "n": 4, "c": 2, "f": 2, "maj": True, "tokens": 11.5, "cut": 0},
+        {"id": "b", "n": 4, "c": 0, "f": 1, "maj": False, "tokens": 11.5, "cut": 1},
     ]
 
 

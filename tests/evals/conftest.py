@@ -1,0 +1,51 @@
+"""The stand-in hub of ../shared, beside the checkout, and the golds of the six benchmarks as it serves them."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared"
+SIX = ("aime24", "aime25", "amc", "math500", "gsm8k", "olympiad")
+LOAD = """
+import json
+from evals.benchmarks import BENCHMARKS, obtain
+golds = {name: [(p.answer, p.tolerance) for p in obtain(BENCHMARKS[name])[0]] for name in %r}
+print(json.dumps(golds))
+"""
+
+
+@pytest.fixture(scope="session")
+def stand_in():
+    """The address of a local hub that serves ../shared/hub."""
+    tool = SHARED / "tools" / "hubserver.py"
+    if not tool.is_file():
+        pytest.skip(f"no stand-in for the hub: {tool} is absent")
+    spec = importlib.util.spec_from_file_location("hubserver", tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    server = module.make_server(SHARED / "hub")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def golds(stand_in, tmp_path_factory) -> dict[str, list[tuple[str, str]]]:
+    """Benchmark -> its golds in order, each with the tolerance that it grants. Loaded in a process of its own: hub
+    clients read their environment when they are imported."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DYNCLIP_", "HUGGINGFACE"))}
+    home = tmp_path_factory.mktemp("golds")
+    hub = {"PYTHONPATH": str(ROOT), "HF_HOME": str(home), "HF_ENDPOINT": stand_in}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD % (SIX,)], env=kept | hub, cwd=home, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {name: [(answer, tolerance) for answer, tolerance in rows] for name, rows in found.items()}

@@ -1,0 +1,115 @@
+"""The grader on the golds of the real benchmarks: what changes nothing, what changes the answer, and fixed answers.
+
+The golds come from the stand-in hub beside the checkout; without it these tests are skipped.
+DYNCLIP_EXAMPLES: how many times each gold is perturbed (default 1).
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from gold_variants import WRAPPERS, perturbations
+from grading_decisions import DOCUMENT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lazy_answers import HOSTILE, lazy_answers
+
+from evals.grading import grade_many
+
+HERE = Path(__file__).parent
+TABLE = HERE / "lazy_equalities.txt"
+EXAMPLES = int(os.environ.get("DYNCLIP_EXAMPLES", "1"))
+
+
+@pytest.fixture(scope="session")
+def every_gold(golds) -> list[tuple[str, str]]:
+    """(gold, tolerance), each once."""
+    return list(dict.fromkeys(gold for rows in golds.values() for gold in rows))
+
+
+def test_wrappers_change_no_verdict(every_gold):
+    cases = [(name, gold, tolerance) for name in WRAPPERS for gold, tolerance in every_gold]
+    verdicts = grade_many(
+        [(WRAPPERS[name](gold), gold) for name, gold, _ in cases], tolerances=[tolerance for *_, tolerance in cases]
+    )
+    assert [(*case, v.status) for case, v in zip(cases, verdicts, strict=True) if not v.correct] == []
+    assert len(cases) > 35_000
+
+
+SAME_FUNCTION = {("f(X)=1", "f(x)=1")}  # the name of a constant function's variable is nobody's
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32))
+def test_no_gold_is_answered_by_another_answer_like_it(every_gold, seed):
+    draw = random.Random(seed)
+    cases = [(*case, gold) for gold, tolerance in every_gold if not tolerance for case in perturbations(gold, draw)]
+    verdicts = grade_many([(f"\\boxed{{{answer}}}", gold) for _, answer, gold in cases])
+    fooled = [case for case, verdict in zip(cases, verdicts, strict=True) if verdict.correct]
+    assert [case for case in fooled if case[1:] not in SAME_FUNCTION] == []
+    assert {verdict.status for verdict in verdicts} <= {"correct", "wrong", "unparsable"}
+    kinds = Counter(kind for kind, *_ in cases)
+    assert len(cases) > 3000 and len(kinds) == 10 and kinds["a digit"] > 900
+
+
+@pytest.fixture(scope="session")
+def equal_pairs(every_gold) -> list[tuple[str, str]]:
+    """(fixed answer, gold) that the grader calls equal, identical texts among them."""
+    script = [sys.executable, str(HERE / "lazy_answers.py")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    done = subprocess.run(script, input=json.dumps(every_gold), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [tuple(pair) for pair in json.loads(done.stdout)]
+
+
+def reviewed() -> set[tuple[str, str]]:
+    lines = TABLE.read_text().splitlines()
+    return {tuple(line.split("\t")) for line in lines if line and not line.startswith("# ")}
+
+
+@pytest.mark.timeout(900)
+def test_a_fixed_answer_scores_the_golds_that_it_equals_and_no_other(every_gold, equal_pairs):
+    answers = lazy_answers(gold for gold, _ in every_gold)
+    assert len(answers) >= 3000
+    written_otherwise = {pair for pair in equal_pairs if pair[0] != pair[1]}
+    new, gone = written_otherwise - reviewed(), reviewed() - written_otherwise
+    assert not new, f"equal, and not in {TABLE.name}: is that right? {sorted(new)}"
+    assert not gone, f"no longer equal, but in {TABLE.name}: {sorted(gone)}"
+    assert {pair for pair in equal_pairs if pair[0] == pair[1]} == {(gold, gold) for gold, _ in every_gold}
+
+
+def best_fixed_answers(golds, equal_pairs) -> dict[str, tuple[str, int, int]]:
+    """Benchmark -> (the answer that scores most when it is given to every problem, how many, of how many)."""
+    answered: dict[str, list[str]] = {}
+    for answer, gold in equal_pairs:
+        answered.setdefault(gold, []).append(answer)
+    best = {}
+    for name, rows in golds.items():
+        scores = Counter(answer for gold, _ in rows for answer in answered[gold])
+        most = max(scores.values())
+        best[name] = (
+            min((answer for answer, n in scores.items() if n == most), key=lambda a: (len(a), a)),
+            most,
+            len(rows),
+        )
+    return best
+
+
+def test_the_document_names_the_best_fixed_answers_of_today(golds, equal_pairs):
+    page = DOCUMENT.read_text()
+    for name, (answer, score, total) in best_fixed_answers(golds, equal_pairs).items():
+        assert f"| {name} | `{answer}` | {score} of {total} ({score / total:.1%}) |" in page
+        assert score / total < 0.12
+
+
+def test_hostile_fixed_answers_are_right_nowhere(every_gold):
+    some = every_gold[:: len(every_gold) // 12]
+    pairs = [(f"\\boxed{{{answer}}}", gold) for answer in HOSTILE for gold, _ in some]
+    assert [
+        pair for pair, verdict in zip(pairs, grade_many(pairs, timeout_s=0.5), strict=True) if verdict.correct
+    ] == []
