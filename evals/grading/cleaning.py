@@ -34,7 +34,7 @@ ROOT_OF_SIGN = re.compile(r"\\sqrt(\[\d\])? (?:(\d+)|\(([^()]*)\))")
 
 SIZES = (
     "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|displaystyle|textstyle|scriptstyle|"
-    "scriptscriptstyle|boldmath|bfseries|itshape|rmfamily|centering|em|sl|sc|limits|nolimits|left|right|"
+    "scriptscriptstyle|boldmath|strut|mathstrut|noindent|ensuremath|bfseries|itshape|rmfamily|centering|em|sl|sc|limits|nolimits|left|right|"
     "[bB]igg?[lrm]?|mleft|mright|middle"
 )
 DROPPED = re.compile(
@@ -112,6 +112,13 @@ WORDY = (
     (re.compile(r"\{\s*,\s*\}"), ","),
     (re.compile(r"(?:US ?)?\\\$ ?(-?[\d.,]*\d)|(?<![A-Za-z])USD ?(-?[\d.,]*\d)"), r"\1\2\\text{ dollars}"),
     (re.compile(r"(?<=[\d}]) ?\\\$"), r"\\text{ dollars}"),
+    (
+        re.compile(r"(?:\\text\{ ?)?(?<![A-Za-z])(?:negative |minus |-)[Ii]nf(?:inity)?(?![A-Za-z])(?: ?\})?"),
+        r"-\\infty ",
+    ),
+    (re.compile(r"(?:\\text\{ ?)?(?<![A-Za-z])positive [Ii]nfinity(?![A-Za-z])(?: ?\})?"), r"\\infty "),
+    (re.compile(r"(?:\\text\{ ?)?(?<![A-Za-z])(?:the )?empty set(?![A-Za-z])(?: ?\})?", re.IGNORECASE), r"\\emptyset "),
+    (re.compile(r"\\begin ?\{array\} ?\{[lcr| ]*\}((?:(?!&|\\\\).)*?)\\end ?\{array\}"), r"\1"),
     (re.compile(r"\\text\{ ?[Ii]nf(?:inity)? ?\}|(?<![A-Za-z\\])(?:[Ii]nfinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
     (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), r"\\pi "),
     (re.compile(r"(?<![A-Za-z\\])sqrt(?=\s*[({])"), r"\\sqrt"),

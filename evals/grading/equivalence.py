@@ -165,6 +165,8 @@ def same_entries(answer: str, gold: str, tolerance: Fraction | None) -> bool | N
         given, expected = list(joined(*a)), list(joined(*b))
     elif is_group(answer) and (b := entries(gold)) and 1 in (len(b), max(map(len, b))):
         given, expected = split(answer[1:-1]), list(joined(*b))  # a vector written as a point
+    elif is_point(gold) and is_group(gold) and (a := entries(answer)) and 1 in (len(a), max(map(len, a))):
+        given, expected = list(joined(*a)), split(gold[1:-1])  # and a point written as a vector
     else:
         return None
     return len(given) == len(expected) and all(map(same, given, expected, [tolerance] * len(given)))

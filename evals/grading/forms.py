@@ -55,7 +55,7 @@ def strip_braces(text: str) -> str:
     r"""`\{1, 2\}` and `{1, 2}` without the braces of the set."""
     for left, right in ((r"\{", r"\}"), (r"\lbrace", r"\rbrace"), ("{", "}")):
         inner = text[len(left) : -len(right)]
-        if text.startswith(left) and text.endswith(right) and balanced(inner):
+        if text.startswith(left) and text.endswith(right) and balanced(inner) and inner.strip() != "\\emptyset":
             return inner.strip()
     return text
 

@@ -2,7 +2,7 @@
 
 Formulas are equal where their values are, at points that no response can know beforehand: they are drawn from the
 gold's own text. At each point the two values are constants, compared as `constants.py` compares them. A polynomial of degree d
-that is not zero vanishes at one of the points with probability d / 500,000 at most, and three points must agree.
+that is not zero vanishes at one of the points with probability d / 500,000 at most, and five points must agree.
 """
 
 import random
@@ -14,7 +14,7 @@ from sympy.core.relational import Relational
 from evals.grading.constants import approximate, evaluated, vanishes
 from evals.grading.parsing import undefined
 
-POINTS, TRIES = 3, 24
+POINTS, TRIES = 5, 24
 PRIME = 1_000_003
 DISCRETE = (factorial, factorial2, binomial)  # of whole numbers
 SCALES = (0.97, 7, 0.5, 60)  # of the points: inside the unit interval, where arcsine is real, and outside
@@ -56,9 +56,9 @@ def carried_out(expression: Expr) -> Expr:
 
 @lru_cache(maxsize=1024)
 def points(symbols: frozenset, seed: str, discrete: bool = False) -> tuple[tuple, ...]:
-    """Points in the space of `symbols`, as (symbol, value) pairs: of both signs, small and large, then natural numbers.
+    """Points in the space of `symbols`, as (symbol, value) pairs: small and large, then natural numbers.
 
-    `discrete`: natural numbers alone.
+    The first is positive, the second negative, in the next two the signs alternate. `discrete`: natural numbers alone.
     """
     names = sorted(symbols, key=str)
     draw = random.Random(seed)
@@ -66,8 +66,10 @@ def points(symbols: frozenset, seed: str, discrete: bool = False) -> tuple[tuple
     for i in range(TRIES):
         if i < TRIES // 2 and not discrete:
             bound = int(SCALES[i % len(SCALES)] * PRIME)
-            low = -bound if i % 3 == 2 else 1
-            found.append(tuple((name, Rational(draw.randint(low, bound) or 1, PRIME)) for name in names))
+            sizes = [draw.randint(1, bound) for _ in names]
+            signs = [(1, -1, (-1) ** j, (-1) ** (j + 1), draw.choice((1, -1)))[i % POINTS] for j in range(len(names))]
+            values = (Rational(sign * size, PRIME) for sign, size in zip(signs, sizes, strict=True))
+            found.append(tuple(zip(names, values, strict=True)))
         else:
             found.append(tuple((name, Rational(draw.randint(2, 40))) for name in names))
     return tuple(found)

@@ -26,6 +26,10 @@ NUMBER_NAMES = (
     "eighteen nineteen twenty"
 )
 NUMBER_WORDS = {name: value for value, name in enumerate(NUMBER_NAMES.split())}
+for tens, name in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2):
+    NUMBER_WORDS |= {name: 10 * tens} | {
+        f"{name}-{one}": 10 * tens + NUMBER_WORDS[one] for one in NUMBER_NAMES.split()[1:10]
+    }
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Number:
 def read_number(text: str) -> Number | None:
     r"""The integer, decimal, fraction, mixed number, word or `a \times 10^n` that the whole of a cleaned text is."""
     if text[:1].isalpha() or text.startswith("\\text"):
-        word = NUMBER_WORDS.get(re.sub(r"\\text|[{} ]", "", text).lower())
+        word = NUMBER_WORDS.get(re.sub(r"\\text|[{}]", "", text).strip().lower().replace(" ", "-"))
         return None if word is None else Number(Fraction(word))
     if ZERO_COMMA.fullmatch(text):
         text = text.replace(",", ".")
