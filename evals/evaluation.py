@@ -392,8 +392,8 @@ def summary(record: dict) -> str:
     span = average["interval"]
     limits = "" if span["low"] is None else f", 95 % interval [{span['low']:.3f}, {span['high']:.3f}]"
     speed = "" if record["tokens_per_second"] is None else f", {record['tokens_per_second']:.0f} tokens/s"
-    flexible = record["flexible"]["avg_at_k"]["value"]
+    flexible = f"flexible {record['flexible']['avg_at_k']['value']:.3f}"
     return (
-        f"{record['benchmark']}: {record['headline']} avg@{record['k']} {average['value']:.3f}{error}{limits}; flexible "
-        f"{flexible:.3f}; {record['n_problems']} problems, {record['seconds']:.1f} s{speed}"
+        f"{record['benchmark']}: {record['headline']} avg@{record['k']} {average['value']:.3f}{error}{limits}; "
+        f"{flexible}; {record['n_problems']} problems, {record['seconds']:.1f} s{speed}"
     )

@@ -69,10 +69,16 @@ def extract(text: str) -> str | None:
     In this order: the last `\boxed{…}` that closes; the last "final answer is …"; the last `Answer: …` line (the
     DAPO prompt's); the last `#### …` (GSM8K's); the last "the answer is …".
     """
-    text = spoken(text_of(text))
+    text = spoken(text if isinstance(text, str) else text_of(text))
+    opens = text.rfind("\\boxed{")
+    if opens >= 0:  # nearly every answer in training: a box of digits, and no box after it
+        closes = text.find("}", opens)
+        boxed = text[opens + 7 : closes]
+        if closes > 0 and boxed.isdigit() and text.find("box", closes) < 0:
+            return boxed
     for start, end in reversed(find_boxes(text)):
         boxed = text[start:end].strip()
-        if boxed and not PLACEHOLDER.fullmatch(boxed):
+        if boxed and (boxed[0].isdigit() or not PLACEHOLDER.fullmatch(boxed)):
             return boxed
     for found in reversed(BARE_BOX.findall(text)):
         if answer := _plain(found):
@@ -101,15 +107,16 @@ def find_boxes(text: str) -> list[tuple[int, int]]:
     opened: list[int | None] = []  # for each open brace: where its box's contents start, None if it is no box
     found = []
     for token in BOXES.finditer(text):
-        if token[0] == "}":
+        mark = token[0]
+        if mark == "}":
             start = opened.pop() if opened else None
             if start is not None:
                 found.append((start, token.start()))
-        elif token[0] == "{":
+        elif mark == "{":
             opened.append(None)
-        elif token[0].endswith("{") and len(token[0]) > 2:
+        elif len(mark) > 2:
             opened.append(token.end())
-    return sorted(found)
+    return sorted(found) if len(found) > 1 else found
 
 
 def last_boxes(text: str) -> str | None:

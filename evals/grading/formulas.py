@@ -1,8 +1,8 @@
 """Whether two formulas with variables are equal, or two equations or inequalities say the same.
 
 Formulas are equal where their values are, at points that no response can know beforehand: they are drawn from the
-gold's own text. At each point the two values are constants, compared as `constants.py` compares them. A polynomial of degree d
-that is not zero vanishes at one of the points with probability d / 500,000 at most, and five points must agree.
+gold's own text. At each point the two values are constants, compared as `constants.py` compares them. A polynomial of
+degree d that is not zero vanishes at one of the points with probability d / 500,000 at most; five points must agree.
 """
 
 import random

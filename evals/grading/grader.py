@@ -8,6 +8,7 @@ decision and its reason: docs/grading.md.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import combinations
 
 from evals.grading.answers import MAX_ANSWER, extract, fall_back, last_boxes, text_of
@@ -65,25 +66,37 @@ def grade_many(
     given = tolerances or [""] * len(pairs)
     cuts = truncated or [False] * len(pairs)
     wanted = [
-        (text_of(prediction), text_of(gold), tolerance or "")
+        (
+            prediction if isinstance(prediction, str) else text_of(prediction),
+            gold if isinstance(gold, str) else text_of(gold),
+            tolerance or "",
+        )
         for (prediction, gold), tolerance in zip(pairs, given, strict=True)
     ]
+    strict: dict[tuple, str] = {}
     marked, unmarked = {}, {}
     for key in dict.fromkeys(wanted):
         text, gold, tolerance = key
         answer = extract(text)
-        if answer is not None:
+        if answer is None:
+            if flexible and (answer := fall_back(text)) is not None:
+                unmarked[key] = Question(answer, gold, tolerance)
+        elif (status := compare(answer, gold, tolerance)) is not None:
+            strict[key] = status
+        else:
             marked[key] = Question(answer, gold, tolerance, boxes_together(text, gold))
-        elif flexible and (answer := fall_back(text)) is not None:
-            unmarked[key] = Question(answer, gold, tolerance)
-    strict = settle(marked, timeout_s)
+    strict |= settle(marked, timeout_s)
     lenient = settle(unmarked, timeout_s)
-    verdicts = []
-    for key, cut in zip(wanted, cuts, strict=True):
-        status = strict.get(key) or ("truncated" if cut else "unparsable")
-        correct = status == "correct"
-        verdicts.append(Verdict(correct, status, correct or lenient.get(key) == "correct"))
-    return verdicts
+    return [
+        verdict(strict.get(key) or ("truncated" if cut else "unparsable"), lenient.get(key) == "correct")
+        for key, cut in zip(wanted, cuts, strict=True)
+    ]
+
+
+@cache
+def verdict(status: str, unmarked: bool) -> Verdict:
+    """The verdict for a status; `unmarked`: an answer that nothing marks is correct."""
+    return Verdict(status == "correct", status, status == "correct" or unmarked)
 
 
 def boxes_together(text: str, gold: str) -> str:
@@ -99,8 +112,7 @@ def settle(questions: dict[Hashable, Question], timeout_s: float) -> dict[Hashab
     settled: dict[Hashable, str] = {}
     asked: dict[tuple[str, str, str], list[Hashable]] = {}
     for key, question in questions.items():
-        status = compare(question.answer, question.gold, question.tolerance)
-        if status is not None:
+        if (status := compare(question.answer, question.gold, question.tolerance)) is not None:
             settled[key] = status
             continue
         for answer in filter(None, (question.answer, question.together)):

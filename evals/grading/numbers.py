@@ -26,7 +26,7 @@ NUMBER_NAMES = (
     "eighteen nineteen twenty"
 )
 NUMBER_WORDS = {name: value for value, name in enumerate(NUMBER_NAMES.split())}
-for tens, name in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2):
+for tens, name in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), start=2):
     NUMBER_WORDS |= {name: 10 * tens} | {
         f"{name}-{one}": 10 * tens + NUMBER_WORDS[one] for one in NUMBER_NAMES.split()[1:10]
     }
@@ -165,14 +165,14 @@ def read(text: str) -> Reading:
         if not NO_UNIT.search(words) and len(words.split()) <= 4 and "," not in words:
             text, unit = found[1], found[2].strip()
     elif (found := BARE_UNIT.fullmatch(text)) and not NO_UNIT.search(re.sub(r"\^ ?\{?\d\}?", "", found[2])):
-        words = found[2].split()
-        if len(words) <= 4 and (unit_symbol(found[2]) or (" " in text[len(found[1]) :] and len(words[0]) > 1)):
+        words, apart = found[2].split(), " " in text[len(found[1]) :]
+        letter = len(found[2]) == 1
+        if len(words) <= 4 and (apart or not letter) and (unit_symbol(found[2]) or (apart and len(words[0]) > 1)):
             text, unit = found[1], found[2]
-            letter = len(unit) == 1
     text, unit = _scaled(text.strip(), unit)
     percent = text.endswith("%") and not text[:-1].rstrip().endswith("%")
     text = text[:-1].strip() if percent else text
-    return Reading(text, unit, percent, read_number(text), letter, whole)
+    return Reading(text, unit, percent, read_number(text), letter and bool(unit), whole)
 
 
 def readings(answer: str, gold: str) -> tuple[Reading, Reading]:

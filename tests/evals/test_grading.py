@@ -129,6 +129,10 @@ def test_public_graders_agree_but_for_the_disagreements_that_are_defended():
         ("5", None),
         ("the sum is 5", None),
         (r"\boxed{", None),
+        (r"\boxed{1234", None),
+        (r"\boxed{12} then \boxed {34}", "34"),
+        (r"\boxed{12} then \fbox{34}", "34"),
+        (r"\boxed{12} then \boxed{\boxed{56", "12"),
         ("", None),
     ],
 )
