@@ -331,6 +331,7 @@ def _bare(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=CACHED)
 def too_large(text: str) -> bool:
     """Whether an answer is beyond the caps: too long, too many digits in a row, or brackets too deep."""
     if len(text) > MAX_ANSWER or LONG_DIGITS.search(text):
