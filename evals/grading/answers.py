@@ -15,10 +15,10 @@ BOXES = re.compile(
 )  # an escaped brace is text, not structure
 BARE_BOX = re.compile(r"\\boxed[ \t]+([-+]?[\d.][^\s{}$\\]*)")  # `\boxed 7`; in "use \boxed for it" nothing is boxed
 PLACEHOLDER = re.compile(r"(?:(?:your|the|my|final) ){0,3}answer(?: here)?|\.\.\.|\\[lc]?dots", re.IGNORECASE)
-PHRASE = re.compile(r"final answers?[ \t*]{0,8}(?:is|are)\b[ \t]*:?([^\n]*)", re.IGNORECASE)
+PHRASE = re.compile(r"final answers?[ \t*]{0,8}(?:is|are)\b[ \t]*(?::\s{0,20})?([^\n]*)", re.IGNORECASE)
 ANSWER_LINE = re.compile(r"answer[ \t*]{0,8}:\s*([^\n]+)", re.IGNORECASE)
 GSM8K_LINE = re.compile(r"####([^\n]*)")
-WEAK_PHRASE = re.compile(r"\bthe answers?[ \t*]{0,8}(?:is|are)\b[ \t]*:?([^\n]*)", re.IGNORECASE)
+WEAK_PHRASE = re.compile(r"\bthe answers?[ \t*]{0,8}(?:is|are)\b[ \t]*(?::\s{0,20})?([^\n]*)", re.IGNORECASE)
 SENTENCE_END = re.compile(r"\.(?:\s|$)|(?<!\\)!(?:\s+(?=[A-Z])|$)")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 CLUSTER = re.compile(rf"(?:[^.!?\n\\]|\\(?!boxed)|\n(?!\n)){{0,{GAP}}}")

@@ -16,7 +16,7 @@ SIX = ("aime24", "aime25", "amc", "math500", "gsm8k", "olympiad")
 LOAD = """
 import json
 from evals.benchmarks import BENCHMARKS, obtain
-golds = {name: [(p.answer, p.tolerance) for p in obtain(BENCHMARKS[name])[0]] for name in %r}
+golds = {name: [(p.answer, p.tolerance, p.id) for p in obtain(BENCHMARKS[name])[0]] for name in %r}
 print(json.dumps(golds))
 """
 
@@ -37,8 +37,8 @@ def stand_in():
 
 
 @pytest.fixture(scope="session")
-def golds(stand_in, tmp_path_factory) -> dict[str, list[tuple[str, str]]]:
-    """Benchmark -> its golds in order, each with the tolerance that it grants. Loaded in a process of its own: hub
+def problems(stand_in, tmp_path_factory) -> dict[str, list[tuple[str, str, str]]]:
+    """Benchmark -> (gold, the tolerance that it grants, problem id) in order. Loaded in a process of its own: hub
     clients read their environment when they are imported."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DYNCLIP_", "HUGGINGFACE"))}
     home = tmp_path_factory.mktemp("golds")
@@ -47,5 +47,10 @@ def golds(stand_in, tmp_path_factory) -> dict[str, list[tuple[str, str]]]:
         [sys.executable, "-c", LOAD % (SIX,)], env=kept | hub, cwd=home, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {name: [(answer, tolerance) for answer, tolerance in rows] for name, rows in found.items()}
+    return {name: [tuple(row) for row in rows] for name, rows in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+@pytest.fixture(scope="session")
+def golds(problems) -> dict[str, list[tuple[str, str]]]:
+    """Benchmark -> its golds in order, each with the tolerance that it grants."""
+    return {name: [(gold, tolerance) for gold, tolerance, _ in rows] for name, rows in problems.items()}

@@ -125,6 +125,8 @@ def test_public_graders_agree_but_for_the_disagreements_that_are_defended():
         ("The answer is **4/7**.", "4/7"),
         ("The answer is 42 because geometry proves it", "42"),
         ("The final answers are 12 and 13", "12 and 13"),
+        ("So, the final answer is:\n\nS = 284", "S = 284"),
+        ("The final answer is\n284", None),
         ("Answer: $x = 5$ where $x$ is the side", "x = 5"),
         ("5", None),
         ("the sum is 5", None),

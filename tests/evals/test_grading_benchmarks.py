@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from gold_variants import WRAPPERS, perturbations
 from grading_decisions import DOCUMENT
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lazy_answers import HOSTILE, lazy_answers
 
-from evals.grading import grade_many
+from evals.grading import GRADER_VERSION, grade_many
 
 HERE = Path(__file__).parent
 TABLE = HERE / "lazy_equalities.txt"
@@ -113,3 +114,26 @@ def test_hostile_fixed_answers_are_right_nowhere(every_gold):
     assert [
         pair for pair, verdict in zip(pairs, grade_many(pairs, timeout_s=0.5), strict=True) if verdict.correct
     ] == []
+
+
+SAMPLES = HERE.parents[1] / "results" / "reference" / "smollm2-135m" / "vllm"
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "math500", "aime24"])
+def test_committed_samples_are_graded_as_their_scores_say(problems, name):
+    record = json.loads((SAMPLES / f"{name}.json").read_text())
+    rows = pd.read_parquet(SAMPLES / f"{name}.parquet").to_dict("records")
+    golds = {problem: (gold, tolerance) for gold, tolerance, problem in problems[name]}
+    assert record["grader"] == GRADER_VERSION and record["headline"] == "strict"
+    verdicts = grade_many(
+        [(row["text"], golds[row["problem_id"]][0]) for row in rows],
+        truncated=[row["finish"] != "stop" for row in rows],
+        tolerances=[golds[row["problem_id"]][1] for row in rows],
+        flexible=True,
+    )
+    assert [(v.status, v.correct, v.flexible) for v in verdicts] == [
+        (row["status"], row["correct"], row["flexible"]) for row in rows
+    ]
+    assert Counter(v.status for v in verdicts) == Counter({k: n for k, n in record["verdicts"].items() if n})
+    assert record["avg_at_k"]["value"] == pytest.approx(sum(v.correct for v in verdicts) / len(rows))
+    assert record["flexible"]["avg_at_k"]["value"] == pytest.approx(sum(v.flexible for v in verdicts) / len(rows))
