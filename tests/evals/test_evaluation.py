@@ -16,6 +16,7 @@ from tiny_models import CHAT, save_tiny
 from dynclip.errors import UserError
 from evals import evaluation, grading
 from evals.evaluation import evaluate_model
+from evals.families import Problem
 from evals.models import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
