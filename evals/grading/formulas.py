@@ -70,14 +70,14 @@ def points(symbols: frozenset, seed: str, discrete: bool = False) -> tuple[tuple
     return tuple(found)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=2048)
 def _conditions(expression: Expr) -> tuple[tuple, tuple]:
     """What must be positive for a formula to be real: bases of powers that are not whole, arguments of logarithms."""
     bases = {power.base for power in expression.atoms(Pow) if not power.exp.is_integer and power.base.free_symbols}
     return tuple(bases), tuple(call.args[0] for call in expression.atoms(log) if call.args[0].free_symbols)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=2048)
 def value_at(expression: Expr, place: tuple):
     """The real value of a formula at a point, as a constant; None where it or a part of it has none."""
     point = dict(place)

@@ -29,14 +29,14 @@ MIXED = re.compile(
 )
 SPACED = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d.])")
 LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]+'*")  # a command, or letters with the primes of the last
-UNLIKE = {"I": "J_{I}", "E": "K_{E}", "O": "O"}  # letters that the parser takes for something else
+UNLIKE = {"I": "J_{I}", "E": "K_{E}"}  # letters that the parser takes for something else
 FUNCTIONS_OF_GREEK = re.compile(r"\\(Gamma|gamma)(?![A-Za-z])(?! ?\()")
 
 logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
 
 
 class Converter(_Latex2Sympy):
-    """The parser, but for two of its readings: factors side by side are multiplied, whatever they are."""
+    """The parser, but for one of its readings: factors side by side are multiplied, whatever they are."""
 
     def convert_postfix_list(self, arr, i=0):
         factor = self.convert_postfix(arr[i])
@@ -47,7 +47,7 @@ class Converter(_Latex2Sympy):
         return self.mat_mul_flat(factor, rest) if matrices else self.mul_flat(factor, rest)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=2048)
 def parse(text: str) -> Basic | MatrixBase | None:
     """The mathematics a cleaned answer is, unevaluated; None where it cannot be read, or holds an infinity or NaN."""
     text = re.sub(r"\\text\{([^{}]*)\}", r"\1", text) if not is_wordy(text) else text

@@ -56,7 +56,7 @@ ABSOLUTE = re.compile(r"\| ?([A-Za-z](?:_\{?\w\}?)?) ?\|")
 OPENED = {"<": False, ">": False, "\\le": True, "\\ge": True}
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def real_set(text: str) -> RealSet | None:
     """The set of real numbers that the whole of a cleaned text is; None for everything else, points among it."""
     if not any(
@@ -215,7 +215,7 @@ def _end(text: str, closed: bool = False) -> End | None:
     return End(text, closed) if _value(text) is not None else None
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def _value(text: str):
     """An end as a real constant; None where it is none."""
     parsed = parse(text)

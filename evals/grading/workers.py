@@ -25,6 +25,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 MEMORY_BYTES = 500_000_000  # address space of a worker, and so the most it can hold in memory
+FULL_BYTES = 250_000_000  # a worker that has held as much makes room for a new one: what it remembers is no answer's
 WORKERS = 4  # at most, and one per core; two at least: while one works on what it is killed for, the other goes on
 BACKSTOP = 5  # times its limit is what a worker may take by the clock, if it had a fair share of a processor
 FAIR = 0.5  # of its limit: a worker that used less of a processor than this is waited for, up to PATIENCE_S
@@ -293,9 +294,12 @@ def serve(number: int, judge) -> None:
                 os._exit(OUT_OF_MEMORY)
             signal.setitimer(signal.ITIMER_PROF, 0)
             connection.sendall(status.encode() + b"\n")
+            if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT > FULL_BYTES:
+                return
 
 
 OUT_OF_MEMORY = 3
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 LIMITS = (-signal.SIGPROF, OUT_OF_MEMORY, -signal.SIGSEGV, -signal.SIGABRT)  # endings that a text itself brings about
 
 

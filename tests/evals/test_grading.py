@@ -91,6 +91,21 @@ def test_public_graders_agree_but_for_the_disagreements_that_are_defended():
         assert f"`{gold}`" in page and f"`{answers.extract(text)}`" in page
 
 
+CASES = HERE.parents[2] / "shared" / "cases" / "grader.jsonl"
+
+
+@pytest.mark.skipif(not CASES.is_file(), reason=f"no cases beside the checkout: {CASES}")
+def test_every_case_kept_beside_the_checkout_agrees():
+    rows = [json.loads(line) for line in CASES.read_text().splitlines()]
+    verdicts = grade_many([(row["pred"], row["gold"]) for row in rows])
+    differ = [
+        (row["pred"], row["gold"], v.status)
+        for row, v in zip(rows, verdicts, strict=True)
+        if v.correct != row["expected"]
+    ]
+    assert differ == [] and len(rows) > 200
+
+
 # --- finding the answer -------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -98,30 +99,49 @@ def test_workers_are_small_bounded_and_know_nothing_of_the_caller():
         pool.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="address space is bounded on Linux")
-def test_an_answer_that_takes_more_memory_than_allowed_is_counted_as_beyond_its_limits(monkeypatch, tmp_path):
-    module = tmp_path / "greedy.py"
-    module.write_text(
-        "from evals.grading import workers\n"
-        "def judge(answer, gold, tolerance):\n"
-        "    return 'wrong' if answer == 'modest' else str(len(bytearray(10**9)))\n"
-        "def greedy(number):\n"
-        "    import sys, evals.grading.equivalence\n"
-        "    evals.grading.equivalence.judge = judge\n"
-        "    workers.fork_server(number)\n"
-    )
-    import types
+@pytest.fixture
+def pool_of(monkeypatch, tmp_path):
+    """A function that makes a pool whose workers run lines of code first; `judge` is theirs to replace."""
+    pools = []
 
-    greedy = types.SimpleNamespace(__name__="greedy")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setattr(workers, "fork_server", greedy)
-    monkeypatch.setattr(workers, "__name__", "greedy")
-    pool = Pool()
-    try:
-        pairs = [("modest", "5", ""), ("greedy", "5", ""), ("modest", "5", "")]
-        assert pool.map(pairs, 30) == ["wrong", "timed_out", "wrong"]
-    finally:
+    def make(*lines):
+        module = tmp_path / "changed.py"
+        code = ["import time", "from evals.grading import equivalence, workers", "def changed(number):", *lines]
+        module.write_text("\n".join([*code, "    workers.fork_server(number)", ""]))
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        monkeypatch.setattr(workers, "fork_server", types.SimpleNamespace(__name__="changed"))
+        monkeypatch.setattr(workers, "__name__", "changed")
+        pools.append(Pool())
+        return pools[-1]
+
+    yield make
+    for pool in pools:
         pool.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is bounded on Linux")
+def test_an_answer_that_takes_more_memory_than_allowed_is_counted_as_beyond_its_limits(pool_of):
+    pool = pool_of("    equivalence.judge = lambda a, *_: 'wrong' if a == 'modest' else str(len(bytearray(10**9)))")
+    pairs = [("modest", "5", ""), ("greedy", "5", ""), ("modest", "5", "")]
+    assert pool.map(pairs, 30) == ["wrong", "timed_out", "wrong"]
+
+
+def test_time_that_other_work_takes_from_a_worker_turns_no_verdict(pool_of):
+    pool = pool_of("    equivalence.judge = lambda a, *_: time.sleep(2) or 'correct'")  # long, but hardly computing
+    assert pool.map([("x", "y", "")] * 2, 0.1) == ["correct"] * 2
+
+
+def test_an_answer_of_which_workers_die_is_given_up_and_said_so(pool_of, capfd):
+    pool = pool_of(
+        "    equivalence.judge = lambda a, *_: 'wrong' if a == 'mild' else workers.os.kill(workers.os.getpid(), 9)"
+    )
+    assert pool.map([("mild", "5", ""), ("deadly", "5", ""), ("mild", "5", "")], 30) == ["wrong", "timed_out", "wrong"]
+    assert "3 workers died of 'deadly'" in capfd.readouterr().err
+
+
+def test_a_worker_that_is_full_makes_room_and_loses_no_answer(pool_of):
+    pool = pool_of("    workers.FULL_BYTES = 1")
+    assert pool.map([("x+1", "1+x", ""), ("x", "y", "")] * 10, 30) == ["correct", "wrong"] * 10
 
 
 def test_a_worker_or_fork_server_that_was_killed_is_replaced():
@@ -131,11 +151,9 @@ def test_a_worker_or_fork_server_that_was_killed_is_replaced():
         assert pool.map(question, 30) == ["correct"] * 2
         for worker in pool.idle:
             os.kill(worker.pid, signal.SIGKILL)
-        assert set(pool.map(question, 30)) <= {"correct", "timed_out"}
-        assert pool.map(question, 30) == ["correct"] * 2
+        assert pool.map(question, 30) == ["correct"] * 2  # a death is no time limit: it is asked again
         pool.process.kill()
         pool.process.wait()
-        pool.map(question, 30)
         assert pool.map(question, 30) == ["correct"] * 2
     finally:
         pool.close()
