@@ -111,7 +111,7 @@ def write_score(results, method, seed, label, step, benchmark, k, problems, rate
         "benchmark": benchmark, "k": k, "n_problems": problems,
         "avg_at_k": {"value": right / k / problems, "stderr": 0.05, "method": "clustered by problem"},
         "headline": "strict",
-        "flexible": {"avg_at_k": {"value": right / k / problems, "stderr": 0.05}, "pass_at": pass_at},
+        "flexible": {"avg_at_k": {"value": (right / k / problems + 1) / 2, "stderr": 0.05}, "pass_at": pass_at},
         "pass_at": pass_at, "maj_at_k": 0.6, "verdicts": verdicts, "completion_tokens_mean": 20.0,
         "per_problem": per_problem,
         "samples": {"path": str(stored), "sha256": sha256(stored), "rows": len(rows)},

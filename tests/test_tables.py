@@ -31,6 +31,7 @@ def test_scores_frame_holds_what_the_files_say(study):
     row = scores.query("method == 'id' and seed == 1 and checkpoint == 'final' and benchmark == 'chain_sum'")
     values = row.set_index("metric")["value"]
     assert values["avg_at_k"] == record["avg_at_k"]["value"]
+    assert values["flexible_avg_at_k"] == record["flexible"]["avg_at_k"]["value"] != values["avg_at_k"]
     assert values["pass_at_4"] == record["pass_at"]["4"]
     assert values["share_correct"] == pytest.approx(record["verdicts"]["correct"] / 40)
     assert set(scores["method"]) == {"base", "grpo", "id", "od"}
@@ -44,6 +45,9 @@ def test_main_table_is_the_mean_over_seeds_and_the_paired_difference(study):
         means[method] = [100 * json.loads(f.read_text())["avg_at_k"]["value"] for f in files]
     records = frame(table).set_index(["method", "benchmark"])
     assert records.loc[("id", "chain_sum"), "mean"] == pytest.approx(sum(means["id"]) / 3)
+    flexible = [(share / 100 + 1) / 2 for share in means["id"]]
+    assert records.loc[("id", "chain_sum"), "flexible_mean"] == pytest.approx(100 * sum(flexible) / 3)
+    assert "flexible, %" in table.header and "strict" in table.note
     gap = sum(a - b for a, b in zip(means["id"], means["grpo"], strict=True)) / 3
     assert records.loc[("id", "chain_sum"), "difference"] == pytest.approx(gap)
     assert [row[0] for row in table.rows] == ["base", "grpo", "id", "od"]

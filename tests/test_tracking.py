@@ -104,6 +104,8 @@ def test_metrics_keep_their_steps_and_scores_are_beside_them(imported):
     points = client(results).get_metric_history(run_id, "eval/chain_sum/avg_at_4")
     assert {point.step for point in points} == {2, 6} and len(points) == 2
     assert max(points, key=lambda p: p.step).value == score["avg_at_k"]["value"]
+    flexible = client(results).get_metric_history(run_id, "eval/chain_sum/flexible_avg_at_4")
+    assert max(flexible, key=lambda p: p.step).value == score["flexible"]["avg_at_k"]["value"]
     assert client(results).get_metric_history(run_id, "eval/chain_sum/pass_at_2")
 
 
