@@ -84,7 +84,7 @@ def main_table(evidence: Evidence) -> Table:
     notes.append(
         "Last checkpoint, mean over training seeds [95 % t interval]. The headline is strict: an answer counts where "
         "the response marks it; flexible counts unmarked answers as well (mean ± SD over seeds). "
-        f"differences to {baseline} are paired by seed. A claim needs the paired t interval and the "
+        f"Differences to {baseline} are paired by seed. A claim needs the paired t interval and the "
         f"bootstrap over problems and seeds to exclude 0, also after Holm's correction. {_absent(evidence)}"
     )
     return Table("Scores", " ".join(notes), header, rows, records)

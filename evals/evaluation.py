@@ -351,15 +351,18 @@ def with_verdicts(rows: Sequence[dict], problems: Sequence[Problem], known: dict
 
 
 def with_candidates(rows: Sequence[dict]) -> list[dict]:
-    """`rows` with what each votes for in maj@k: correct answers are one candidate, the others by their value."""
+    """`rows` with what each votes for in maj@k: correct answers are one candidate, wrong ones go by their value.
+
+    What could not be read or compared with the gold is not compared with other answers either: it votes for its text.
+    """
     problems: dict[str, list[dict]] = {}
     for row in rows:
         problems.setdefault(row["problem_id"], []).append(row)
-    wrong = [[None if row["correct"] else row["answer"] for row in group] for group in problems.values()]
+    wrong = [[row["answer"] if row["status"] == "wrong" else None for row in group] for group in problems.values()]
     for group, found in zip(problems.values(), grading.candidates(wrong), strict=True):
         right = next((row["answer"] for row in group if row["correct"]), None)
         for row, candidate in zip(group, found, strict=True):
-            row["candidate"] = right if row["correct"] else candidate
+            row["candidate"] = right if row["correct"] else candidate or row["answer"]
     return list(rows)
 
 

@@ -130,16 +130,17 @@ def test_a_new_grader_grades_stored_text_without_a_model(tiny, finished, tmp_pat
 def test_one_pass_gives_a_strict_and_a_flexible_score_and_votes_by_value():
     problem = Problem("p", "2+3?", "5", 1, "x", "")
     texts = [r"\boxed{5}", "It is 5.", r"\boxed{0.5}", r"\boxed{\frac12}", r"\boxed{1/2}", r"\boxed{5.0}"]
+    texts += [r"\boxed{??}"]
     rows = [
         {"problem_id": "p", "index": i, "text": text, "tokens": 9, "finish": "stop"} for i, text in enumerate(texts)
     ]
     judged = evaluation.with_verdicts(rows, [problem], {})
-    assert [row["correct"] for row in judged] == [True, False, False, False, False, True]
-    assert [row["flexible"] for row in judged] == [True, True, False, False, False, True]
-    assert [row["candidate"] for row in judged] == ["5", None, "0.5", "0.5", "0.5", "5"]
+    assert [row["correct"] for row in judged] == [True, False, False, False, False, True, False]
+    assert [row["flexible"] for row in judged] == [True, True, False, False, False, True, False]
+    assert [row["candidate"] for row in judged] == ["5", None, "0.5", "0.5", "0.5", "5", "??"]
     found = evaluation.score(judged)
     assert found["headline"] == "strict" and found["maj_at_k"] == 0  # three votes for a half, two for five
-    assert (found["avg_at_k"]["value"], found["flexible"]["avg_at_k"]["value"]) == (pytest.approx(1 / 3), 0.5)
+    assert (found["avg_at_k"]["value"], found["flexible"]["avg_at_k"]["value"]) == (2 / 7, 3 / 7)
     known = {(row["problem_id"], row["index"]): row for row in judged}
     assert evaluation.with_verdicts(rows, [problem], known) == judged
 
