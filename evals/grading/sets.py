@@ -110,14 +110,17 @@ def _interval(text: str) -> RealSet | None:
     parts = split(text[1:-1])
     if len(parts) != 2:
         return None
-    low, high = _end(parts[0], text[0] == "["), _end(parts[1], text[-1] == "]")
+    return _between(_end(parts[0], text[0] == "["), _end(parts[1], text[-1] == "]"))
+
+
+def _between(low: End | None, high: End | None) -> RealSet | None:
+    """The set between two ends; None where one is no end, is infinite on the wrong side, or a closed infinity."""
     if (
         low is None
         or high is None
         or low.sign > 0
         or high.sign < 0
-        or (low.sign and low.closed)
-        or (high.sign and high.closed)
+        or any(end.sign and end.closed for end in (low, high))
     ):
         return None
     return _ordered(low, high)
@@ -153,17 +156,7 @@ def _bounds(text: str) -> RealSet | None:
         return None
     if not upward:
         sides = sides[::-1]
-    low, high = _end(sides[0], OPENED[sides[1]]), _end(sides[4], OPENED[sides[3]])
-    if (
-        low is None
-        or high is None
-        or low.sign > 0
-        or high.sign < 0
-        or (low.sign and low.closed)
-        or (high.sign and high.closed)
-    ):
-        return None
-    found = _ordered(low, high)
+    found = _between(_end(sides[0], OPENED[sides[1]]), _end(sides[4], OPENED[sides[3]]))
     return found and RealSet(found.pieces, squeeze(sides[2]))
 
 
