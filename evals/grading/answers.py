@@ -20,6 +20,7 @@ ANSWER_LINE = re.compile(r"answer[ \t*]{0,8}:\s*([^\n]+)", re.IGNORECASE)
 GSM8K_LINE = re.compile(r"####([^\n]*)")
 WEAK_PHRASE = re.compile(r"\bthe answers?[ \t*]{0,8}(?:is|are)\b[ \t]*(?::\s{0,20})?([^\n]*)", re.IGNORECASE)
 SENTENCE_END = re.compile(r"\.(?:\s|$)|(?<!\\)!(?:\s+(?=[A-Z])|$)")
+EXPLAINED = re.compile(r"(?<=\S), (?:not|because|since|which)\b")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 CLUSTER = re.compile(rf"(?:[^.!?\n\\]|\\(?!boxed)|\n(?!\n)){{0,{GAP}}}")
 JOINS = re.compile(r"[,;&]|\b(?:and|or)\b")
@@ -153,6 +154,7 @@ NUMBER_FIRST = re.compile(r"\s*\*{0,2}(\\?\$?\s*-?(?:\d+ \d+/\d+|\d[\d,]*(?:\.\d
 def _said(text: str) -> str:
     """The answer in a sentence: its first sentence, from the last "is" before a number on, without what explains it."""
     text = SENTENCE_END.split(text[:MAX_ANSWER].strip().removesuffix(".") + ". ", maxsplit=1)[0]
+    text = EXPLAINED.split(text, maxsplit=1)[0]
     words = re.sub(r"\\[A-Za-z]+", " ", text)
     if len(re.findall(r"[A-Za-z]{2,}", words)) < 2:
         return text
@@ -169,9 +171,8 @@ def _said(text: str) -> str:
 
 def _plain(text: str) -> str:
     """A line's answer without emphasis, dollar signs and what ends the sentence: a "!" in prose is no factorial."""
-    return (
-        text.strip().rstrip("!").strip("*").strip().removesuffix(".").rstrip("!").strip("$").removesuffix(".").strip()
-    )
+    text = text.strip().strip("`").rstrip("!").strip("*").strip().removesuffix(".").rstrip("!")
+    return text.strip("$").removesuffix(".").strip()
 
 
 # --- without a mark ---------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ MINUTES = re.compile(
     rf"(\d+(?:\.\d+)?){CIRCLE} ?(\d+(?:\.\d+)?) ?(?:'(?!')|\^ ?\{{? ?\\prime ?\}}?)"
     r"(?: ?(\d+(?:\.\d+)?) ?(?:''|\"|\^ ?\{ ?\\prime ?\\prime ?\}))?"
 )
+TEMPERATURE = re.compile(rf"{CIRCLE} ?(?:\\text\{{ ?)?([CF])(?: ?\}})?$")
 DEGREES = re.compile(rf"{CIRCLE}|\s*\\?(?:text\{{\s*)?\b(?:degrees?|deg)\b(?:\s*\}})?")
 LAST_DEGREES = re.compile(r"([\d})])(?:" + DEGREES.pattern + r") ?$")
 TRIGONOMETRIC = re.compile(r"(?<![A-Za-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
@@ -146,7 +147,7 @@ def clean(text: str) -> str:
             text = _lines(text)
         text = _plain_texts(text)
     if "\\circ" in text or "\\degree" in text or "deg" in text:
-        text = MINUTES.sub(_degrees_minutes, text)
+        text = TEMPERATURE.sub(r"\\text{ \1}", MINUTES.sub(_degrees_minutes, text))
         if TRIGONOMETRIC.search(text):
             text = DEGREES.sub(r"^{\\circ}", text)
         else:
@@ -197,7 +198,7 @@ def _measures(before: str, letter: str) -> bool:
     r"""Whether one letter is a unit by where it stands: behind a number or another unit, as in `\text{kg}/\text{m}`."""
     if letter not in UNIT_LETTERS:
         return False
-    return bool(re.search(r"(?:\d\}?|\\text\{[^{}]*\}(?: ?(?:/|\\cdot|\*))?(?:\}\{)?)\s*$", before))
+    return bool(re.search(r"(?:\d\}?|\\text\{[^{}]*\}(?: ?(?:/|\\cdot|\*))?(?:\}\{)?)(?:\\[,;: ]|~|\s)*$", before))
 
 
 UNIT_LETTERS = frozenset(["m", "s", "g", "h", "d", "l", "L", "N", "J", "W", "V", "A", "K", "C", "F", "T"])

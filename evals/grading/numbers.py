@@ -134,7 +134,8 @@ def _unit_names() -> dict[str, str]:
         "mg": "milligram", "g": "gram", "kg": "kilogram", "lb": "pound", "oz": "ounce",
         "s": "second sec", "min": "minute", "h": "hour hr", "d": "day", "wk": "week", "yr": "year", "month": "month",
         "ml": "milliliter millilitre", "l": "liter litre", "cent": "cent", "dollar": "usd", "euro": "eur", "gbp": "",
-        "yen": "jpy", "rupee": "rs inr", "degree": "deg",
+        "yen": "jpy", "rupee": "rs inr", "degree": "deg", "celsius": "c",
+        "fahrenheit": "f",
         "km/h": "kmh kmph kph", "mi/h": "mph", "m/s": "mps", "a.m.": "am", "p.m.": "pm",
     }  # fmt: skip
     return {name: symbol for symbol, names in table.items() for name in (symbol, *names.split())}
