@@ -398,7 +398,8 @@ def test_no_rule_stumbles_over_a_decision():
     for row in DECISIONS:
         answer = extract(row.response)
         if row.status in ("correct", "wrong") and answer and len(answer) < 100:
-            same(clean(answer), clean(row.gold), Fraction(row.tolerance) if row.tolerance else None)
+            found = same(clean(answer), clean(row.gold), Fraction(row.tolerance) if row.tolerance else None)
+            assert found == (row.status == "correct") or "boxed" in row.text, row
 
 
 def test_a_difference_is_shown_or_proven_to_be_none():
