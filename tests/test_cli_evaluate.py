@@ -30,8 +30,8 @@ def test_a_score_with_its_error_time_speed_and_samples_is_printed(tiny, capsys):
     assert evaluate(tiny, *words, "--out", "here", "--log", "here/log.txt") == 0
     said = capsys.readouterr()
     for name in ("chain_sum", "chain_mod"):
-        (line,) = [line for line in said.out.splitlines() if line.startswith(f"{name}: avg@2 ")]
-        assert "±" in line and "3 problems" in line and "tokens/s" in line
+        (line,) = [line for line in said.out.splitlines() if line.startswith(f"{name}: strict avg@2 ")]
+        assert "±" in line and "; flexible " in line and "3 problems" in line and "tokens/s" in line
         assert f"samples: here/{name}.parquet" in said.out
         assert Path("here", f"{name}.json").is_file() and Path("here", f"{name}.parquet").is_file()
     assert "engine transformers: 12 samples of about 8 tokens" in said.err and "template plain/1" in said.err
