@@ -138,8 +138,13 @@ def same_list(answer: str, gold: str, tolerance: Fraction | None) -> bool | None
 
 
 def matched(given: tuple[str, ...], expected: tuple[str, ...], tolerance: Fraction | None) -> bool:
-    """Whether every part on one side has an equal one on the other, each used once; repeated parts count once."""
-    given, expected = ({squeeze(part): part for part in parts}.values() for parts in (given, expected))
+    """Whether every part on one side has an equal one on the other, each used once.
+
+    Repeated parts count once, but where both sides repeat some: then each counts.
+    """
+    once = [list({squeeze(part): part for part in parts}.values()) for parts in (given, expected)]
+    if len(once[0]) == len(given) or len(once[1]) == len(expected):
+        given, expected = once
     if len(given) != len(expected):
         return False
     left = list(given)
