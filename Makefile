@@ -39,7 +39,7 @@ bench-harnesses: install  ## Compare `dynclip evaluate` with lm-evaluation-harne
 	@$(IN_VENV) python bench/evaluation.py $(ARGS)
 
 docs: install  ## Write docs/methods.md and its figures anew from the registry (ARGS=--check: say whether they are).
-	@$(IN_VENV) python -m dynclip.catalogue $(ARGS)
+	@$(IN_VENV) python -m docs.generate.methods_page $(ARGS)
 
 peers: install  ## Build .venv-verl, the environment of the verl comparison, and run tests/peers.
 	@$(IN_VENV) pytest tests/peers $(ARGS)
@@ -54,7 +54,7 @@ doctor: install  ## Say what was installed and why, and what this machine has.
 	@$(IN_VENV) dynclip doctor
 
 lock: install  ## Resolve requirements/*.in anew into both locks and environment.yml (ARGS=--upgrade for newer versions).
-	@$(IN_VENV) python -m dynclip.locks compile $(ARGS)
+	@$(IN_VENV) python -m dynclip.plan.pins compile $(ARGS)
 
 lint: install  ## Check style and formatting of Python and of the workflow.
 	@$(IN_VENV) ruff check .

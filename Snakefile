@@ -3,23 +3,23 @@ import sys
 
 from snakemake.utils import min_version
 
-from dynclip import workflow as house
-from dynclip.studies import STUDIES
+from dynclip.cli import pipeline
+from dynclip.studies.arms import STUDIES
 
 min_version("9.27")
-house.prepare_environment()
-STUDY = house.study_from(config, sys.argv[1:])
+pipeline.prepare_environment()
+STUDY = pipeline.study_from(config, sys.argv[1:])
 RESULTS = f"results/{STUDY.name}"
 BENCHMARKS = STUDY.scale.benchmarks
-NEEDS = house.needs(STUDY)
-house.share_gpus(workflow, STUDY)
+NEEDS = pipeline.needs(STUDY)
+pipeline.share_gpus(workflow, STUDY)
 
 
 report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
-    method="|".join(map(re.escape, house.method_names())),
+    method="|".join(map(re.escape, pipeline.method_names())),
     seed=r"\d+",
     checkpoint=r"final|step\d+",
     benchmark="|".join(BENCHMARKS),
@@ -48,22 +48,22 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    house.check_start(
+    pipeline.check_start(
         STUDY,
         sys.argv[1:],
-        elsewhere=workflow.nodes is not None or house.engine_from(config) == "verl",
+        elsewhere=workflow.nodes is not None or pipeline.engine_from(config) == "verl",
     )
 
 
 onsuccess:
-    house.say_goodbye(STUDY)
+    pipeline.print_next_steps(STUDY)
 
 
 rule all:
     default_target: True
     input:
         rules.launch.output
-        if house.engine_from(config) == "verl"
+        if pipeline.engine_from(config) == "verl"
         else [*rules.page.output, *rules.track.output],
 
 

@@ -24,12 +24,12 @@ from pathlib import Path
 import psutil
 from transformers import AutoTokenizer
 
-from dynclip.files import write_json
-from dynclip.provenance import environment
-from evals.benchmarks import BENCHMARKS
-from evals.engines import Sampling
-from evals.models import Model, resolve
-from evals.prompts import BOXED
+from dynclip.runtime.files import write_json
+from dynclip.runtime.provenance import environment
+from evals.benchmarks.registry import BENCHMARKS
+from evals.sampling.models import Model, resolve
+from evals.sampling.prompts import BOXED
+from evals.sampling.settings import Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-harnesses"

@@ -11,9 +11,9 @@ import time
 
 import torch
 
-from dynclip.lab import run
-from dynclip.lab_grids import factorial
-from dynclip.provenance import processor
+from dynclip.lab.grids import factorial
+from dynclip.lab.tabular import run
+from dynclip.runtime.provenance import processor
 
 
 def rate(regime, replicas: int) -> float:

@@ -23,21 +23,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dynclip import lean
+from dynclip.runtime import fast_imports
 
-lean.prepare()
+fast_imports.prepare()
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces its every start otherwise
 
 import torch  # noqa: E402
 from trainer_step import measure  # noqa: E402
 
+from docs.generate.methods_page import table  # noqa: E402
 from dynclip import METHODS, Method, TokenBatch, method, regions  # noqa: E402
-from dynclip.catalogue import table  # noqa: E402
-from dynclip.evidence import BASELINE  # noqa: E402
-from dynclip.files import write_atomic  # noqa: E402
-from dynclip.provenance import environment  # noqa: E402
-from dynclip.scales import resolve  # noqa: E402
-from dynclip.vocabulary import clamped_entropy  # noqa: E402
+from dynclip.methods.vocabulary import clamped_entropy  # noqa: E402
+from dynclip.report.evidence import BASELINE  # noqa: E402
+from dynclip.runtime.files import write_atomic  # noqa: E402
+from dynclip.runtime.provenance import environment  # noqa: E402
+from dynclip.studies.overrides import resolve  # noqa: E402
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cost.md"
 TOTAL_STEPS, STEP = 400, 300  # in the second half of training every scheduled bound is a tensor

@@ -21,11 +21,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from dynclip import lean
-from dynclip.files import write_json
-from dynclip.processes import free_port
-from dynclip.provenance import environment, processor
-from dynclip.scales import resolve
+from dynclip.runtime import fast_imports
+from dynclip.runtime.files import write_json
+from dynclip.runtime.provenance import environment, processor
+from dynclip.studies.overrides import resolve
+from dynclip.training.processes.workers import free_port
 
 ARMS = ("TRL", "grpo", "clip_higher", "id", "did", "od")
 MARK = "MEASURED "
@@ -34,16 +34,16 @@ MARK = "MEASURED "
 def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
     """Train `steps` rollout steps from the same policy after one that does not count; what a counted one costs."""
     study = replace(resolve(scale), steps=steps + 1)
-    lean.prepare(keep=("vllm",) if study.scale.execution.sampler == "vllm" else ())
+    fast_imports.prepare(keep=("vllm",) if study.scale.execution.sampler == "vllm" else ())
     import torch
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback, TrainerCallback
     from trl import GRPOTrainer
 
-    from dynclip.rewards import rewards
-    from dynclip.run import trainer_config
-    from dynclip.trl import DynClipTrainer
-    from dynclip.trl_vllm import engine_options
+    from dynclip.training.trl_config import trainer_config
+    from dynclip.trl.trainer import DynClipTrainer
+    from dynclip.trl.vllm_cpu import engine_options
+    from evals.grading import rewards
 
     torch.set_num_threads(study.scale.threads)
     model, tokenizer, rows = materials(study)
@@ -110,12 +110,12 @@ def materials(study) -> tuple:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from dynclip.run import prompts
-    from evals.benchmarks import read_problems
-    from evals.families import generate
+    from dynclip.training.problems import prompts
+    from evals.benchmarks.families import generate
+    from evals.benchmarks.registry import read_problems
 
     if study.name == "laptop":
-        from dynclip.policies import build_model, build_tokenizer
+        from dynclip.training.tiny_policy import build_model, build_tokenizer
 
         tokenizer = build_tokenizer()
         rows = [{"prompt": p.problem, "answer": p.answer} for p in generate("chain_mod", 400, 1, held_out=False)]

@@ -9,7 +9,7 @@ The data set has columns `prompt` and `answer`. All options are TRL's; `dynclip_
 from datasets import load_dataset
 from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
-from dynclip.trl import DynClipTrainer
+from dynclip.trl.trainer import DynClipTrainer
 
 
 def correct(completions, answer, **_):

@@ -1,17 +1,17 @@
 """dynclip: entropy control by dynamic clipping in RL with verifiable rewards.
 
-The names below are loaded on first use, so that light modules (`dynclip.scales`, `dynclip.plan`) never pay for torch.
+The names below are loaded on first use, so that packages that need no torch never import it.
 """
 
 from importlib import import_module
 
 _HOMES = {
-    "METHODS": "dynclip.methods",
-    "Method": "dynclip.objective",
-    "MethodSpec": "dynclip.spec",
-    "method": "dynclip.methods",
-    "LossOutput": "dynclip.objective",
-    "TokenBatch": "dynclip.batch",
+    "METHODS": "dynclip.methods.registry",
+    "Method": "dynclip.methods.objective",
+    "MethodSpec": "dynclip.methods.spec",
+    "method": "dynclip.methods.registry",
+    "LossOutput": "dynclip.methods.objective",
+    "TokenBatch": "dynclip.methods.types",
     "regions": "dynclip.regions",
 }
 __all__ = sorted(_HOMES)

@@ -11,7 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynclip.errors import UserError
+from dynclip.runtime.errors import UserError
+from evals.benchmarks.registry import BENCHMARKS, obtain, read_problems
+from evals.grading import extract
 
 STATUSES = ("correct", "wrong", "unparsable", "truncated", "timed_out")
 # Control, format (also those that turn the writing direction), surrogate, private and unassigned characters, and the
@@ -97,8 +99,6 @@ def blocks(path: Path, chosen: Filter = Filter()) -> Iterator[str]:
 
 def block(row: dict, problem=None) -> str:
     """One sample as text. Foreign text stands behind a bar, so that no line of it can pass for one of ours."""
-    from evals.grading import extract
-
     answer = row["answer"] if "answer" in row else extract(row["text"])
     head = (
         f"=== {row['problem_id']}, sample {row['index']}: {row['status'].upper()}, {row['tokens']} tokens, "
@@ -119,8 +119,6 @@ def _problems(path: Path) -> dict:
 
     Empty where they cannot be had (an unknown benchmark, no hub): samples are still worth reading.
     """
-    from evals.benchmarks import BENCHMARKS, obtain, read_problems
-
     scale = next((parent.parent for parent in path.absolute().parents if parent.name == "samples"), None)
     try:
         if scale and (scale / "data" / f"{path.stem}.jsonl").is_file():

@@ -13,21 +13,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dynclip import checkpoints, hardware
-from dynclip.errors import UserError, rebuild_command
-from dynclip.files import sha256, write_json
-from dynclip.progress import Progress
-from dynclip.provenance import environment
-from dynclip.scales import Evaluation
+from dynclip.runtime import checkpoints, hardware
+from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime.files import sha256, write_json
+from dynclip.runtime.progress import Progress
+from dynclip.runtime.provenance import environment
 from evals import grading
-from evals.benchmarks import BENCHMARKS, load_problems, read_problems
-from evals.choice import Choice, Job, choose_engine, fitting_batch
-from evals.engines import Engine, Sampling, TransformersEngine, VLLMEngine, derived_seed, installed_engines
-from evals.families import Problem
+from evals.benchmarks.problem import Problem
+from evals.benchmarks.registry import BENCHMARKS, load_problems, read_problems
 from evals.metrics import score
-from evals.models import Model, local, resolve
-from evals.prompts import TEMPLATES, Template, choose_template, render
-from evals.samples import Gap, Store, parts_folder, write_samples
+from evals.sampling.choice import Choice, Job, choose_engine, fitting_batch
+from evals.sampling.engine import Engine, derived_seed, installed_engines
+from evals.sampling.models import Model, local, resolve
+from evals.sampling.prompts import TEMPLATES, Template, choose_template, render
+from evals.sampling.settings import Evaluation, Sampling
+from evals.sampling.store import Gap, Store, parts_folder, write_samples
+from evals.sampling.transformers_engine import TransformersEngine
+from evals.sampling.vllm_engine import VLLMEngine
 
 THREADS = 1  # fixed: the thread count is part of a float sum's result, and so of the samples
 # Below TINY parameters a second thread costs more than it brings; in batches of TINY_BATCH such a model's samples are

@@ -4,6 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from evals.stats.comparison import mean_interval
+
 PASS_AT = (1, 2, 4, 8)
 STATUSES = ("correct", "wrong", "unparsable", "truncated", "timed_out")
 
@@ -54,8 +56,6 @@ def interval_of(means: Sequence[float], confidence: float = 0.95) -> dict:
     Student's t over problems. Where no problem differs from another it would claim certainty: if all are 0 or all are
     1, the exact binomial interval over problems (Clopper-Pearson) stands in; else there is none, and "method" says why.
     """
-    from evals.stats import mean_interval
-
     n = len(means)
     entry = {"level": confidence, "low": None, "high": None}
     if n < 2:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic_study import write_study
 
-from dynclip import lean
+from dynclip.runtime import fast_imports
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def nothing_stays_marked_absent():
     yield
     if before is None:
         os.environ.pop("HF_HUB_OFFLINE", None)
-    for package in lean.UNUSED:
+    for package in fast_imports.UNUSED:
         if package in sys.modules and sys.modules[package] is None:
             del sys.modules[package]
 

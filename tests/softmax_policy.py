@@ -3,8 +3,8 @@
 import torch
 
 from dynclip import TokenBatch
+from dynclip.methods.vocabulary import clamped_entropy
 from dynclip.regions import baseline
-from dynclip.vocabulary import clamped_entropy
 
 
 def entropy_of(logits):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dynclip.files import sha256, write_json
+from dynclip.runtime.files import sha256, write_json
 
 BENCHMARKS = ("chain_sum", "basic_arithmetic")
 ENVIRONMENT = {

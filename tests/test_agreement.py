@@ -10,13 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from dynclip import agreement
-from dynclip.agreement import cut, group_advantages, load_prompts, main, measure, policy_tokens, random_tokens, sample
-from dynclip.agreement_counts import Tokens, grid, join, marginals, ratios, summarise
-from dynclip.agreement_page import load, page, policy_table, random_table, render
-from dynclip.policies import build_model, build_tokenizer
+from dynclip.lab.agreement import measure as measuring
+from dynclip.lab.agreement.command import main
+from dynclip.lab.agreement.counts import Tokens, grid, join, marginals, ratios, summarise
+from dynclip.lab.agreement.measure import (
+    cut,
+    group_advantages,
+    load_prompts,
+    measure,
+    policy_tokens,
+    random_tokens,
+    sample,
+)
+from dynclip.lab.agreement.page import load, page, policy_table, random_table, render
 from dynclip.regions import alignment
-from dynclip.scales import MINIATURE
+from dynclip.studies.scales import MINIATURE
+from dynclip.training.tiny_policy import build_model, build_tokenizer
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results/reference/sign-agreement"
@@ -51,7 +60,7 @@ def test_what_is_measured_is_the_alignment_of_the_package(monkeypatch):
     assert np.allclose(level - term, alignment(wide, actions, torch.ones(9, 4)), atol=1e-14)
     assert np.allclose(prob, torch.softmax(logits.double(), -1).gather(1, actions), atol=1e-14)
     assert np.allclose(entropy, torch.distributions.Categorical(logits=logits.double()).entropy()[:, None], atol=1e-14)
-    monkeypatch.setattr(agreement, "CHUNK", 60)  # two rows at a time
+    monkeypatch.setattr(measuring, "CHUNK", 60)  # two rows at a time
     assert all(
         np.array_equal(a, b.flatten())
         for a, b in zip(measure(logits, actions), (prob, entropy, term, level), strict=True)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from dynclip import base, checkpoints
-from dynclip.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M
-from dynclip.errors import UserError
-from dynclip.scales import SCALES, Supervised
-from evals.engines import load_tokenizer
-from evals.families import Problem
+from dynclip.runtime import checkpoints
+from dynclip.runtime.errors import UserError
+from dynclip.studies.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M
+from dynclip.studies.scales import SCALES, Supervised
+from dynclip.training import hub_policy
+from evals.benchmarks.problem import Problem
+from evals.sampling.engine import load_tokenizer
 
 PROBLEMS = [
     Problem(
@@ -28,7 +29,7 @@ def rehearsed(tmp_path_factory):
     """(scale, folder, record): the workstation rehearsal's base policy, its supervised stage included."""
     folder = tmp_path_factory.mktemp("base") / "base"
     scale = SCALES["workstation_rehearsal"]
-    return scale, folder, base.make_base(scale, PROBLEMS, folder, lambda text: None)
+    return scale, folder, hub_policy.make_base(scale, PROBLEMS, folder, lambda text: None)
 
 
 def test_a_rehearsal_s_base_is_a_sealed_model_of_the_scale_s_architecture(rehearsed):
@@ -69,23 +70,25 @@ def test_parameters_are_those_the_models_cards_give(architecture, millions):
 def test_a_template_whose_marks_are_no_tokens_is_refused(rehearsed):
     scale, folder, _ = rehearsed
     tokenizer = load_tokenizer(folder)
-    base.check_template(scale, tokenizer)
+    hub_policy.check_template(scale, tokenizer)
     from tiny_trainer import tokenizer as letters
 
     with pytest.raises(UserError, match=r"writes <\|im_start\|>, which is no token"):
-        base.check_template(replace(scale, template="qwen-math"), letters())
+        hub_policy.check_template(replace(scale, template="qwen-math"), letters())
 
 
 def test_the_supervised_loss_is_on_the_response_alone_and_padding_counts_nowhere(rehearsed):
     scale, folder, _ = rehearsed
     tokenizer = load_tokenizer(folder)
-    rows = [base.encode(problem, tokenizer, scale) for problem in PROBLEMS[:3]]
-    ids, attention, labels = base.pad(rows, tokenizer.pad_token_id)
+    rows = [hub_policy.encode(problem, tokenizer, scale) for problem in PROBLEMS[:3]]
+    ids, attention, labels = hub_policy.pad(rows, tokenizer.pad_token_id)
     for i, (prompt, response) in enumerate(rows):
         length = len(prompt) + len(response)
         assert ids[i, :length].tolist() == prompt + response and response[-1] == tokenizer.eos_token_id
         assert labels[i, len(prompt) : length].tolist() == response
-        assert (labels[i, : len(prompt)] == base.IGNORED).all() and (labels[i, length:] == base.IGNORED).all()
+        assert (labels[i, : len(prompt)] == hub_policy.IGNORED).all() and (
+            labels[i, length:] == hub_policy.IGNORED
+        ).all()
         assert attention[i].sum() == length
 
 
@@ -95,7 +98,7 @@ def test_the_supervised_stage_learns_its_solutions(rehearsed, tmp_path):
     scale, folder, _ = rehearsed
     shutil.copytree(folder, tmp_path / "base")
     stage = Supervised(solutions=32, epochs=40, batch=16, learning_rate=3e-3)
-    record = base.fine_tune(scale, stage, PROBLEMS, tmp_path / "base", lambda text: None)
+    record = hub_policy.fine_tune(scale, stage, PROBLEMS, tmp_path / "base", lambda text: None)
     assert record["loss_last"] < 0.6 * record["loss_first"]
     assert record["steps"] == 80
 
@@ -104,11 +107,11 @@ def test_a_stage_without_solutions_is_refused(rehearsed):
     scale, folder, _ = rehearsed
     bare = [replace(problem, solution="") for problem in PROBLEMS]
     with pytest.raises(UserError, match="gsm8k_train: no worked solutions"):
-        base.fine_tune(scale, scale.policy.supervised, bare, folder, lambda text: None)
+        hub_policy.fine_tune(scale, scale.policy.supervised, bare, folder, lambda text: None)
 
 
 def test_batches_hold_every_row_once_in_another_order_every_epoch():
     rows = [([0] * i, [1]) for i in range(20)]
-    first, second = (base.batches(rows, 6, random.Random(seed)) for seed in (0, 1))
+    first, second = (hub_policy.batches(rows, 6, random.Random(seed)) for seed in (0, 1))
     assert sorted(len(row[0]) for batch in first for row in batch) == list(range(20))
     assert first != second

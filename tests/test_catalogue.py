@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynclip import METHODS, catalogue, diagrams
-from dynclip.catalogue import family, grouped, page, same, stale
-from dynclip.controllers import Controller
-from dynclip.diagrams import STEPS, Q, courses, gradient_factor, surrogates, thresholds
-from dynclip.methods import method
-from dynclip.spec import ROLES, MethodSpec
+from docs.generate import method_figures, methods_page
+from docs.generate.method_figures import STEPS, Q, courses, gradient_factor, surrogates, thresholds
+from docs.generate.methods_page import family, grouped, page, same, stale
+from dynclip import METHODS
+from dynclip.methods.controllers import Controller
+from dynclip.methods.registry import method
+from dynclip.methods.spec import ROLES, MethodSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -107,7 +108,7 @@ def test_the_committed_page_and_figures_are_what_the_registry_gives():
 
 def test_every_field_of_an_entry_is_shown():
     assert set(FULL) == {field.name for field in fields(MethodSpec)}
-    assert set(catalogue.ROLE_CALLS) == set(ROLES)
+    assert set(methods_page.ROLE_CALLS) == set(ROLES)
     text = page(METHODS | {"newcomer": newcomer()})
     own = text[text.index("### newcomer") :]
     own = own[: own.index("\n## ")] if "\n## " in own else own
@@ -124,16 +125,16 @@ def test_one_source_for_all_options_is_enough():
 
 
 def test_check_names_what_is_stale_and_writing_mends_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(catalogue, "DOCS", tmp_path / "docs")
-    monkeypatch.setattr(catalogue, "FIGURES", {"gradients": diagrams.FIGURES["gradients"]})
-    assert catalogue.main(["--check"]) == 1
+    monkeypatch.setattr(methods_page, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(methods_page, "FIGURES", {"gradients": method_figures.FIGURES["gradients"]})
+    assert methods_page.main(["--check"]) == 1
     assert "docs/figures/gradients.svg: not what the registry gives; run `make docs`" in capsys.readouterr().err
-    assert catalogue.main([]) == 0 and catalogue.main(["--check"]) == 0
-    monkeypatch.setattr(catalogue, "METHODS", METHODS | {"newcomer": newcomer(surrogate=METHODS["grpo"].surrogate)})
+    assert methods_page.main([]) == 0 and methods_page.main(["--check"]) == 0
+    monkeypatch.setattr(methods_page, "METHODS", METHODS | {"newcomer": newcomer(surrogate=METHODS["grpo"].surrogate)})
     capsys.readouterr()
-    assert catalogue.main(["--check"]) == 1
+    assert methods_page.main(["--check"]) == 1
     assert capsys.readouterr().err.count("\n") == 1  # the page alone: no surrogate is new
-    assert catalogue.main(["--what"]) == 2
+    assert methods_page.main(["--what"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -175,9 +176,9 @@ def headings(text: str) -> list[str]:
 
 
 def test_figures_are_the_same_bytes_every_time():
-    drawn = [diagrams.render("gradients", grouped(METHODS)) for _ in range(2)]
+    drawn = [method_figures.render("gradients", grouped(METHODS)) for _ in range(2)]
     assert drawn[0] == drawn[1] and b"<dc:date>" not in drawn[0]
-    assert diagrams.render("gradients", grouped(METHODS), "png")[:4] == b"\x89PNG"
+    assert method_figures.render("gradients", grouped(METHODS), "png")[:4] == b"\x89PNG"
 
 
 def test_drawings_agree_to_a_tenth_of_a_point_and_pages_to_the_letter():
@@ -225,7 +226,7 @@ def test_gradient_factors_by_hand():
 
 def test_a_new_schedule_is_drawn_without_a_word_about_it():
     bare = MethodSpec("bare", "Bare", "", closing, {"width": 0.5}, evidence="an example")
-    figure = diagrams.schedules(grouped(METHODS | {"bare": bare}))
+    figure = method_figures.schedules(grouped(METHODS | {"bare": bare}))
     assert [ax.get_title() for ax in figure.axes if ax.axison][-1] == "bare"
-    titles = [ax.get_title() for ax in diagrams.narrow_bounds(grouped(METHODS)).axes if ax.axison]
+    titles = [ax.get_title() for ax in method_figures.narrow_bounds(grouped(METHODS)).axes if ax.axison]
     assert "id, did, od" in titles and len(set(titles)) == len(titles)

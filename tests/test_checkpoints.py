@@ -2,8 +2,8 @@
 
 import pytest
 
-from dynclip import checkpoints
-from dynclip.errors import UserError
+from dynclip.runtime import checkpoints
+from dynclip.runtime.errors import UserError
 
 
 @pytest.fixture

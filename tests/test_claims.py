@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from synthetic_study import write_study
 
-from dynclip.claim_parts import AS_CLAIMED, MISSING, OPPOSITE
-from dynclip.claims import CLAIMS, CONTRADICTED, INCONCLUSIVE, NOT_RUN, REPRODUCED, RULES, decide
-from dynclip.claims_page import part_of, records, rows, table_of, write_claims
-from dynclip.evidence import Evidence, load_evidence
-from dynclip.methods import METHODS
-from dynclip.published import BENCHMARKS, SCORES, TRAINING_MINUTES, cell, table
-from dynclip.studies import ARMS, STUDIES
+from dynclip.methods.registry import METHODS
+from dynclip.report.claims.page import part_of, records, rows, table_of, write_claims
+from dynclip.report.claims.parts import AS_CLAIMED, MISSING, OPPOSITE
+from dynclip.report.claims.published import BENCHMARKS, SCORES, TRAINING_MINUTES, cell, table
+from dynclip.report.claims.registry import CLAIMS, CONTRADICTED, INCONCLUSIVE, NOT_RUN, REPRODUCED, RULES, decide
+from dynclip.report.evidence import Evidence, load_evidence
+from dynclip.studies.arms import ARMS, STUDIES
 
 STEPS = 60
 SEEDS = (0, 1, 2, 3, 4)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dynclip.cli import main
+from dynclip.cli.commands import main
 
 sys.path.insert(0, str(Path(__file__).parent / "evals"))
 from tiny_models import save_tiny

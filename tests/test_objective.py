@@ -7,8 +7,8 @@ import torch
 from softmax_policy import random_batch
 
 from dynclip import METHODS, MethodSpec, TokenBatch, method
-from dynclip.bounds import constant
-from dynclip.objective import Method
+from dynclip.methods.bounds import constant
+from dynclip.methods.objective import Method
 
 
 def batch_at(ratios, advantages, q=0.5, mask=None, **kwargs):

@@ -9,22 +9,35 @@ from pathlib import Path
 
 import pytest
 
-from dynclip import calibration, cli, disk, doctor, hardware, memory, plan
-from dynclip.errors import UserError
-from dynclip.files import write_json
-from dynclip.locks import ROLES, Pin
-from dynclip.plan import REFERENCE, Calibration, choose_scale, describe, estimate_minutes, plan_study, print_plan
-from dynclip.scales import PAPER, PAPER_7B, REAL_SCALES, SCALES, WORKSTATION, WORKSTATION_SMALL, resolve
+from dynclip.cli import commands
+from dynclip.plan import assess, calibration, disk, doctor, memory
+from dynclip.plan.assess import choose_scale
+from dynclip.plan.calibration import REFERENCE, Calibration, estimate_minutes
+from dynclip.plan.describe import describe, print_plan
+from dynclip.plan.pins import ROLES, Pin
+from dynclip.runtime import hardware
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import write_json
+from dynclip.studies.overrides import resolve
+from dynclip.studies.scales import PAPER, PAPER_7B, REAL_SCALES, SCALES, WORKSTATION, WORKSTATION_SMALL
 
 LAPTOP = hardware.Hardware("CPU", 2, 2, 16.0, False, ())
 T4, V100, H100 = hardware.Gpu("T4", 15.0, False), hardware.Gpu("V100", 32.0, False), hardware.Gpu("H100", 79.6, True)
 MACHINE = replace(LAPTOP, memory_gib=24.0, cpu_bf16=True)
 
 
+def plan_study(*arguments, **options):
+    """The plan; a refusal is raised, as `print_plan` does."""
+    made = assess.assess(*arguments, **options)
+    if made.refusal:
+        raise UserError(made.refusal)
+    return made
+
+
 @pytest.fixture(autouse=True)
 def speed(monkeypatch):
     """A machine as fast as the reference: no time spent measuring, minutes that do not depend on the load."""
-    monkeypatch.setattr(plan, "measure_speed", lambda: REFERENCE.reference_score)
+    monkeypatch.setattr(assess, "measure_speed", lambda: REFERENCE.reference_score)
 
 
 def finish(folder: Path, method: str, seed: int, steps: int, **changes) -> None:
@@ -68,9 +81,7 @@ def test_a_finished_study_takes_no_time(tmp_path):
             write_json(folder / "scores" / place / f"{name}.json", {})
     made = plan_study(study, tmp_path)
     assert (made.runs_left, made.evaluations_left, made.minutes) == (0, 0, 0)
-    assert ("minutes", "about 0: nothing is left") in [
-        (name, text.partition(" (")[0]) for name, text in plan.describe(made)
-    ]
+    assert ("minutes", "about 0: nothing is left") in [(name, text.partition(" (")[0]) for name, text in describe(made)]
 
 
 def test_minutes_by_hand():
@@ -84,7 +95,7 @@ def test_minutes_by_hand():
 
 def test_a_measured_speed_is_a_positive_rate():
     """In a process of its own: the fixture above replaces the function here."""
-    code = "from dynclip.plan import measure_speed; import sys; sys.exit(not measure_speed(0.05) > 0)"
+    code = "from dynclip.plan.calibration import measure_speed; import sys; sys.exit(not measure_speed(0.05) > 0)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -108,14 +119,13 @@ def test_scale_and_why(gpus, scale, words):
 
 def test_a_scale_that_was_asked_for_says_so(tmp_path):
     assert plan_study(resolve("miniature", methods="grpo", seeds=0), tmp_path).why.startswith("asked for")
-    assert plan.plan(methods="grpo", seeds=0, results=tmp_path).study.name == "laptop"
 
 
 def test_jobs_at_once_are_bounded_by_cores_and_memory():
     scale = SCALES["laptop"]
-    assert plan.jobs_at_once(scale, replace(LAPTOP, cores=8)) == 8
-    assert plan.jobs_at_once(scale, replace(LAPTOP, cores=8, memory_gib=4.0)) == 2
-    assert plan.jobs_at_once(replace(scale, threads=4), LAPTOP) == 1
+    assert assess.jobs_at_once(scale, replace(LAPTOP, cores=8)) == 8
+    assert assess.jobs_at_once(scale, replace(LAPTOP, cores=8, memory_gib=4.0)) == 2
+    assert assess.jobs_at_once(replace(scale, threads=4), LAPTOP) == 1
 
 
 @pytest.mark.parametrize("where", ["file/results", "/proc/results"])
@@ -127,7 +137,7 @@ def test_an_unwritable_results_folder_is_refused(where, tmp_path):
 
 
 def test_too_little_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(hardware, "disk_free", lambda path: 5 * plan.MIB)
+    monkeypatch.setattr(hardware, "disk_free", lambda path: 5 * assess.MIB)
     with pytest.raises(UserError, match=r"laptop: 5 MiB free on its disk, the study needs \d\d\d MiB"):
         plan_study(resolve(methods="grpo", seeds=0), tmp_path)
 
@@ -185,7 +195,7 @@ def here(monkeypatch):
 def lines_of(study, folder) -> dict[str, str]:
     """The plan's lines by name; parts of one are joined."""
     lines, last = {}, ""
-    for name, text in plan.describe(plan.assess(study, folder)):
+    for name, text in describe(assess.assess(study, folder)):
         last = name or last
         lines[last] = f"{lines[last]} | {text}" if last in lines else text
     return lines
@@ -215,7 +225,7 @@ def test_the_paper_scale_is_counted_by_hand(here, tmp_path):
     assert lines["download"].startswith("Qwen/Qwen2.5-Math-7B 14 GiB, BytedTsinghua-SIA/DAPO-Math-17k 300 MiB, 6 data")
 
 
-@pytest.mark.parametrize("scale", [each for each in REAL_SCALES if plan.is_large(each)], ids=lambda each: each.name)
+@pytest.mark.parametrize("scale", [each for each in REAL_SCALES if assess.is_large(each)], ids=lambda each: each.name)
 def test_every_language_model_scale_says_runs_memory_tokens_time_and_downloads(scale, here, tmp_path):
     here(*[H100] * 8)
     lines = lines_of(resolve(scale.name), tmp_path)
@@ -230,7 +240,7 @@ def test_every_language_model_scale_says_runs_memory_tokens_time_and_downloads(s
 
 
 def test_the_whole_plan_is_printed_before_it_is_refused(here, tmp_path, capsys):
-    assert cli.main(["plan", "--scale", "paper", "--results", str(tmp_path)]) == 2
+    assert commands.main(["plan", "--scale", "paper", "--results", str(tmp_path)]) == 2
     printed = capsys.readouterr()
     assert "GPU hours" in printed.out and "update memory" in printed.out and "disk" in printed.out
     assert printed.err == (
@@ -342,17 +352,19 @@ def test_time_is_whole_rounds_of_what_is_left():
 def test_a_tiny_policys_time_is_in_minutes_however_long(here, tmp_path):
     made = plan_study(resolve(methods="grpo,od", seeds="0-199"), tmp_path)
     assert made.minutes > 120
-    assert dict(plan.describe(made))["minutes"].startswith(f"about {made.minutes:.0f} (2 at once, speed 1.0")
+    assert dict(describe(made))["minutes"].startswith(f"about {made.minutes:.0f} (2 at once, speed 1.0")
 
 
 def test_trainings_at_once_share_gpus_or_memory():
     eight = replace(MACHINE, gpus=(H100,) * 8)
-    assert plan.jobs_at_once(WORKSTATION, eight) == 8 and plan.jobs_at_once(PAPER, eight) == 1
-    assert plan.jobs_at_once(WORKSTATION_SMALL, replace(MACHINE, cores=8, memory_gib=30.0)) == 2
+    assert assess.jobs_at_once(WORKSTATION, eight) == 8 and assess.jobs_at_once(PAPER, eight) == 1
+    assert assess.jobs_at_once(WORKSTATION_SMALL, replace(MACHINE, cores=8, memory_gib=30.0)) == 2
 
 
 def test_importing_the_plan_is_light():
-    code = "import sys, dynclip.plan, dynclip.doctor; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, dynclip.plan.describe, dynclip.plan.doctor; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -374,7 +386,7 @@ def test_the_doctor_names_every_key_package_and_exits_by_the_pins(tmp_path, monk
 
 
 def test_the_hub_is_asked_where_hf_endpoint_says():
-    code = "from dynclip.doctor import probe_hub; print(probe_hub())"
+    code = "from dynclip.plan.doctor import probe_hub; print(probe_hub())"
 
     def ask(**environment):
         answer = subprocess.run(
@@ -422,4 +434,4 @@ def test_json_of_a_run_without_steps_counts_as_unfinished(tmp_path):
     (tmp_path / "runs" / "grpo" / "seed0").mkdir(parents=True)
     for text in ("[]", json.dumps({"state": "finished"})):
         (tmp_path / "runs" / "grpo" / "seed0" / "run.json").write_text(text)
-        assert not plan.is_finished(tmp_path, "grpo", 0, 10)
+        assert not assess.is_finished(tmp_path, "grpo", 0, 10)

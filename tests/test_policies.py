@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dynclip import checkpoints
-from dynclip.errors import UserError
-from dynclip.policies import build_model, build_tokenizer, trace_batch, warm_start
-from dynclip.scales import LAPTOP, MINIATURE
-from evals.families import FAMILIES, generate
+from dynclip.runtime import checkpoints
+from dynclip.runtime.errors import UserError
+from dynclip.studies.scales import LAPTOP, MINIATURE
+from dynclip.training.tiny_policy import build_model, build_tokenizer, trace_batch, warm_start
+from evals.benchmarks.families import FAMILIES, generate
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
-from dynclip import provenance
-from dynclip.methods import METHODS
+from dynclip.methods.registry import METHODS
+from dynclip.runtime import provenance
+from dynclip.studies.arms import ARMS
+from dynclip.training.fingerprint import method_digest
 
 
 @pytest.fixture
@@ -54,13 +56,13 @@ def test_imports_inside_functions_are_followed(package):
 
 
 def test_every_method_has_its_own_digest_and_options_count():
-    digests = {name: provenance.method_digest(name) for name in METHODS}
+    digests = {name: method_digest(ARMS[name]) for name in METHODS}
     assert len(set(digests.values())) == len(METHODS)
-    assert provenance.method_digest("id", {"phase2": "prose"}) != digests["id"]
+    assert method_digest(ARMS["id_prose"]) != digests["id"]
 
 
 def test_editing_one_bounds_function_changes_only_the_methods_that_use_it(monkeypatch):
-    before = {name: provenance.method_digest(name) for name in METHODS}
+    before = {name: method_digest(ARMS[name]) for name in METHODS}
     original = ast.unparse
 
     def edited(node):
@@ -69,7 +71,7 @@ def test_editing_one_bounds_function_changes_only_the_methods_that_use_it(monkey
 
     monkeypatch.setattr(ast, "unparse", edited)
     provenance._module.cache_clear()
-    after = {name: provenance.method_digest(name) for name in METHODS}
+    after = {name: method_digest(ARMS[name]) for name in METHODS}
     provenance._module.cache_clear()
     assert [name for name in METHODS if before[name] != after[name]] == ["od"]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dynclip.errors import UserError
-from dynclip.scales import Execution
-from dynclip.training import check_shards
+from dynclip.runtime.errors import UserError
+from dynclip.studies.scales import Execution
+from dynclip.training.lifecycle import check_shards
 
 PROGRAM = Path(__file__).with_name("ranks_program.py")
 

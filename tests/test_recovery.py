@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_trainer import train
 
-from dynclip.errors import UserError
-from dynclip.processes import FAILURE, reason, wait
-from dynclip.recovery import OutOfMemory, WorkerDied, with_recovery
+from dynclip.runtime.errors import UserError
+from dynclip.training.processes.launch import reason
+from dynclip.training.processes.recovery import OutOfMemory, WorkerDied, with_recovery
+from dynclip.training.processes.workers import FAILURE, wait
 
 
 def test_out_of_memory_halves_the_micro_batch_until_it_fits():
@@ -67,7 +68,7 @@ def python(code):
 
 
 def test_when_one_worker_fails_the_others_do_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr("dynclip.processes.PATIENCE_S", 0.5)
+    monkeypatch.setattr("dynclip.training.processes.workers.PATIENCE_S", 0.5)
     workers = [python("import time; time.sleep(600)"), python("import sys; sys.exit(7)")]
     assert wait(workers) == 7
     assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 7]
@@ -95,7 +96,7 @@ class Poison:
     """Makes the losses of some updates not a number, in front of the real one."""
 
     def __init__(self, monkeypatch, updates):
-        from dynclip.trl import DynClipTrainer
+        from dynclip.trl.trainer import DynClipTrainer
 
         original, count = DynClipTrainer._compute_loss, iter(range(10**6))
 
@@ -126,6 +127,6 @@ def test_three_skipped_updates_in_a_row_stop_the_run_with_its_batch(tmp_path, mo
 
 
 def test_exploding_ratios_are_skipped_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("dynclip.trl.RATIO_LIMIT", 1.0001)  # as any ratio is after the first update
+    monkeypatch.setattr("dynclip.trl.trainer.RATIO_LIMIT", 1.0001)  # as any ratio is after the first update
     with pytest.raises(UserError, match="3 updates in a row"):
         train(tmp_path, "grpo", rollout_steps=1)

@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 from synthetic_study import write_study
 
-from dynclip.claims_page import decide_all, records, thresholds_note, write_claims
-from dynclip.committed import read_committed
-from dynclip.files import write_json
-from dynclip.reference import spread, write_reference
-from dynclip.scales import LAPTOP
-from dynclip.studies import STUDIES
+from dynclip.report.claims.page import decide_all, records, thresholds_note, write_claims
+from dynclip.report.reference import read_committed, spread, write_reference
+from dynclip.runtime.files import write_json
+from dynclip.studies.arms import STUDIES
+from dynclip.studies.scales import LAPTOP
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "reference" / "laptop-2core"

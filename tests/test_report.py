@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_study import write_score, write_study
 
-from dynclip.errors import UserError
-from dynclip.figures import FIGURES
-from dynclip.report import write_report
-from dynclip.tables import TABLES
+from dynclip.report.figures import FIGURES
+from dynclip.report.html import write_report
+from dynclip.report.tables import TABLES
+from dynclip.runtime.errors import UserError
 
 
 class Page(HTMLParser):

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from dynclip.errors import UserError
-from dynclip.scales import LAPTOP, REHEARSAL, SCALES, resolve
+from dynclip.runtime.errors import UserError
+from dynclip.studies.overrides import resolve
+from dynclip.studies.scales import LAPTOP, REHEARSAL, SCALES
 
 
 def test_the_default_study_is_five_methods_by_five_seeds_with_several_updates_per_rollout():
@@ -53,9 +54,9 @@ def test_one_update_per_rollout_can_be_forced_or_run_for_one_method():
 
 
 def test_every_scale_s_numbers_fit_together():
-    from dynclip.processes import micro_batches
-    from evals.benchmarks import BENCHMARKS, TRAIN_SETS
-    from evals.prompts import TEMPLATES
+    from dynclip.studies.execution import micro_batches
+    from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
+    from evals.sampling.prompts import TEMPLATES
 
     for name, scale in SCALES.items():
         assert scale.name == name and scale.train_set in TRAIN_SETS and scale.template in TEMPLATES
@@ -88,7 +89,8 @@ def test_a_rehearsal_keeps_the_graph_and_drops_the_work():
 
 
 def test_settings_are_checked_and_travel_in_the_words_of_a_command():
-    from dynclip.cli import parser, study_of
+    from dynclip.cli.commands import parser
+    from dynclip.cli.options import study_of
 
     study = resolve("paper", minibatches="8", dual_clip="none", template="dapo", gpus=4, sharding="zero3")
     assert study.scale.updates_per_rollout == 8 and study.scale.dual_clip is None
@@ -120,7 +122,7 @@ def test_a_wrong_setting_is_named(setting, words):
 
 
 def test_processes_that_cannot_share_a_mini_batch_are_refused():
-    from dynclip.processes import micro_batches
+    from dynclip.studies.execution import micro_batches
 
     assert micro_batches(SCALES["paper"], 8, 4) == (4, 8)
     assert micro_batches(SCALES["paper"], 8, None) == (32, 1)
@@ -132,8 +134,8 @@ def test_processes_that_cannot_share_a_mini_batch_are_refused():
 def test_harder_problems_and_longer_prompts_are_left_out_and_counted():
     from tiny_trainer import tokenizer
 
-    from dynclip.run import prompts
-    from evals.families import Problem
+    from dynclip.training.problems import prompts
+    from evals.benchmarks.problem import Problem
 
     scale = replace(SCALES["workstation_small"], max_prompt=4, template="plain")
     problems = [Problem("a", "abc", "1", 1, ""), Problem("b", "abc", "1", 3, ""), Problem("c", "abcde", "1", 2, "")]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from evals.stats import (
+from evals.stats.comparison import (
     NO_CLAIM,
     bootstrap_difference,
     detectable_effect,

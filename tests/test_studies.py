@@ -12,26 +12,27 @@ from scipy.stats import trim_mean
 from synthetic_study import write_study
 
 from dynclip import method
-from dynclip.batch import TokenBatch
-from dynclip.bounds import Line
-from dynclip.comparisons import seed_means
-from dynclip.errors import UserError
-from dynclip.evidence import Evidence, load_evidence
-from dynclip.figures import FIGURES
-from dynclip.methods import METHODS, find
-from dynclip.probes import PROBES, in_region
-from dynclip.regime import SEARCH_SEEDS, candidates, chosen, label, outcome, page
-from dynclip.scales import LAPTOP, resolve
-from dynclip.studies import ARMS, STUDIES, UPDATES, arm, study_runs, study_spec, with_thresholds
-from dynclip.study_page import write_study as write_page
-from dynclip.study_tables import signs
+from dynclip.lab.agreement.checkpoints import measure_checkpoints
+from dynclip.lab.regime import SEARCH_SEEDS, candidates, chosen, label, outcome, page
+from dynclip.methods.registry import METHODS
+from dynclip.methods.types import Line, TokenBatch
+from dynclip.report.comparisons import seed_means
+from dynclip.report.evidence import Evidence, load_evidence
+from dynclip.report.figures import FIGURES
+from dynclip.report.study_page import signs
+from dynclip.report.study_page import write_study as write_page
+from dynclip.runtime.errors import UserError
+from dynclip.studies.arms import ARMS, STUDIES, UPDATES, arm, study_runs, study_spec, with_thresholds
+from dynclip.studies.overrides import resolve
+from dynclip.studies.probes import PROBES, in_region
+from dynclip.studies.scales import LAPTOP
 
 
 def test_every_arm_is_a_method_whose_options_it_takes():
     assert set(METHODS) <= set(ARMS) and not set(PROBES) & set(METHODS)
     for each in ARMS.values():
-        made = method(each.method, total_steps=10, **each.options)
-        assert made.spec is find(each.method)
+        made = method(each.spec, total_steps=10, **each.options)
+        assert made.spec is each.spec
         assert each.scale(LAPTOP).steps == LAPTOP.steps
 
 
@@ -81,7 +82,7 @@ def tokens(p, advantages, entropy) -> TokenBatch:
 )  # fmt: skip
 def test_regions_of_good_tokens_by_surprisal_and_by_probability(split, region, expected):
     batch = tokens([0.9, 0.5, 0.1], [1.0], [0.5, 0.5, 0.5])
-    probe = method("region_gradient", 10, region=region, split=split)
+    probe = method(PROBES["region_gradient"], 10, region=region, split=split)
     weights = probe.prepare(batch, 0)
     loss = probe.loss(replace(batch, weight=weights.weight), 0)
     (gradient,) = torch.autograd.grad(loss.loss, batch.logprob)
@@ -95,7 +96,7 @@ def test_a_wider_clip_in_one_region_lets_its_tokens_through_alone():
         logprob=now, old_logprob=old, advantages=torch.tensor([1.0]), mask=torch.ones_like(old),
         entropy=torch.full_like(old, 0.5),
     )  # fmt: skip
-    wide = method("region_clip", 10, region="E1", split="probability")
+    wide = method(PROBES["region_clip"], 10, region="E1", split="probability")
     (gradient,) = torch.autograd.grad(wide.loss(batch, 0).loss, now)
     assert (gradient[0] != 0).tolist() == [True, False, False], "inside 1.3 and likely; unlikely; beyond 1.3"
 
@@ -103,7 +104,7 @@ def test_a_wider_clip_in_one_region_lets_its_tokens_through_alone():
 def test_mean_bounds_are_as_loose_as_the_lines_and_blind_to_the_probability():
     old = torch.tensor([[0.9, 0.1]]).log()
     batch = TokenBatch(logprob=old + 0.36, old_logprob=old, advantages=torch.tensor([1.0]), mask=torch.ones_like(old))
-    line, mean = method("dynamic_upper", 10), method("dynamic_upper_mean", 10)
+    line, mean = method("dynamic_upper", 10), method(PROBES["dynamic_upper_mean"], 10)
     _, high = line.bounds(old.exp(), 0)
     ratio = batch.logprob.sub(old).exp()
     clipped = torch.minimum(ratio, 1 + high.mean())
@@ -114,24 +115,26 @@ def test_mean_bounds_are_as_loose_as_the_lines_and_blind_to_the_probability():
 
 def test_id_in_reverse_ends_where_id_begins():
     q = torch.tensor([[0.2, 0.7]])
-    forwards, backwards = method("id", 10), method("id_reversed", 10)
+    forwards, backwards = method("id", 10), method(PROBES["id_reversed"], 10)
     for step in range(11):
         there, back = forwards.bounds(q, step), backwards.bounds(q, 10 - step)
         assert all(torch.allclose(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(there, back, strict=True))
 
 
 def test_a_scale_s_factor_moves_every_threshold_and_nothing_else():
-    assert with_thresholds("id", {"switch": 0.3}, 1) == {"switch": 0.3}
-    changed = with_thresholds("id", {"switch": 0.3}, 0.5)
+    assert with_thresholds(METHODS["id"], {"switch": 0.3}, 1) == {"switch": 0.3}
+    changed = with_thresholds(METHODS["id"], {"switch": 0.3}, 0.5)
     assert changed == {"switch": 0.3, "eps": 0.1, "upper": Line(-0.125, 0.25), "lower": Line(-0.065, 0.15)}
-    assert with_thresholds("clip_higher", {"eps_high": 0.4}, 0.5) == {"eps_low": 0.1, "eps_high": 0.2}
-    assert with_thresholds("clip_cov", {}, 0.5) == {}, "its 1.0 stands for no bound"
-    assert with_thresholds("cispo", {}, 0.5) == {}
-    assert with_thresholds("bandpo", {}, 0.5)["delta"] == pytest.approx(0.05 / 4), "a divergence, quadratic in r - 1"
+    assert with_thresholds(METHODS["clip_higher"], {"eps_high": 0.4}, 0.5) == {"eps_low": 0.1, "eps_high": 0.2}
+    assert with_thresholds(METHODS["clip_cov"], {}, 0.5) == {}, "its 1.0 stands for no bound"
+    assert with_thresholds(METHODS["cispo"], {}, 0.5) == {}
+    assert with_thresholds(METHODS["bandpo"], {}, 0.5)["delta"] == pytest.approx(0.05 / 4), (
+        "a divergence, quadratic in r - 1"
+    )
     q = torch.linspace(0.05, 1, 7)
     for name in ("id", "did", "od", "dynamic_lower"):  # linear in the current p, as the paper writes them
         options = {"reference": "current"}
-        own, half = (method(name, 10, **with_thresholds(name, options, factor)) for factor in (1, 0.5))
+        own, half = (method(name, 10, **with_thresholds(METHODS[name], options, factor)) for factor in (1, 0.5))
         for step in (0, 5, 10):
             for a, b in zip(own.bounds(q, step), half.bounds(q, step), strict=True):
                 assert torch.allclose(a / 2, b), (name, step)
@@ -244,7 +247,8 @@ def test_the_rule_is_checked_on_the_tokens_of_the_checkpoints(tmp_path):
     rows = [json.dumps({"problem": prompt, "answer": "a"}) + "\n" for prompt in PROMPTS[:4]]
     (results / "data" / "train.jsonl").write_text("".join(rows))
     runs = {("grpo", 0): {"checkpoints": [1, 2]}, ("id", 0): {"checkpoints": [1, 2]}}
-    table = signs(Evidence(results, ("grpo", "id"), (0,), runs, {}, []))
+    evidence = Evidence(results, ("grpo", "id"), (0,), runs, {}, [])
+    table = signs(evidence, measure_checkpoints(evidence, "grpo"))
     assert [record["step"] for record in table.records] == [1, 2]
     assert table.records[0]["agree"] == table.records[1]["agree"], "the same policy twice"
     assert 50 < table.records[0]["agree"] < 100 and table.records[0]["entropy"] > math.log(2)

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from synthetic_study import write_study
 
-from dynclip.comparisons import at_share, common_reward, entropy_at_reward
-from dynclip.errors import UserError
-from dynclip.evidence import load_evidence
-from dynclip.findings import findings
-from dynclip.tables import TABLES, frame, latex, main_table, markdown, write_tables
-from evals.curves import smooth
+from dynclip.report.comparisons import at_share, common_reward, entropy_at_reward
+from dynclip.report.evidence import load_evidence
+from dynclip.report.findings import findings
+from dynclip.report.tables import TABLES, frame, latex, main_table, markdown, write_tables
+from dynclip.runtime.errors import UserError
+from evals.stats.curves import smooth
 
 
 def test_all_tables_are_written_in_all_formats(study):

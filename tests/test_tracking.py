@@ -10,11 +10,11 @@ import time
 import pytest
 from synthetic_study import write_study
 
-from dynclip.errors import UserError
-from dynclip.figures import write_figures
-from dynclip.ledger import POINTS, training_points
-from dynclip.study_page import write_study as write_page
-from dynclip.tracking import follow, track, track_study
+from dynclip.cli.follow import follow
+from dynclip.report.figures import write_figures
+from dynclip.report.mlflow_import import POINTS, track, track_study, training_points
+from dynclip.report.study_page import write_study as write_page
+from dynclip.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_interrupted_import_and_missing_database(copied):
     }
     (copied / "mlflow.db").unlink()
     # In a process of its own: this one still holds the deleted file open.
-    code = f"from dynclip.tracking import track; answer = track({str(copied)!r}, 'tiny')\n"
+    code = f"from dynclip.report.mlflow_import import track; answer = track({str(copied)!r}, 'tiny')\n"
     code += "print([entry['state'] for entry in answer.values()])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(["imported"] * 4) and (copied / "mlflow.db").is_file()

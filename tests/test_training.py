@@ -4,20 +4,20 @@ import json
 
 import pytest
 
-from dynclip import run, training
-from dynclip.errors import UserError, rebuild_command
-from dynclip.files import sha256, write_atomic, write_json
-from dynclip.progress import Progress, clock
-from dynclip.scales import resolve
+from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime.files import sha256, write_atomic, write_json
+from dynclip.runtime.progress import Progress, clock
+from dynclip.studies.overrides import resolve
+from dynclip.training import lifecycle, trl_config
 
 
 def test_a_state_of_the_same_run_is_kept_and_another_is_deleted_with_its_reason(tmp_path):
     said, state = [], tmp_path / "state"
-    training.claim_state(state, {"seed": "1", "code": "a"}, said.append)
+    lifecycle.claim_state(state, {"seed": "1", "code": "a"}, said.append)
     (state / "metrics.jsonl").write_text("kept")
-    training.claim_state(state, {"seed": "1", "code": "a"}, said.append)
+    lifecycle.claim_state(state, {"seed": "1", "code": "a"}, said.append)
     assert (state / "metrics.jsonl").exists() and said == []
-    training.claim_state(state, {"seed": "1", "code": "b"}, said.append)
+    lifecycle.claim_state(state, {"seed": "1", "code": "b"}, said.append)
     assert not (state / "metrics.jsonl").exists()
     assert len(said) == 1 and said[0].startswith("starting over: code changed since")
 
@@ -26,13 +26,13 @@ def test_a_state_of_the_same_run_is_kept_and_another_is_deleted_with_its_reason(
 def test_rewinding_drops_later_rows_and_half_written_lines(tmp_path, done, kept):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(3)) + '{"step": 3, "train/rew')
-    training.rewind(path, done)
+    lifecycle.rewind(path, done)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == list(range(kept))
 
 
 def test_the_configuration_makes_the_scale_s_updates_per_rollout(tmp_path):
     study = resolve("laptop")
-    config = run.trainer_config(study, 3, tmp_path)
+    config = trl_config.trainer_config(study, 3, tmp_path)
     assert config.steps_per_generation * config.num_iterations == study.scale.updates_per_rollout
     assert config.generation_batch_size == study.scale.prompts_per_step * study.scale.group_size
     assert config.max_steps == study.steps * study.scale.updates_per_rollout
@@ -42,14 +42,14 @@ def test_the_configuration_makes_the_scale_s_updates_per_rollout(tmp_path):
 
 def test_activations_are_recomputed_once_whoever_does_it(tmp_path):
     """FSDP2 does it itself; one process of a scale that is sharded on several is not sharded."""
-    alone = run.trainer_config(resolve("paper", gpus="1", sampler="transformers"), 0, tmp_path)
+    alone = trl_config.trainer_config(resolve("paper", gpus="1", sampler="transformers"), 0, tmp_path)
     assert alone.gradient_checkpointing and not alone.fsdp
-    sharded = run.sharding_options(resolve("paper").scale.execution)
+    sharded = trl_config.sharding_options(resolve("paper").scale.execution)
     assert sharded["fsdp"] and sharded["fsdp_config"]["activation_checkpointing"]
 
 
 def test_more_steps_than_problems_is_refused(tmp_path):
-    from evals.benchmarks import write_data
+    from evals.benchmarks.registry import write_data
 
     write_data(tmp_path, "laptop", "laptop_train", ())
     base = tmp_path / "base"
@@ -58,7 +58,7 @@ def test_more_steps_than_problems_is_refused(tmp_path):
     with pytest.raises(
         UserError, match="3000 problems, but 1000 steps x 16 prompts need 16000; use steps=187 or fewer"
     ):
-        training.train(resolve(steps=1000), "grpo", 0, base, tmp_path / "train.jsonl", tmp_path / "run")
+        lifecycle.train(resolve(steps=1000), "grpo", 0, base, tmp_path / "train.jsonl", tmp_path / "run")
 
 
 def test_atomic_writes_leave_no_trace_and_replace_whole_files(tmp_path):

@@ -29,10 +29,10 @@ from tiny_trainer import (
 from transformers import Qwen2ForCausalLM
 
 from dynclip import METHODS, MethodSpec, TokenBatch, method
-from dynclip.objective import Method
+from dynclip.methods.objective import Method
+from dynclip.methods.vocabulary import clamped_entropy
 from dynclip.regions import baseline
-from dynclip.trl import DynClipTrainer
-from dynclip.vocabulary import clamped_entropy
+from dynclip.trl.trainer import DynClipTrainer
 
 # Options under which methods that would be GRPO on so few and so small steps do something.
 ACTING = {

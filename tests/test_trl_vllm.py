@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dynclip.processes import free_port
-from evals.engines import installed_engines
+from dynclip.training.processes.workers import free_port
+from evals.sampling.engine import installed_engines
 
 PROGRAM = Path(__file__).with_name("vllm_program.py")
 pytestmark = pytest.mark.skipif(not installed_engines()["vllm"], reason="no vLLM installed")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from dynclip.methods.vocabulary import clamped_entropy, reduce_logits
 from dynclip.regions import baseline
-from dynclip.vocabulary import clamped_entropy, reduce_logits
 
 
 def head_and_hidden(rows=3, length=11, width=6, vocabulary=13, dtype=torch.float64):

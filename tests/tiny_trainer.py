@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
-from dynclip.trl import DynClipTrainer
+from dynclip.trl.trainer import DynClipTrainer
 
 VOCABULARY, PROMPT, COMPLETION, BATCH = 20, 5, 7, 4
 LETTERS = "".join(map(chr, range(97, 97 + VOCABULARY - 2)))

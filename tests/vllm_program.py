@@ -22,7 +22,7 @@ from tiny_trainer import PROMPTS, early_letters, tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig
 
-from dynclip.trl import DynClipTrainer
+from dynclip.trl.trainer import DynClipTrainer
 
 
 def main(folder: Path, stale: bool) -> None:

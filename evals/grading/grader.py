@@ -5,7 +5,7 @@ Everything else is compared by the rules of `equivalence.py` in worker processes
 decision and its reason: docs/grading.md.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -180,3 +180,17 @@ def first_of_each_form(group: Sequence[str | None]) -> dict[str, str]:
         if answer is not None:
             texts.setdefault(clean(answer), answer)
     return texts
+
+
+# What a graded response is worth in training. The paper does not say which reward it uses.
+REWARDS: dict[str, Callable[[bool], float]] = {
+    "correct": lambda correct: 1.0 if correct else 0.0,
+    # DAPO's (arXiv 2503.14476, eq. 7). Advantages are normalised in groups: up to the 1e-4 beside the standard
+    # deviation they are those of "correct".
+    "signed": lambda correct: 1.0 if correct else -1.0,
+}
+
+
+def rewards(name: str, completions: Sequence[str], golds: Sequence[str]) -> list[float]:
+    """The reward `name` of each completion, graded against its gold as evaluation grades it."""
+    return [REWARDS[name](verdict.correct) for verdict in grade_many(list(zip(completions, golds, strict=True)))]

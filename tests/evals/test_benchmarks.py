@@ -3,10 +3,12 @@ import json
 
 import pytest
 
-from dynclip.errors import UserError
-from dynclip.files import write_json
-from evals import benchmarks
-from evals.benchmarks import (
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import write_json
+from evals.benchmarks import registry
+from evals.benchmarks.decontamination import normalise
+from evals.benchmarks.problem import Problem
+from evals.benchmarks.registry import (
     BENCHMARKS,
     TRAIN_SETS,
     content_hash,
@@ -16,8 +18,6 @@ from evals.benchmarks import (
     read_problems,
     write_data,
 )
-from evals.decontamination import normalise
-from evals.families import Problem
 
 NAMES = ("chain_sum", "basic_arithmetic", "chain_mod")
 
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 def replace(monkeypatch, registry, name, **changes):
     """Change an entry for one test, with the pin that goes with it."""
     entry = dataclasses.replace(registry[name], **changes)
-    entry = dataclasses.replace(entry, content=content_hash(benchmarks.draw(entry)))
+    entry = dataclasses.replace(entry, content=content_hash(registry.draw(entry)))
     monkeypatch.setitem(registry, name, entry)
 
 
@@ -114,7 +114,7 @@ def test_loading_makes_a_generated_set_whole_or_in_part():
 
 def test_a_tolerance_survives_the_file_and_costs_the_others_nothing(monkeypatch, tmp_path):
     rows = [Problem("a", "1+1=", "2", 1, "s"), Problem("b", "1+2.5=", "3.5", 1, "s", tolerance="1e-1")]
-    monkeypatch.setattr(benchmarks, "make", lambda entry: rows)
+    monkeypatch.setattr(registry, "make", lambda entry: rows)
     write_data(tmp_path, "laptop", "laptop_train", ("chain_mod",))
     assert read_problems(tmp_path / "chain_mod.jsonl") == rows
     fields = [list(json.loads(line)) for line in (tmp_path / "chain_mod.jsonl").read_text().splitlines()]
@@ -123,7 +123,7 @@ def test_a_tolerance_survives_the_file_and_costs_the_others_nothing(monkeypatch,
 
 def test_a_gold_that_fails_against_itself_stops_the_data(monkeypatch, tmp_path):
     bad = [Problem("bad-0001", "1+1=", "}{", 2, "chain_mod")]
-    monkeypatch.setattr(benchmarks, "make", lambda entry: bad if entry.held_out else [])
+    monkeypatch.setattr(registry, "make", lambda entry: bad if entry.held_out else [])
     with pytest.raises(UserError, match=r"1 golds fail against themselves, the first is \w+: .*bad-0001"):
         write_data(tmp_path, "laptop", "laptop_train", ("chain_mod",))
     assert not (tmp_path / "manifest.json").exists()
@@ -138,7 +138,7 @@ def test_unknown_names_are_refused_before_anything_is_written(tmp_path, train, n
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmarks, "make", lambda entry: [Problem(f"{entry.name}-1", entry.name, "2", 1, "s")])
+    monkeypatch.setattr(registry, "make", lambda entry: [Problem(f"{entry.name}-1", entry.name, "2", 1, "s")])
     write_data(tmp_path, "laptop", "laptop_train", ("chain_mod",))
     return tmp_path
 

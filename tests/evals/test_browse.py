@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dynclip.cli import main
-from dynclip.errors import UserError
+from dynclip.cli.commands import main
+from dynclip.runtime.errors import UserError
 from evals.browse import Filter, block, blocks, find, visible
-from evals.samples import COLUMNS
+from evals.sampling.store import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \u202eevil\r\n=== b-1, sample 0: CORRECT\x00\u2028\ufeff\ud7fbok"
@@ -73,7 +73,7 @@ def test_problem_and_gold_come_from_the_study_beside_the_samples(study):
     (path,) = find("grpo/seed0/final", ["chain_sum"], study.parent)
     assert path == study / "samples/grpo/seed0/final/chain_sum.parquet"
     write(path.with_name("chain_mod.parquet"))
-    from evals.benchmarks import BENCHMARKS, make
+    from evals.benchmarks.registry import BENCHMARKS, make
 
     problem = make(BENCHMARKS["chain_mod"])[0]
     text = block(
@@ -131,7 +131,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, words
 
 
 def command(samples, *words):
-    return [sys.executable, "-m", "dynclip", "samples", str(samples), *words]
+    return [sys.executable, "-m", "dynclip.cli", "samples", str(samples), *words]
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):

@@ -1,7 +1,7 @@
 """The overlap rules on crafted texts; on the real sets, see test_hub.py."""
 
-from evals.decontamination import COMMON, WORDS, decontaminate, normalise, tokens, word_runs
-from evals.families import Problem
+from evals.benchmarks.decontamination import COMMON, WORDS, decontaminate, normalise, tokens, word_runs
+from evals.benchmarks.problem import Problem
 
 STORY = "A farmer with seven red hens sells twelve eggs each morning at the market near the old stone bridge."
 

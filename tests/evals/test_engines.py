@@ -10,12 +10,14 @@ import pytest
 import torch
 from tiny_models import save_tiny
 
-from dynclip.errors import UserError
-from dynclip.hardware import Gpu, Hardware
-from dynclip.policies import build_model, build_tokenizer
-from dynclip.scales import MINIATURE
-from evals.choice import Job, choose_engine, fitting_batch
-from evals.engines import Sampling, TransformersEngine, derived_seed, end_tokens, installed_engines
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.hardware import Gpu, Hardware
+from dynclip.studies.scales import MINIATURE
+from dynclip.training.tiny_policy import build_model, build_tokenizer
+from evals.sampling.choice import Job, choose_engine, fitting_batch
+from evals.sampling.engine import derived_seed, end_tokens, installed_engines
+from evals.sampling.settings import Sampling
+from evals.sampling.transformers_engine import TransformersEngine
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=12)

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from tiny_models import CHAT, save_tiny
 
-from dynclip.errors import UserError
+from dynclip.runtime.errors import UserError
 from evals import evaluation, grading
+from evals.benchmarks.problem import Problem
 from evals.evaluation import evaluate_model
-from evals.families import Problem
-from evals.models import resolve
+from evals.sampling.models import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"max_tokens": 8}
@@ -185,7 +185,7 @@ def test_vllm_that_cannot_run_a_model_gives_way_only_where_nobody_asked_for_it(t
 
 def command(tiny, out, k=16):
     return [
-        sys.executable, "-m", "dynclip", "evaluate", "--model", str(tiny), "--benchmark", "chain_sum",
+        sys.executable, "-m", "dynclip.cli", "evaluate", "--model", str(tiny), "--benchmark", "chain_sum",
         "--benchmark", "chain_mod", "--k", str(k), "--max-tokens", "24",
         "--engine", "transformers", "--out", str(out),
     ]  # fmt: skip

@@ -8,8 +8,9 @@ from collections import Counter
 
 import pytest
 
-from dynclip.errors import UserError
-from evals.families import FAMILIES, LARGEST, VOCABULARY, Problem, derive_seed, generate, is_held_out
+from dynclip.runtime.errors import UserError
+from evals.benchmarks.families import FAMILIES, LARGEST, VOCABULARY, derive_seed, generate, is_held_out
+from evals.benchmarks.problem import Problem
 
 PIECES = re.compile("|".join(re.escape(piece) for piece in sorted(VOCABULARY, key=len, reverse=True)))
 STEP = re.compile(r"(.+?)(?:=| is )(-?\d+)$")
@@ -82,7 +83,7 @@ def test_an_exhausted_level_leaves_its_share_to_the_others():
 
 
 def test_too_many_problems_and_unknown_families_are_refused(monkeypatch):
-    monkeypatch.setattr("evals.families.PATIENCE", 50)
+    monkeypatch.setattr("evals.benchmarks.families.PATIENCE", 50)
     monkeypatch.setitem(FAMILIES, "three", _three_problems())
     with pytest.raises(UserError, match="three: 10 problems wanted"):
         generate("three", 10, 1, held_out=False)
@@ -190,7 +191,7 @@ def test_a_remainder_may_be_taken_early():
 
 def test_importing_is_cheap_and_generating_is_silent():
     code = (
-        "import sys, evals.families as f; assert 'reasoning_gym' not in sys.modules;"
+        "import sys, evals.benchmarks.families as f; assert 'reasoning_gym' not in sys.modules;"
         "f.generate('chain_sum', 3, 1, False)"
     )
     done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=True)

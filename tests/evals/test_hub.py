@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from dynclip.errors import UserError
-from evals import benchmarks, hub
-from evals.benchmarks import BENCHMARKS, PAPER_SAMPLING, TRAIN_SETS, HubBenchmark, content_hash, load_problems
-from evals.decontamination import decontaminate, normalise
-from evals.families import Problem
-from evals.hub import HubSet
+from dynclip.runtime.errors import UserError
+from evals.benchmarks import hub, registry
+from evals.benchmarks.decontamination import decontaminate, normalise
+from evals.benchmarks.hub import HubSet
+from evals.benchmarks.problem import Problem
+from evals.benchmarks.registry import BENCHMARKS, PAPER_SAMPLING, TRAIN_SETS, HubBenchmark, content_hash, load_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
@@ -236,9 +236,9 @@ def test_written_data_says_where_it_comes_from_and_what_was_left_out(copies, mon
     form = HubBenchmark("", "", "", "default", "test", "problem", "answer", 0, "", tolerance="error")
     bench = {name: toy(rows, form, name=name, id="o/bench") for name in ("asked", "unasked")}
     train = toy(training, name="set", id="o/train")
-    monkeypatch.setattr(benchmarks, "BENCHMARKS", bench)
-    monkeypatch.setattr(benchmarks, "TRAIN_SETS", {"set": train})
-    manifest = benchmarks.write_data(tmp_path / "data", "tiny", "set", ("asked",))
+    monkeypatch.setattr(registry, "BENCHMARKS", bench)
+    monkeypatch.setattr(registry, "TRAIN_SETS", {"set": train})
+    manifest = registry.write_data(tmp_path / "data", "tiny", "set", ("asked",))
     assert manifest == json.loads((tmp_path / "data/manifest.json").read_text())
     assert {name: file["rows"] for name, file in manifest["files"].items()} == {"train.jsonl": 1, "asked.jsonl": 2}
     assert manifest["sets"]["asked"] == {

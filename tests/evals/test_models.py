@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from tiny_models import CHAT, save_tiny
 
-from dynclip.checkpoints import seal
-from dynclip.errors import UserError
+from dynclip.runtime.checkpoints import seal
+from dynclip.runtime.errors import UserError
 from evals.evaluation import default_out
-from evals.models import resolve
+from evals.sampling.models import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,7 +119,7 @@ def test_a_token_that_the_hub_refuses_is_named(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = f"http://127.0.0.1:{server.server_address[1]}"
         done = subprocess.run(
-            [sys.executable, "-c", "from evals.models import resolve; resolve('owner/name')"], cwd=ROOT,
+            [sys.executable, "-c", "from evals.sampling.models import resolve; resolve('owner/name')"], cwd=ROOT,
             env=os.environ | {"HF_ENDPOINT": place, "HF_HOME": str(tmp_path), "HF_TOKEN": "x", "HF_HUB_OFFLINE": "0"},
             capture_output=True, text=True,
         )  # fmt: skip

@@ -3,9 +3,9 @@
 import pytest
 from tiny_models import CHAT
 
-from dynclip.errors import UserError
-from dynclip.policies import build_tokenizer
-from evals.prompts import BOXED, TEMPLATES, choose_template, render
+from dynclip.runtime.errors import UserError
+from dynclip.training.tiny_policy import build_tokenizer
+from evals.sampling.prompts import BOXED, TEMPLATES, choose_template, render
 
 QWEN = "{%- if messages[0]['role'] != 'system' %}" + BOXED + "{% endif %}"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynclip.errors import UserError
-from evals.samples import COLUMNS, Gap, Store, _runs, read_samples, write_samples
+from dynclip.runtime.errors import UserError
+from evals.sampling.store import COLUMNS, Gap, Store, _runs, read_samples, write_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = {"model": "m", "benchmark": "b", "sampling": {"temperature": 1.0, "seed": 3}}
@@ -102,7 +102,7 @@ def test_makers_share_samples_and_time(tmp_path):
 
 def test_a_second_writer_is_locked_out_until_the_first_is_gone(tmp_path):
     script = (
-        "import sys\nfrom evals.samples import Store\n"
+        "import sys\nfrom evals.sampling.store import Store\n"
         f"with Store({str(tmp_path / 'x.parts')!r}, {{}}):\n    print('in', flush=True)\n    sys.stdin.read()\n"
     )
     process = subprocess.Popen(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from dynclip import comparisons
-from evals.curves import (
+from dynclip.report import comparisons
+from evals.stats.comparison import NO_CLAIM, difference, mean_interval
+from evals.stats.curves import (
     area_between,
     at_equal_success,
     bands,
@@ -22,7 +23,6 @@ from evals.curves import (
     shape,
     smooth,
 )
-from evals.stats import NO_CLAIM, difference, mean_interval
 
 NAN = math.nan
 

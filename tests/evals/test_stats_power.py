@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from evals.power import Components, Design, minimum_detectable_effect, problem_interval, variance_components
-from evals.stats import difference
+from evals.stats.comparison import difference
+from evals.stats.power import Components, Design, minimum_detectable_effect, problem_interval, variance_components
 
 SDS = {"seed": 4.0, "interaction": 8.0, "problem": 20.0}  # points
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from evals.bootstrap import expanded_percentiles
-from evals.stats import (
+from evals.stats.bootstrap import expanded_percentiles
+from evals.stats.comparison import (
     NO_CLAIM,
     Estimate,
     bootstrap_difference,

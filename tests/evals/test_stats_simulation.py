@@ -1,9 +1,10 @@
-"""Error rates of every route to a claim, in small: python -m evals.simulate measures them with 2000 repeats."""
+"""Error rates of every route to a claim, in small: python -m evals.stats.simulate measures them with 2000 repeats."""
 
 import numpy as np
 import pytest
 
-from evals.simulate import (
+from evals.stats.comparison import EXPLORATORY_SEEDS
+from evals.stats.simulate import (
     CLAIM,
     MARKS,
     PAGE,
@@ -17,7 +18,6 @@ from evals.simulate import (
     swings,
     table,
 )
-from evals.stats import EXPLORATORY_SEEDS
 
 LIMIT = 0.07  # at a nominal 5 %
 

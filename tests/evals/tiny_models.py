@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from dynclip.policies import build_model, build_tokenizer
-from dynclip.scales import MINIATURE
+from dynclip.studies.scales import MINIATURE
+from dynclip.training.tiny_policy import build_model, build_tokenizer
 
 CHAT = "{% for m in messages %}({{ m['content'] }}){% endfor %}{% if add_generation_prompt %}={% endif %}"
 

@@ -11,7 +11,7 @@ import torch
 from tiny_trainer import loss_and_gradients, random_inputs, score, trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from dynclip.trl import DynClipTrainer
+from dynclip.trl.trainer import DynClipTrainer
 
 BATCHES = 40
 GSPO = {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}

@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 from test_verl import ROOT, verl_python  # noqa: F401 (a fixture)
 
-from dynclip.cli import main
-from dynclip.errors import UserError
-from dynclip.files import sha256, write_json
-from dynclip.methods import METHODS, method
-from dynclip.scales import SCALES, resolve
-from dynclip.studies import arm
-from dynclip.verl_data import CHAT_TEMPLATES, check_prompts, messages
-from dynclip.verl_keep import KeepEvaluated
-from dynclip.verl_launch import LOGIT_NEEDS, out_of_reach, overrides, write_launch, written
-from dynclip.verl_reward import compute_score
+from dynclip.cli.commands import main
+from dynclip.methods.registry import METHODS, method
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import sha256, write_json
+from dynclip.studies.arms import arm
+from dynclip.studies.overrides import resolve
+from dynclip.studies.scales import SCALES
+from dynclip.training.verl_scripts.data import CHAT_TEMPLATES, check_prompts, messages
+from dynclip.training.verl_scripts.keep import KeepEvaluated
+from dynclip.training.verl_scripts.reward import compute_score
+from dynclip.training.verl_scripts.settings import LOGIT_NEEDS, out_of_reach, overrides, write_launch, written
 from evals.grading import grade_many
-from evals.prompts import TEMPLATES, render
+from evals.sampling.prompts import TEMPLATES, render
 
 # Text that Hydra's grammar and the shell could take for something else.
 AWKWARD = Path('/a b/x=1,{y}/it\'s "so"/$HOME')
@@ -212,7 +213,7 @@ def test_verl_renders_the_prompt_that_dynclip_writes(template):
 
 
 def test_a_prompt_that_verl_would_write_differently_is_refused():
-    from evals.families import Problem
+    from evals.benchmarks.problem import Problem
 
     problems = [Problem("a", " 1 + 1 ", "2", 0, "")]
     check_prompts(problems, "qwen-math", tokenizer(None))

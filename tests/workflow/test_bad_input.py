@@ -3,7 +3,7 @@
 import pytest
 from house import RESULTS, ROOT, House
 
-from dynclip.errors import rebuild_command
+from dynclip.runtime.errors import rebuild_command
 
 pytestmark = pytest.mark.workflow
 

@@ -6,8 +6,9 @@ import sqlite3
 import pytest
 from house import RESULTS, ROOT, copy_project
 
-from dynclip.scales import SCALES, resolve
-from dynclip.workflow import figure_files, run_files, score_files, table_files
+from dynclip.cli.pipeline import figure_files, run_files, score_files, table_files
+from dynclip.studies.overrides import resolve
+from dynclip.studies.scales import SCALES
 
 pytestmark = pytest.mark.workflow
 STUDY = resolve("miniature")
@@ -113,20 +114,20 @@ def edited(house, name, old, new):
     [
         # One method's bounds: its two seeds, their two checkpoints each, and what is drawn from them.
         (
-            "dynclip/bounds.py", "    return eps, eps\n", "    return eps + 0.0, eps\n",
+            "dynclip/methods/bounds.py", "    return eps, eps\n", "    return eps + 0.0, eps\n",
             {"train": 2, "evaluate": 4, **REPORT},
         ),
         # The loss is everybody's.
         (
-            "dynclip/surrogate.py", "return -torch.min(tokens", "return -1 * torch.min(tokens",
+            "dynclip/methods/surrogate.py", "return -torch.min(tokens", "return -1 * torch.min(tokens",
             {"train": 4, "evaluate": 8, **REPORT},
         ),
         # A comment is nobody's.
-        ("dynclip/surrogate.py", "import torch\n", "import torch  # tensors\n", {}),
+        ("dynclip/methods/surrogate.py", "import torch\n", "import torch  # tensors\n", {}),
         # Another method that this study does not run.
-        ("dynclip/bounds.py", "return eps, 1 / (1 - eps)", "return eps, 1.0 / (1 - eps)", {}),
+        ("dynclip/methods/bounds.py", "return eps, 1 / (1 - eps)", "return eps, 1.0 / (1 - eps)", {}),
         # A plot retrains nothing.
-        ("dynclip/figures.py", '.set_ylabel("entropy, nats")', '.set_ylabel("entropy (nats)")', None),
+        ("dynclip/report/figures.py", '.set_ylabel("entropy, nats")', '.set_ylabel("entropy (nats)")', None),
     ],
 )  # fmt: skip
 def test_an_edit_reruns_what_depends_on_it_and_nothing_else(current, name, old, new, jobs):

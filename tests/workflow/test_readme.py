@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from house import RESULTS, ROOT, House
 
-from dynclip.methods import METHODS
+from dynclip.methods.registry import METHODS
 
 pytestmark = pytest.mark.workflow
 README = (ROOT / "README.md").read_text()

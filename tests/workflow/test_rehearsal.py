@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from house import ROOT
 
-from dynclip.committed import read_committed
+from dynclip.report.reference import read_committed
 
 pytestmark = pytest.mark.workflow
 TOOL = ROOT.parent / "shared" / "tools" / "hubserver.py"

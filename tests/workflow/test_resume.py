@@ -6,7 +6,7 @@ import signal
 import pytest
 from house import RESULTS
 
-from dynclip.checkpoints import weights_sha256
+from dynclip.runtime.checkpoints import weights_sha256
 
 pytestmark = pytest.mark.workflow
 STEPS = 30

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from house import slurm_commands
 
-from dynclip.checkpoints import weights_sha256
+from dynclip.runtime.checkpoints import weights_sha256
 
 pytestmark = pytest.mark.workflow
 STEPS = 12
@@ -27,7 +27,7 @@ def rows(path: Path) -> int:
 
 def workers(out: str) -> list[int]:
     """Process numbers of the workers whose job lies under folder `out`."""
-    found = subprocess.run(["pgrep", "-f", f"dynclip.worker {out}/state/job"], capture_output=True, text=True)
+    found = subprocess.run(["pgrep", "-f", f"dynclip.training.worker {out}/state/job"], capture_output=True, text=True)
     return [int(word) for word in found.stdout.split()]
 
 

@@ -9,10 +9,10 @@ rule data:
         "../../environment.yml"
     params:
         scale=STUDY.name,
-        settings=house.settings_of("data", STUDY),
-        code=house.code_of("data"),
+        settings=pipeline.settings_of("data", STUDY),
+        code=pipeline.code_of("data"),
     shell:
-        "python -m dynclip data --scale {params.scale} > {log} 2>&1"
+        "python -m dynclip.cli data --scale {params.scale} > {log} 2>&1"
 
 
 rule warmup:
@@ -35,7 +35,7 @@ rule warmup:
         nodes=1,
     params:
         overrides=STUDY.overrides,
-        settings=house.settings_of("warmup", STUDY),
-        code=house.code_of("warmup", STUDY),
+        settings=pipeline.settings_of("warmup", STUDY),
+        code=pipeline.code_of("warmup", STUDY),
     shell:
-        "python -m dynclip warmup {params.overrides} --log {log}"
+        "python -m dynclip.cli warmup {params.overrides} --log {log}"

@@ -1,7 +1,7 @@
 # One job scores one checkpoint on all of the scale's benchmarks: the engine starts once.
 rule evaluate:
     input:
-        model=lambda wildcards: house.model_of(STUDY, wildcards),
+        model=lambda wildcards: pipeline.model_of(STUDY, wildcards),
         data=rules.data.output.heldout,
         manifest=rules.data.output.manifest,
     output:
@@ -27,8 +27,8 @@ rule evaluate:
         nodes=1,
     params:
         overrides=STUDY.overrides,
-        settings=house.settings_of("evaluate", STUDY),
-        code=house.code_of("evaluate"),
+        settings=pipeline.settings_of("evaluate", STUDY),
+        code=pipeline.code_of("evaluate"),
     shell:
-        "python -m dynclip evaluate {params.overrides} --method {wildcards.method} --seed {wildcards.seed}"
+        "python -m dynclip.cli evaluate {params.overrides} --method {wildcards.method} --seed {wildcards.seed}"
         " --checkpoint {wildcards.checkpoint} --log {log}"

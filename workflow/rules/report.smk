@@ -1,10 +1,10 @@
 rule tables:
     input:
-        house.run_files(STUDY),
-        house.score_files(STUDY),
+        pipeline.run_files(STUDY),
+        pipeline.score_files(STUDY),
     output:
         scores=f"{RESULTS}/scores.parquet",
-        tables=house.table_files(STUDY),
+        tables=pipeline.table_files(STUDY),
     log:
         f"{RESULTS}/logs/tables.log",
     conda:
@@ -13,22 +13,22 @@ rule tables:
         overrides=STUDY.overrides,
         methods=",".join(STUDY.methods),
         seeds=",".join(map(str, STUDY.seeds)),
-        code=house.code_of("tables"),
+        code=pipeline.code_of("tables"),
     shell:
-        "python -m dynclip tables {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli tables {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
 
 
 rule figures:
     input:
         rules.tables.output.scores,
-        house.run_files(STUDY),
+        pipeline.run_files(STUDY),
     output:
         report(
-            house.figure_files(STUDY, "svg"),
+            pipeline.figure_files(STUDY, "svg"),
             category="Figures",
             caption="../report/figure.rst",
         ),
-        house.figure_files(STUDY, "png"),
+        pipeline.figure_files(STUDY, "png"),
     log:
         f"{RESULTS}/logs/figures.log",
     conda:
@@ -37,9 +37,9 @@ rule figures:
         overrides=STUDY.overrides,
         methods=",".join(STUDY.methods),
         seeds=",".join(map(str, STUDY.seeds)),
-        code=house.code_of("figures"),
+        code=pipeline.code_of("figures"),
     shell:
-        "python -m dynclip figures {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli figures {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
 
 
 rule page:
@@ -56,16 +56,16 @@ rule page:
         overrides=STUDY.overrides,
         methods=",".join(STUDY.methods),
         seeds=",".join(map(str, STUDY.seeds)),
-        code=house.code_of("page"),
+        code=pipeline.code_of("page"),
     shell:
-        "python -m dynclip report {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli report {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
 
 
 # The single writer of results/mlflow.db. The database is not declared: it belongs to all scales and is never deleted.
 rule track:
     input:
-        house.run_files(STUDY),
-        house.score_files(STUDY),
+        pipeline.run_files(STUDY),
+        pipeline.score_files(STUDY),
         rules.figures.output,
     output:
         f"{RESULTS}/tracking.json",
@@ -79,14 +79,41 @@ rule track:
         overrides=STUDY.overrides,
         methods=",".join(STUDY.methods),
         seeds=",".join(map(str, STUDY.seeds)),
-        code=house.code_of("track"),
+        code=pipeline.code_of("track"),
     shell:
-        "python -m dynclip track {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli track {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+
+
+# The signs are measured by sampling every checkpoint: a job with the evaluation's resources, not a table's.
+rule agreement:
+    input:
+        lambda wildcards: pipeline.sign_inputs(STUDY, wildcards.study),
+        f"{RESULTS}/data/train.jsonl",
+    output:
+        f"{RESULTS}/studies/{{study}}/signs.json",
+    log:
+        f"{RESULTS}/logs/studies/{{study}}-signs.log",
+    conda:
+        "../../environment.yml"
+    threads: NEEDS["evaluate"].threads
+    resources:
+        gpu=NEEDS["evaluate"].gpus,
+        mem_mb=NEEDS["evaluate"].memory_mib,
+        runtime=lambda wildcards, attempt: NEEDS["evaluate"].limit(attempt),
+        nodes=1,
+    params:
+        scale=STUDY.name,
+        method=lambda wildcards: pipeline.sign_runs(STUDY, wildcards.study)[0],
+        seeds=lambda wildcards: ",".join(map(str, pipeline.sign_runs(STUDY, wildcards.study)[1])),
+        code=pipeline.code_of("agreement"),
+    shell:
+        "python -m dynclip.lab.agreement.checkpoints --scale {params.scale} --method {params.method}"
+        " --seeds {params.seeds} --out {output} > {log} 2>&1"
 
 
 rule study:
     input:
-        lambda wildcards: house.study_inputs(STUDY, wildcards.study),
+        lambda wildcards: pipeline.study_inputs(STUDY, wildcards.study),
     output:
         f"{RESULTS}/studies/{{study}}/README.md",
     log:
@@ -96,9 +123,9 @@ rule study:
     params:
         overrides=STUDY.overrides,
         seeds=",".join(map(str, STUDY.seeds)),
-        code=house.code_of("study"),
+        code=pipeline.code_of("study"),
     shell:
-        "python -m dynclip study --name {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli study --name {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
 
 
 rule track_study:
@@ -115,14 +142,14 @@ rule track_study:
     params:
         overrides=STUDY.overrides,
         seeds=",".join(map(str, STUDY.seeds)),
-        code=house.code_of("track"),
+        code=pipeline.code_of("track"),
     shell:
-        "python -m dynclip track --study {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli track --study {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
 
 
 rule claims:
     input:
-        expand(rules.study.output, study=house.claimed_studies()),
+        expand(rules.study.output, study=pipeline.claimed_studies()),
     output:
         f"{RESULTS}/claims.json",
         f"{RESULTS}/claims.md",
@@ -133,6 +160,6 @@ rule claims:
     params:
         overrides=STUDY.overrides,
         seeds=",".join(map(str, STUDY.seeds)),
-        code=house.code_of("claims"),
+        code=pipeline.code_of("claims"),
     shell:
-        "python -m dynclip claims {params.overrides} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli claims {params.overrides} --seeds {params.seeds} > {log} 2>&1"

@@ -20,18 +20,18 @@ rule train:
         "../../environment.yml"
     threads: NEEDS["train"].threads
     resources:
-        **house.train_resources(STUDY),
+        **pipeline.train_resources(STUDY),
         mem_mb=NEEDS["train"].memory_mib,
         runtime=lambda wildcards, attempt: NEEDS["train"].limit(attempt),
     params:
         overrides=STUDY.overrides,
-        settings=house.settings_of("train", STUDY),
-        method=lambda wildcards: house.method_code(wildcards.method),
-        code=house.code_of("train"),
+        settings=pipeline.settings_of("train", STUDY),
+        method=lambda wildcards: pipeline.method_code(wildcards.method),
+        code=pipeline.code_of("train"),
     # exec: a shell in between (bash before 5.1 keeps one) would end at the SIGTERM of a batch system, and the job with it,
     # while the training still writes its checkpoint.
     shell:
-        "exec python -m dynclip train {params.overrides} --method {wildcards.method} --seed {wildcards.seed} --log {log}"
+        "exec python -m dynclip.cli train {params.overrides} --method {wildcards.method} --seed {wildcards.seed} --log {log}"
 
 
 # With engine=verl the workflow trains nothing itself: it writes what verl is to be started with.
@@ -40,7 +40,7 @@ rule launch:
         data=rules.data.output,
         base=rules.warmup.output,
     output:
-        house.launch_files(STUDY),
+        pipeline.launch_files(STUDY),
     log:
         f"{RESULTS}/logs/launch.log",
     conda:
@@ -49,7 +49,7 @@ rule launch:
         overrides=STUDY.overrides,
         methods=",".join(STUDY.methods),
         seeds=",".join(map(str, STUDY.seeds)),
-        settings=house.settings_of("train", STUDY),
-        code=house.code_of("launch"),
+        settings=pipeline.settings_of("train", STUDY),
+        code=pipeline.code_of("launch"),
     shell:
-        "python -m dynclip launch {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli launch {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"

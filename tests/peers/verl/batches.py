@@ -6,9 +6,9 @@ import torch
 from verl.trainer.ppo.core_algos import get_policy_loss_fn
 from verl.workers.config import FSDPActorConfig
 
-from dynclip import verl as adapter
-from dynclip.batch import TokenBatch
-from dynclip.methods import method
+from dynclip.methods.registry import method
+from dynclip.methods.types import TokenBatch
+from dynclip.verl import losses as adapter
 
 AGGREGATION = {"token-mean": "token", "seq-mean-token-mean": "sequence", "seq-mean-token-sum-norm": "fixed"}
 STEPS = 10

@@ -18,8 +18,8 @@ from verl.utils import tensordict_utils
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.workers.config import OptimizerConfig
 
-from dynclip import verl as adapter
-from dynclip.methods import method
+from dynclip.methods.registry import method
+from dynclip.verl import losses as adapter
 
 
 def read(overrides: list[str]) -> dict:

@@ -11,9 +11,9 @@ import torch
 from cpu_worker import WorkerGroup, cpu_worker, rollouts, tiny_model
 from launch import actor_of, compose_run, configure
 
-from dynclip import verl as adapter
-from dynclip.batch import TokenBatch
-from dynclip.methods import METHODS, method
+from dynclip.methods.registry import METHODS, method
+from dynclip.methods.types import TokenBatch
+from dynclip.verl import losses as adapter
 
 ROWS, GROUPS, MINI, MICRO, RATE, STEPS = 32, 8, 8, 2, 0.2, 4
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from launch import actor_of, compose_run
 
-from dynclip import verl as adapter
-from dynclip.methods import METHODS
+from dynclip.methods.registry import METHODS
+from dynclip.verl import losses as adapter
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "peers.md"
 LOADED = """

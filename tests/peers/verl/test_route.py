@@ -10,9 +10,9 @@ from tensordict import TensorDict
 from verl.trainer.ppo.core_algos import get_policy_loss_fn
 from verl.utils import tensordict_utils
 
-from dynclip import verl as adapter
-from dynclip.batch import TokenBatch
-from dynclip.methods import METHODS, method
+from dynclip.methods.registry import METHODS, method
+from dynclip.methods.types import TokenBatch
+from dynclip.verl import losses as adapter
 
 with warnings.catch_warnings():  # verl names every engine that is not installed
     warnings.simplefilter("ignore")

@@ -9,8 +9,8 @@ from batches import actor_config, context, core_loss, difference, random_batch, 
 from launch import ACTOR, actor_of, compose_run
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
-from dynclip.methods import METHODS
-from dynclip.surrogate import aggregate
+from dynclip.methods.registry import METHODS
+from dynclip.methods.surrogate import aggregate
 
 
 def test_clip_ratio_alone_has_no_effect():

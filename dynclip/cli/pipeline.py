@@ -1,0 +1,237 @@
+"""What the Snakefile asks: the study of a config, file lists, and digests of what each rule depends on.
+
+Snakemake tracks shell text and file times but not imported code, so every rule carries a digest of the code that
+shapes its output as a parameter. A rule is rerun when its digest changes, and only then.
+"""
+
+import atexit
+import os
+import re
+import sys
+from pathlib import Path
+
+from dynclip.plan.describe import print_plan
+from dynclip.report.mlflow_import import given_uri
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.provenance import code_digest, digest
+from dynclip.studies.arms import ARMS, STUDIES, arm, study_runs
+from dynclip.studies.overrides import SETTABLE, resolve
+from dynclip.studies.scales import REHEARSAL, SCALES, HubPolicy, Study
+from dynclip.training.fingerprint import SETTINGS, SHARED_CODE, method_digest
+from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", *SETTABLE, "engine")
+ENGINES = ("trl", "verl")
+
+REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph with next to no work
+
+# Entry points of each rule: what they use inside the project is found from there.
+CODE = {
+    "data": ("evals.benchmarks.registry:write_data",),
+    "warmup": ("dynclip.training.tiny_policy:warm_start",),
+    "train": SHARED_CODE,
+    "evaluate": ("evals.evaluation:evaluate",),
+    "tables": ("dynclip.report.tables:write_tables",),
+    "figures": ("dynclip.report.figures:write_figures",),
+    "page": ("dynclip.report.html:write_report",),
+    "study": ("dynclip.report.study_page:write_study",),
+    "agreement": ("dynclip.lab.agreement.checkpoints:measure_checkpoints",),
+    "claims": ("dynclip.report.claims.page:write_claims",),
+    "launch": ("dynclip.training.verl_scripts.settings:write_launch",),
+    "track": ("dynclip.report.mlflow_import:track",),
+}
+
+
+def prepare_environment() -> None:
+    """Let rules' `python` be the interpreter that runs Snakemake, with the project importable from any folder."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+def study_from(config: dict, words: list[str]) -> Study:
+    """The study that `--config` asks for. Bad input: one line on standard error, exit status 2, before any work."""
+    try:
+        for key in config:
+            if key not in CONFIG_KEYS:
+                raise UserError(f"unknown --config key {key!r}; the keys are: {', '.join(CONFIG_KEYS)}")
+        if REHEARSE in words and not str(config.get("scale", "laptop")).endswith(REHEARSAL):
+            config = {**config, "scale": str(config.get("scale", "laptop")) + REHEARSAL}
+        study = resolve(**{key: value for key, value in config.items() if key != "engine"})
+        if engine_from(config) not in ENGINES:
+            raise UserError(f"unknown engine {config['engine']!r}; the engines are: {', '.join(ENGINES)}")
+        if Path("results").exists() and not Path("results").is_dir():
+            raise UserError("results is a file; dynclip writes to a folder of that name here: move the file away")
+        check_targets(study, words)
+        return study
+    except UserError as error:
+        print(f"dynclip: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def engine_from(config: dict) -> str:
+    """Who trains: TRL, in the workflow; or verl, for which the workflow writes launch scripts."""
+    return config.get("engine", "trl")
+
+
+def check_targets(study: Study, words: list[str]) -> None:
+    """Result files asked for by name must name things that exist: UserError for an unknown part of their path."""
+    names = {"method": method_names(), "checkpoint": list(study.checkpoints), "benchmark": list(study.scale.benchmarks)}
+    for word in words:
+        path = re.fullmatch(r"results/(?P<scale>[^/]+)/(?:runs|samples|scores)/(?P<rest>.+)", word)
+        if not path:
+            continue
+        if path["scale"] != study.name:
+            raise UserError(
+                f"{word}: this call is for scale {study.name!r}; add --config scale={path['scale']} "
+                f"(the scales are: {', '.join(SCALES)})"
+            )
+        parts = path["rest"].split("/")
+        given = {"method": parts[0]}
+        if word.startswith((f"results/{study.name}/scores/", f"results/{study.name}/samples/")) and len(parts) == 4:
+            given |= {"checkpoint": parts[2], "benchmark": Path(parts[3]).stem}
+        for kind, name in given.items():
+            if name not in names[kind]:
+                raise UserError(f"{word}: unknown {kind} {name!r}; valid are: {', '.join(names[kind])}")
+
+
+def method_names() -> list[str]:
+    """Every name a method may have in a path: the arms of the studies, and the untrained base policy."""
+    return ["base", *ARMS]
+
+
+def check_start(study: Study, words: list[str], elsewhere: bool = False) -> None:
+    """Print the plan of what `words` ask for and refuse to start what cannot finish (full disk, unwritable results):
+    exit status 2. Trainings that run `elsewhere`, as jobs of a cluster or in verl, need no GPUs of this machine."""
+    try:
+        asked = list(STUDIES) if "studies" in words else [name for name in STUDIES if name in words]
+        print_plan(study, Path("results"), asked, remote=elsewhere)
+    except UserError as error:
+        print(f"dynclip: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def print_next_steps(study: Study) -> None:
+    """The last lines of a finished study: how to look at it. At exit, so that nothing is printed after them."""
+    ui = given_uri() or "mlflow ui --backend-store-uri sqlite:///results/mlflow.db"
+    atexit.register(
+        print,
+        f"\nreport:  open results/{study.name}/report.html in a browser, or: python -m webbrowser "
+        f"results/{study.name}/report.html\n"
+        f"MLflow:  {ui}",
+        file=sys.stderr,
+    )
+
+
+def code_of(rule: str, study: Study | None = None) -> str:
+    """Digest of the code behind a rule, as far as it depends on nothing but the rule and the kind of policy."""
+    if rule == "warmup" and study and isinstance(study.scale.policy, HubPolicy):
+        return code_digest("dynclip.training.hub_policy:make_base")
+    return code_digest(*CODE[rule])
+
+
+def method_code(name: str) -> str:
+    """Digest of one arm, its registry entry and functions: editing any of them retrains this arm alone."""
+    chosen = arm(name)
+    return digest([method_digest(chosen), chosen.minibatches, chosen.epochs])
+
+
+def settings_of(rule: str, study: Study) -> str:
+    """Digest of the scale's numbers that a rule reads."""
+    if rule == "data":
+        return digest([repr(TRAIN_SETS[study.scale.train_set]), *(repr(BENCHMARKS[n]) for n in study.scale.benchmarks)])
+    if rule == "warmup" and isinstance(study.scale.policy, HubPolicy):
+        limits = study.scale.max_prompt, study.scale.max_completion, study.scale.max_level
+        return digest([repr(study.scale.policy), study.scale.template, limits])
+    if rule == "warmup":
+        return digest([vars(study.scale.policy), vars(study.scale.policy.warmup), study.scale.max_completion])
+    if rule == "evaluate":
+        how = repr(study.scale.evaluation), study.scale.template
+        return digest([*how, {name: repr(BENCHMARKS[name]) for name in study.scale.benchmarks}])
+    execution = study.scale.execution
+    return digest(
+        {name: getattr(study.scale, name) for name in SETTINGS} | {"s": execution.sampler, "d": execution.dtype}
+    )
+
+
+def model_of(study: Study, wildcards) -> str:
+    """The manifest of the checkpoint that an evaluation reads."""
+    if wildcards.method == "base":
+        return f"results/{study.name}/base/model.json"
+    step = study.checkpoints.get(wildcards.checkpoint)
+    if step is None:
+        raise UserError(f"unknown checkpoint {wildcards.checkpoint!r}; this study has: {', '.join(study.checkpoints)}")
+    return f"results/{study.name}/runs/{wildcards.method}/seed{wildcards.seed}/checkpoints/step{step}/model.json"
+
+
+def run_files(study: Study) -> list[str]:
+    """metrics.jsonl and run.json of every run of the study."""
+    return [
+        f"results/{study.name}/runs/{method}/seed{seed}/{name}"
+        for method in study.methods
+        for seed in study.seeds
+        for name in ("metrics.jsonl", "run.json")
+    ]
+
+
+def score_files(study: Study) -> list[str]:
+    """The score file of every evaluated checkpoint on every benchmark, the untrained base policy first."""
+    places = [("base", 0, "final")]
+    places += [(method, seed, c) for method in study.methods for seed in study.seeds for c in study.checkpoints]
+    return [
+        f"results/{study.name}/scores/{method}/seed{seed}/{checkpoint}/{benchmark}.json"
+        for method, seed, checkpoint in places
+        for benchmark in study.scale.benchmarks
+    ]
+
+
+def study_inputs(study: Study, name: str) -> list[str]:
+    """What one study's page is made of: its runs, and the scores of those that it evaluates."""
+    trained, scored = study_runs(study, [name])
+    files = [f"results/{study.name}/runs/{arm}/seed{seed}/run.json" for arm, seed in trained]
+    if STUDIES[name].signs:
+        files.append(f"results/{study.name}/studies/{name}/signs.json")
+    return files + [
+        f"results/{study.name}/scores/{arm}/seed{seed}/{checkpoint}/{benchmark}.json"
+        for arm, seed in scored
+        for checkpoint in study.checkpoints
+        for benchmark in study.scale.benchmarks
+    ]
+
+
+def sign_runs(study: Study, name: str) -> tuple[str, list[int]]:
+    """(arm, seeds) whose checkpoints the rule `agreement` measures for a study: its baseline's."""
+    spec = STUDIES[name]
+    return "grpo" if "grpo" in spec.arms else spec.arms[0], list(study.seeds[: spec.seeds])
+
+
+def sign_inputs(study: Study, name: str) -> list[str]:
+    """The records of the runs whose checkpoints the rule `agreement` measures."""
+    arm, seeds = sign_runs(study, name)
+    return [f"results/{study.name}/runs/{arm}/seed{seed}/run.json" for seed in seeds]
+
+
+def launch_files(study: Study) -> list[str]:
+    """verl's launch script of every run of the study."""
+    return [f"results/{study.name}/verl/{method}/seed{seed}.sh" for method in study.methods for seed in study.seeds]
+
+
+def claimed_studies() -> list[str]:
+    """The studies that claims are decided by."""
+    from dynclip.report.claims.registry import CLAIMS
+
+    return list(dict.fromkeys(claim.study for claim in CLAIMS.values()))
+
+
+def table_files(study: Study) -> list[str]:
+    """Every table in its three formats."""
+    from dynclip.report.tables import TABLES
+
+    return [f"results/{study.name}/tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")]
+
+
+def figure_files(study: Study, kind: str) -> list[str]:
+    """Every figure in one format."""
+    from dynclip.report.figures import FIGURES
+
+    return [f"results/{study.name}/figures/{name}.{kind}" for name in FIGURES]

@@ -1,0 +1,1 @@
+"""Experiments on a tabular policy, where gradients and entropies are exact."""

@@ -1,0 +1,54 @@
+"""The region rule's sign on the tokens of a method's checkpoints, as JSON for the study page. A rule of the workflow.
+
+python -m dynclip.lab.agreement.checkpoints --scale laptop --method grpo --seeds 0,1 --out signs.json
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dynclip.lab.agreement.counts import summarise
+from dynclip.lab.agreement.measure import load_policy, load_prompts, policy_tokens
+from dynclip.report.evidence import Evidence, checkpoint_folder, load_evidence
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import write_json
+from dynclip.studies.scales import SCALES
+
+PROMPTS, SAMPLES = 32, 8  # training problems, and completions of each, per checkpoint
+
+
+def measure_checkpoints(evidence: Evidence, method: str) -> dict:
+    """{"prompts", "samples", "checkpoints": [{"step", "seed", and what `summarise` counts}]} of a method's runs."""
+    prompts = load_prompts(str(evidence.results / "data" / "train.jsonl"))[:PROMPTS]
+    length, found = SCALES[evidence.scale].max_completion, []
+    for (name, seed), run in evidence.runs.items():
+        for step in run["checkpoints"] if name == method else ():
+            model, tokenizer, _ = load_policy(str(checkpoint_folder(evidence.results, method, seed, step)))
+            tokens = policy_tokens(model, tokenizer, prompts, SAMPLES, length, seed)
+            found.append({"step": step, "seed": seed, **summarise(tokens)})
+    return {"method": method, "prompts": PROMPTS, "samples": SAMPLES, "checkpoints": found}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and write one file; a UserError becomes one line and exit status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dynclip.lab.agreement.checkpoints", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--scale", default="laptop", help="default: laptop")
+    parser.add_argument("--method", default="grpo", help="default: grpo")
+    parser.add_argument("--seeds", required=True, help="comma-separated")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="default: results")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+        evidence = load_evidence(options.results / options.scale, [options.method], seeds)
+        write_json(options.out, measure_checkpoints(evidence, options.method))
+    except UserError as error:
+        print(f"dynclip: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The methods under comparison and the pieces they are composed of; needs torch alone."""

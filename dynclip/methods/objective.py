@@ -1,0 +1,270 @@
+"""The loss of every method: what it sees, the pieces it is composed of, and how they are put together.
+
+For each rollout batch:   `prepare`: advantage transforms and weights that are decided once, from the sampling policy
+For each mini-batch:      ratio → bounds → surrogate → weights → added terms → aggregation
+Between rollout batches:  `observe`: the controller takes the entropy, its signal is the `state` of the next losses
+
+The pieces are functions in `bounds`, `surrogate`, `weights`, `extras` and `advantages`, and classes in `controllers`;
+`methods` lists which method is composed of which. Inputs may be float32 or bfloat16 and are computed in float32
+(float64 stays float64); no tensor here is larger than (B, T).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from dynclip.methods.spec import ROLLOUT_NEEDS, MethodSpec, piece_options
+from dynclip.methods.surrogate import DUAL_CLIPPED, aggregate, dual_clipped
+from dynclip.methods.types import NEEDS, Bound, Clock, TokenBatch, Tokens
+from dynclip.regions import members
+
+OTHER_POLICIES = ("old_entropy", "old_baseline", "clamped_entropy")
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """`loss` scalar, to be minimised; `per_token` (B, T), before mask and aggregation; `metrics` detached scalars."""
+
+    loss: torch.Tensor
+    per_token: torch.Tensor
+    metrics: dict[str, torch.Tensor]
+
+
+def alone(value: torch.Tensor) -> torch.Tensor:
+    """The sum over all ranks, where there is one."""
+    return value
+
+
+class Method:
+    """A method with its options, bound to a run of `total_steps` rollout steps, with its state between steps.
+
+    Raises ValueError for an unknown option and for options under which a bound is negative or admits r < 0.
+    """
+
+    def __init__(self, spec: MethodSpec, total_steps: int, options: dict):
+        if total_steps < 1:
+            raise ValueError(f"total_steps: expected at least 1 rollout step, given {total_steps}")
+        unknown = sorted(set(options) - set(spec.defaults))
+        if unknown:
+            valid = ", ".join(sorted(spec.defaults)) or "none"
+            raise ValueError(f"method {spec.name!r}: unknown option {unknown[0]!r}; it has: {valid}")
+        self.spec, self.total_steps = spec, total_steps
+        self.options = {**spec.defaults, **options}
+        self._options = {
+            role: {name: self.options[name] for name in piece_options(getattr(spec, role)) if name in self.options}
+            for role in spec.pieces
+        }
+        self.controller = None
+        if spec.controller:
+            self.controller = spec.controller(total_steps=total_steps, **self._options["controller"])
+        self._check_bounds()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.spec.needs
+
+    def clock(self, step: int, state: float | None = None) -> Clock:
+        """Where rollout step `step` is in the run. Raises ValueError for a step outside 0 … total_steps."""
+        if not 0 <= step <= self.total_steps:
+            raise ValueError(f"step: expected 0 to {self.total_steps} (total_steps), given {step}")
+        if state is None:
+            state = self.controller.signal if self.controller else -1
+        return Clock(step, self.total_steps, state)
+
+    def bounds(
+        self, old_prob: torch.Tensor, step: int, state: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps_low, eps_high), tensors like `old_prob`: the ratio is clipped to [1 − eps_low, 1 + eps_high].
+
+        `step` counts rollout batches from 0; `state` is a controller's signal, None for the method's own. A method
+        without an upper bound gives infinity. With the option `reference="current"` the argument is the current
+        probability.
+        """
+        pair = self._call("bounds", old_prob, self.clock(step, state))
+        low, high = (e if isinstance(e, torch.Tensor) else torch.full_like(old_prob, e) for e in pair)
+        return low, high
+
+    def reduction(self, logits: torch.Tensor) -> torch.Tensor:
+        """The method's input that full logits (..., V) decide ("old_baseline" or "clamped_entropy"), shape (...)."""
+        return self._call("reduction", logits)
+
+    def prepare(
+        self,
+        batch: TokenBatch,
+        step: int,
+        state: float | None = None,
+        total: Callable[[torch.Tensor], torch.Tensor] = alone,
+    ) -> TokenBatch:
+        """What a method decides once per rollout batch, from the policy that sampled: advantages and token weights.
+
+        `batch` is the whole rollout batch (of this rank; `total` sums a tensor over ranks); its `logprob` is not used.
+        Without this call `loss` does the same on each mini-batch by itself: statistics are then the mini-batch's.
+        """
+        spec = self.spec
+        if not (spec.advantages or spec.rollout_weights):
+            return replace(batch, prepared=True)
+        self._check_needs(batch, (*ROLLOUT_NEEDS, "success"))
+        with torch.no_grad():
+            tokens = self._tokens(replace(batch, logprob=batch.old_logprob), self.clock(step, state))
+            if spec.advantages:
+                batch = replace(batch, advantages=self._call("advantages", tokens, total))
+            if spec.rollout_weights:
+                batch = replace(batch, weight=self._call("rollout_weights", tokens, total))
+        return replace(batch, prepared=True)
+
+    def loss(
+        self,
+        batch: TokenBatch,
+        step: int,
+        state: float | None = None,
+        aggregation: str = "token",
+        length: int | None = None,
+        dual_clip: float | None = None,
+    ) -> LossOutput:
+        """The loss of mini-batch `batch` at rollout step `step`, to be minimised.
+
+        Properties of the run, equal for all methods of a comparison: `aggregation` "token", "sequence" or "fixed" (sum
+        over B · `length`, T by default); `dual_clip` c > 1 bounds the loss of tokens with A < 0 at −c A (arXiv
+        1912.09729) for the surrogates in `surrogate.DUAL_CLIPPED`; the others bound or shape r by themselves.
+        Raises ValueError, naming the argument, for inputs that the method needs and are not there.
+        """
+        if dual_clip is not None and not dual_clip > 1:
+            raise ValueError(f"dual_clip: expected a number above 1, or None for none, given {dual_clip!r}")
+        if not batch.prepared:
+            batch = self.prepare(batch, step, state)
+        self._check_needs(batch, tuple(need for need in NEEDS if need not in ROLLOUT_NEEDS))
+        tokens = self._tokens(batch, self.clock(step, state))
+        per_token = self._call("surrogate", tokens)
+        if dual_clip is not None and self.spec.surrogate in DUAL_CLIPPED:
+            per_token = dual_clipped(per_token, tokens.advantages, dual_clip)
+        weight = self._call("weights", tokens) if self.spec.weights else None
+        if batch.weight is not None:
+            weight = batch.weight if weight is None else weight * batch.weight
+        if weight is not None:
+            per_token = per_token * weight
+        extra = self._call("extra", tokens) if self.spec.extra else None
+        if extra is not None:
+            per_token = per_token + extra
+        with torch.no_grad():
+            metrics = token_metrics(tokens, weight, extra)
+        return LossOutput(aggregate(per_token, tokens.counted, aggregation, length), per_token, metrics)
+
+    def observe(self, step: int, entropy: float) -> None:
+        """Tell the controller the mean token entropy (nats) of the policy that sampled rollout batch `step`."""
+        if not math.isfinite(entropy):
+            raise ValueError(f"entropy: expected a finite number of nats, given {entropy} at step {step}")
+        if self.controller:
+            self.controller.observe(step, entropy)
+
+    def state_dict(self) -> dict:
+        """What must be in a checkpoint for `load_state_dict` to continue exactly."""
+        return self.controller.state_dict() if self.controller else {}
+
+    def load_state_dict(self, state: dict) -> None:
+        if self.controller:
+            self.controller.load_state_dict(state)
+
+    def _call(self, role: str, *arguments):
+        return getattr(self.spec, role)(*arguments, **self._options[role])
+
+    def _tokens(self, batch: TokenBatch, clock: Clock) -> Tokens:
+        mask, masked = batch.mask != 0, batch.mask == 0
+        dtype = torch.promote_types(batch.logprob.dtype, torch.float32)
+
+        def neutral(value: torch.Tensor | None) -> torch.Tensor | None:
+            # Padding may hold anything, NaN included: zero it before any arithmetic can spread it.
+            return None if value is None else value.to(dtype).masked_fill(masked, 0.0)
+
+        advantages = batch.advantages if batch.advantages.dim() == 2 else batch.advantages.unsqueeze(1)
+        advantages = neutral(advantages) if advantages.shape == mask.shape else advantages.to(dtype)
+        logprob, old_logprob = neutral(batch.logprob), neutral(batch.old_logprob)
+        log_ratio = self._call("ratio", logprob - old_logprob, logprob, mask)
+        detached = self.options.get("detach", True)
+        if self.options.get("reference", "old") == "old":
+            probability = old_logprob.exp()
+        else:
+            probability = (logprob.detach() if detached else logprob).exp()
+        eps_low, eps_high = self._call("bounds", probability, clock)
+        return Tokens(
+            mask=mask,
+            counted=mask.to(dtype),
+            advantages=advantages,
+            logprob=logprob,
+            old_logprob=old_logprob,
+            log_ratio=log_ratio,
+            ratio=torch.exp(log_ratio),
+            clock=clock,
+            eps_low=eps_low,
+            eps_high=eps_high,
+            success=None if batch.success is None else batch.success.to(dtype).unsqueeze(1),
+            draw_seed=batch.draw_seed,
+            entropy=neutral(batch.entropy),
+            **{name: neutral(getattr(batch, name)) for name in OTHER_POLICIES if name in self.needs},
+        )
+
+    def _check_needs(self, batch: TokenBatch, among: tuple[str, ...]) -> None:
+        for need in self.spec.needs:
+            name = need.removesuffix("_gradient")
+            value = getattr(batch, name)
+            if need in among and value is None:
+                raise ValueError(f"{name}: method {self.name!r} needs it ({NEEDS[need]}); given None")
+            differentiated = need in ("entropy_gradient", "clamped_entropy")
+            if need in among and differentiated and batch.logprob.requires_grad and not value.requires_grad:
+                raise ValueError(f"{name}: method {self.name!r} differentiates it; given a tensor without gradient")
+
+    def _check_bounds(self) -> None:
+        if self.options.get("reference", "old") not in ("old", "current"):
+            raise ValueError(f"reference: expected 'old' or 'current', given {self.options['reference']!r}")
+        if not self.options.get("detach", True) and self.options["reference"] == "old":
+            raise ValueError("detach=False needs reference='current': the old probability has no gradient to keep")
+        grid = torch.tensor([1e-6, 0.5, 1.0], dtype=torch.float64)
+        # The first and last step of each half: where a schedule's formulas change.
+        for step in sorted(
+            {0, self.total_steps // 2, min(self.total_steps // 2 + 1, self.total_steps), self.total_steps}
+        ):
+            low, high = self.bounds(grid, step)
+            if not (((low >= 0) & (low <= 1)).all() and (high >= 0).all()):
+                raise ValueError(
+                    f"method {self.name!r}, step {step}: expected bounds 0 <= eps_low <= 1 and eps_high >= 0 for every "
+                    f"probability, its options give eps_low {low.tolist()} and eps_high {high.tolist()}"
+                )
+
+
+def token_metrics(
+    tokens: Tokens, weight: torch.Tensor | None = None, extra: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """Means over counted tokens, named by the metric vocabulary (all scalars; docs/metrics.md)."""
+    ratio, advantages = tokens.ratio, tokens.advantages
+    count = tokens.counted.sum().clamp(min=1)
+
+    def share(chosen: torch.Tensor) -> torch.Tensor:
+        return torch.count_nonzero(chosen & tokens.mask) / count
+
+    def mean(value: Bound) -> torch.Tensor:
+        return (value * tokens.counted).sum() / count
+
+    metrics = {
+        # With PPO's surrogate a token loses its gradient where r is beyond the bound on A's side.
+        "clip/low_fraction": share((ratio < 1 - tokens.eps_low) & (advantages < 0)),
+        "clip/high_fraction": share((ratio > 1 + tokens.eps_high) & (advantages > 0)),
+        "policy/ratio_max": ratio.max() if ratio.numel() else ratio.new_ones(()),
+        "policy/kl_old": mean(ratio - 1 - tokens.log_ratio),  # k3 estimate of KL(old ‖ new), nats per token
+    }
+    # Ratios are in [0, ∞): ε⁻ = 1 and ε⁺ = ∞ are no bounds.
+    for name, bound, none in (("low", tokens.eps_low, 1.0), ("high", tokens.eps_high, math.inf)):
+        if isinstance(bound, torch.Tensor) or bound != none:
+            metrics[f"clip/eps_{name}_mean"] = mean(bound)
+    if tokens.entropy is not None:
+        regions = members(tokens.logprob, tokens.entropy, advantages)
+        metrics |= {f"region/E{n}": share(where) for n, where in enumerate(regions, 1)}
+    if weight is not None:
+        metrics["loss/weight"] = mean(weight)
+    if extra is not None:
+        metrics["loss/extra"] = mean(extra)
+    return metrics

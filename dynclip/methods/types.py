@@ -1,0 +1,112 @@
+"""The types that all pieces share: what a loss sees, thresholds, and where a run is."""
+
+from dataclasses import dataclass
+
+import torch
+
+Bound = torch.Tensor | float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A threshold ε(p) = slope · p + intercept in the current probability p."""
+
+    slope: float
+    intercept: float
+
+    def mix(self, weight: float, constant: float) -> "Line":
+        """weight · self + (1 − weight) · constant, which is a line again."""
+        return Line(weight * self.slope, weight * self.intercept + (1 - weight) * constant)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where a run is. `step` and `total_steps` count rollout batches (k and T of the paper), not optimizer steps;
+    `state` is the controller's signal (OD: 1 loosened upper bound, 0 loosened lower bound, −1 not yet triggered)."""
+
+    step: int
+    total_steps: int
+    state: float = -1
+
+
+# What a method may need beyond log-probabilities, advantages and mask, and where it comes from.
+NEEDS = {
+    "entropy": "token entropy of the current policy, nats, shape (B, T)",
+    "entropy_gradient": "token entropy of the current policy with its gradient, nats, shape (B, T)",
+    "old_entropy": "token entropy of the policy that sampled, nats, shape (B, T)",
+    "old_baseline": "Σ_x p_x² (ln p_x + H) of the policy that sampled, shape (B, T), from its full logits",
+    "clamped_entropy": "entropy of the clamped current policy with its gradient, nats, shape (B, T), from full logits",
+    "success": "mean reward of the sequence's group, shape (B,)",
+}
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """What a loss sees. B sequences of T completion tokens.
+
+    `logprob` (B, T) current log-probabilities, with gradient; `old_logprob` (B, T) those of the policy that sampled;
+    `advantages` (B,) or (B, T); `mask` (B, T), nonzero where a token counts; the others as in `NEEDS`, for methods that
+    need them. `draw_seed` seeds the random draws of a method that makes any: one number per mini-batch. `weight` (B, T)
+    and `prepared` are set by `Method.prepare`. Masked positions may hold anything.
+
+    Raises ValueError for shapes that do not agree and for advantages that are NaN or infinite where a token counts.
+    """
+
+    logprob: torch.Tensor
+    old_logprob: torch.Tensor
+    advantages: torch.Tensor
+    mask: torch.Tensor
+    entropy: torch.Tensor | None = None
+    old_entropy: torch.Tensor | None = None
+    old_baseline: torch.Tensor | None = None
+    clamped_entropy: torch.Tensor | None = None
+    success: torch.Tensor | None = None
+    draw_seed: int = 0
+    weight: torch.Tensor | None = None
+    prepared: bool = False
+
+    def __post_init__(self):
+        shape = self.logprob.shape
+        if len(shape) != 2:
+            raise ValueError(f"logprob: expected shape (B, T), given {tuple(shape)}")
+        for name in ("old_logprob", "mask", "entropy", "old_entropy", "old_baseline", "clamped_entropy", "weight"):
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise ValueError(f"{name}: expected shape {tuple(shape)} as logprob, given {tuple(value.shape)}")
+        if self.success is not None and self.success.shape != shape[:1]:
+            raise ValueError(f"success: expected shape {tuple(shape[:1])}, given {tuple(self.success.shape)}")
+        if self.advantages.shape not in (shape, shape[:1], (shape[0], 1)):
+            raise ValueError(
+                f"advantages: expected shape {tuple(shape[:1])} or {tuple(shape)}, given {tuple(self.advantages.shape)}"
+            )
+        bad = ~torch.isfinite(self.advantages if self.advantages.dim() == 2 else self.advantages.unsqueeze(1))
+        if (bad & (self.mask != 0)).any():
+            count = int((bad & (self.mask != 0)).sum())
+            raise ValueError(f"advantages: expected finite numbers, given NaN or infinity at {count} counted tokens")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the pieces of a loss see: a `TokenBatch` in float32 or float64, neutral (0, ratio 1) where masked.
+
+    (B, T): `mask` (bool) and `counted`, the same as numbers, `logprob`, `old_logprob`, `log_ratio`, `ratio`, and the
+    entropies that were given and are needed; `advantages` is (B, 1) or (B, T); `eps_low`, `eps_high` are (B, T) or
+    floats; `success` (B, 1).
+    """
+
+    mask: torch.Tensor
+    counted: torch.Tensor
+    advantages: torch.Tensor
+    logprob: torch.Tensor
+    old_logprob: torch.Tensor
+    log_ratio: torch.Tensor
+    ratio: torch.Tensor
+    clock: Clock
+    eps_low: Bound = 0.0
+    eps_high: Bound = 0.0
+    entropy: torch.Tensor | None = None
+    old_entropy: torch.Tensor | None = None
+    old_baseline: torch.Tensor | None = None
+    clamped_entropy: torch.Tensor | None = None
+    success: torch.Tensor | None = None
+    draw_seed: int = 0

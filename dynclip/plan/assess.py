@@ -1,0 +1,174 @@
+"""What would run here: scale and why, runs, time, memory, disk; refuses to start what cannot finish.
+
+A tiny policy's minutes come from seconds measured on one machine, stretched by how much slower this one is in half a
+second of the same kind of work; a language model's from seconds per rollout step (`dynclip.plan.calibration`). They are
+an estimate, meant to tell ten minutes from two hours, or a day from a month.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynclip.plan import disk, memory
+from dynclip.plan.calibration import (
+    REFERENCE,
+    Estimate,
+    estimate,
+    estimate_minutes,
+    hub_minutes,
+    measure_speed,
+)
+from dynclip.plan.disk import MIB, amount
+from dynclip.runtime import hardware
+from dynclip.runtime.hardware import GIB
+from dynclip.studies.scales import REHEARSAL, SCALES, HubPolicy, Scale, Study
+
+# GPU memory from which a scale is meant: one GPU, and each of eight (cards of 80 GB report 79 to 80 GiB).
+WORKSTATION_GIB, PAPER_GIB, PAPER_GPUS = 16, 79, 8
+# Disk of a tiny policy's study, per training (two checkpoints, resumable state with optimizer moments), per evaluated
+# checkpoint (samples), and once (base policy, data, figures, report, MLflow database): rounded up from a laptop study.
+RUN_MIB, EVALUATION_MIB, FIXED_MIB = 12, 3, 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study on this machine. `minutes` and `disk_needed` (bytes) count what is left to do.
+
+    studies: the named ones that are planned, empty for the default study of methods × seeds.
+    """
+
+    study: Study
+    studies: tuple[str, ...]
+    why: str  # this scale
+    machine: hardware.Hardware
+    runs: int
+    runs_left: int
+    evaluations: int  # checkpoints scored on all of the scale's benchmarks, the base policy among them
+    evaluations_left: int
+    at_once: int  # jobs running side by side
+    speed: float  # of this machine in units of the reference machine; 1 where nothing is stretched by it
+    minutes: float
+    results: Path
+    disk_needed: int
+    disk_free: int
+    cost: Estimate | None = None  # of a language model's parts
+    refusal: str | None = None  # why it cannot finish here, in one line
+
+
+def assess(study: Study, results: Path = Path("results"), studies: Sequence[str] = (), remote=False) -> Plan:
+    """The plan of a study, or of the named `studies` at its scale; starts and leaves nothing.
+
+    remote: its jobs run on other machines, so that this one's size refuses nothing. What does not fit is in the plan's
+    `refusal`. Raises UserError for a results folder that cannot be written.
+    """
+    machine, scale = hardware.detect(), study.scale
+    suitable, reason = choose_scale(machine)
+    folder = Path(results) / study.name
+    hardware.check_writable(folder)
+    runs = [(method, seed) for method in study.methods for seed in study.seeds]
+    evaluated = runs
+    if studies:
+        from dynclip.studies.arms import study_runs
+
+        runs, evaluated = study_runs(study, studies)
+    left = sum(not is_finished(folder, *run, study.steps) for run in runs)
+    scored = [("base", 0, "final"), *((*run, label) for run in evaluated for label in study.checkpoints)]
+    scored_left = sum(not is_scored(folder, *place, scale.benchmarks) for place in scored)
+    warm_start_left = not (folder / "base" / "model.json").exists()
+    at_once, speed, cost = jobs_at_once(scale, machine), 1.0, None
+    if is_large(scale):
+        cost = estimate(scale, machine, folder)
+        minutes = hub_minutes(cost, study.steps, warm_start_left, left, scored_left, at_once)
+        disk_needed = disk.written(scale, left, len(study.checkpoints), scored_left, at_once)
+        disk_needed += sum(disk.downloads(scale).values())
+    else:
+        speed = measure_speed() / REFERENCE.reference_score
+        minutes = estimate_minutes(study.steps, warm_start_left, left, scored_left, at_once, speed)
+        disk_needed = (RUN_MIB * left + EVALUATION_MIB * scored_left + FIXED_MIB) * MIB
+    disk_free = hardware.disk_free(folder)
+    return Plan(
+        study=study,
+        studies=tuple(studies),
+        why=reason if study.name == suitable else f"asked for; this machine's own is {suitable}: {reason}",
+        machine=machine,
+        runs=len(runs),
+        runs_left=left,
+        evaluations=len(scored),
+        evaluations_left=scored_left,
+        at_once=at_once,
+        speed=speed,
+        minutes=minutes,
+        results=Path(results),
+        disk_needed=disk_needed,
+        disk_free=disk_free,
+        cost=cost,
+        refusal=refuse(scale, machine, folder, disk_needed, disk_free, remote),
+    )
+
+
+def refuse(
+    scale: Scale, machine: hardware.Hardware, folder: Path, disk_needed: int, disk_free: int, remote: bool
+) -> str | None:
+    """Why the scale cannot finish here, in one line that says what would; None if it can."""
+    if scale.execution.nodes > 1 and not remote and "SLURM_JOB_ID" not in os.environ:
+        return (
+            f"nodes={scale.execution.nodes}: trainings on several machines are jobs of SLURM: add --workflow-profile "
+            "profiles/slurm; or in verl: engine=verl"
+        )
+    reason = memory.fits(scale, machine) if is_large(scale) and not remote else None
+    if reason:
+        rehearsed = f"; or ask for {scale.name + REHEARSAL}" if scale.name + REHEARSAL in SCALES else ""
+        return f"{scale.name}: {reason}; the largest scale that fits is {choose_scale(machine)[0]}{rehearsed}"
+    if disk_free < disk_needed:
+        return (
+            f"{folder}: {amount(disk_free, disk_needed)} free on its disk, the study needs "
+            f"{amount(disk_needed, disk_needed)}; free some or ask for fewer methods=, seeds="
+        )
+    return None
+
+
+def is_large(scale: Scale) -> bool:
+    """Whether the scale trains a language model of the hub, at its full width."""
+    return isinstance(scale.policy, HubPolicy) and not scale.policy.random
+
+
+def choose_scale(machine: hardware.Hardware) -> tuple[str, str]:
+    """(scale, why) for a machine: the largest study that it can carry in sensible time."""
+    if not machine.gpus:
+        return "laptop", "no GPU here"
+    able = [gpu for gpu in machine.gpus if gpu.bf16]
+    large = [gpu for gpu in able if gpu.memory_gib >= PAPER_GIB]
+    if len(large) >= PAPER_GPUS:
+        return "paper", f"{len(large)} x {large[0].name} with {min(gpu.memory_gib for gpu in large):.0f} GiB"
+    largest = max(able or machine.gpus, key=lambda gpu: gpu.memory_gib)
+    has = f"{largest.name} has {largest.memory_gib:.0f} GiB"
+    if largest.memory_gib < WORKSTATION_GIB:
+        return "laptop", f"{has}, workstation asks for {WORKSTATION_GIB}"
+    if not able:
+        return "laptop", f"{largest.name} has no bfloat16, which workstation computes in"
+    return "workstation", f"{has}; paper asks for {PAPER_GPUS} GPUs with {PAPER_GIB}"
+
+
+def is_finished(folder: Path, method: str, seed: int, steps: int) -> bool:
+    """Whether the run's record under results/<scale> = `folder` says finished, at this number of steps."""
+    try:
+        record = json.loads((folder / "runs" / method / f"seed{seed}" / "run.json").read_text())
+        return record["state"] == "finished" and record["steps"] == steps
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # no record or an unreadable one: the workflow will rebuild it or say what is wrong with it
+
+
+def is_scored(folder: Path, method: str, seed: int, checkpoint: str, benchmarks: tuple[str, ...]) -> bool:
+    """Whether the checkpoint has a score file for every benchmark."""
+    place = folder / "scores" / method / f"seed{seed}" / checkpoint
+    return all((place / f"{name}.json").exists() for name in benchmarks)
+
+
+def jobs_at_once(scale: Scale, machine: hardware.Hardware) -> int:
+    """Trainings that run side by side: each takes its GPUs, or the scale's threads and its memory."""
+    if scale.execution.gpus:
+        return max(1, len(memory.usable_gpus(scale, machine)) // scale.execution.gpus)
+    each = memory.needed(memory.as_computed(scale, machine)) / GIB if is_large(scale) else 1.5
+    return max(1, min(machine.cores // scale.threads, int(machine.memory_gib // each)))

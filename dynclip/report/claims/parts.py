@@ -1,0 +1,259 @@
+"""Numbers that claims rest on: each part of a claim with its interval, the side it has to lie on, and what it shows.
+
+Builders such as `areas(pairs, expected)` return a function from the verified runs to parts; `registry` says which
+claim takes which.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dynclip.report.comparisons import at_share, benchmark_differences, common_reward, entropy_at_reward
+from dynclip.report.evidence import Evidence, counts
+from evals.metrics import pass_at_k
+from evals.stats.comparison import EXPLORATORY_SEEDS, Difference, detectable_effect, difference, judge
+from evals.stats.curves import Shape, area_between, oscillation
+
+AS_CLAIMED, OPPOSITE, MISSING = "as claimed", "opposite", "missing"
+ENTROPY, REWARD, TIME = "policy/entropy", "train/reward", "time/step"
+OURS = ("id", "did", "od")
+EXTRA_TIME = 1.10  # of GRPO's time per step: "bounded"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A number that a claim rests on: `effect` with its interval [low, high] over n seeds, in `unit`; on the side
+    `expected` (+1 above, −1 below) of `null` if the claim is right. detectable: as `Difference.detectable`. finding:
+    "as claimed", "opposite", "missing", or why it is undecided.
+    """
+
+    what: str
+    effect: float
+    low: float
+    high: float
+    n: int
+    detectable: float
+    unit: str
+    null: float
+    expected: int
+    finding: str
+
+
+Parts = Callable[[Evidence], list[Part]]
+
+
+def as_part(gap: Difference, expected: int, null: float = 0.0, verdict: str | None = None) -> Part:
+    """A comparison, taken against `null`, as a part. verdict: of a test that joins the comparison's own."""
+    verdict = verdict or gap.verdict
+    side = {"higher": 1, "lower": -1}.get(verdict)
+    finding = verdict if side is None else AS_CLAIMED if side == expected else OPPOSITE
+    numbers = (gap.effect + null, gap.low + null, gap.high + null, gap.n, gap.detectable, gap.unit)
+    what = f"{gap.a} − {gap.b}, {gap.where}" if gap.b else f"{gap.a}, {gap.where}"
+    return Part(what, *numbers, null, expected, finding if gap.n else MISSING)
+
+
+def judged(gaps: Sequence[Difference], expected: int, null: float = 0.0) -> list[Part]:
+    return [as_part(gap, expected, null) for gap in judge(gaps)]
+
+
+def per_seed(evidence: Evidence, key: str, arm: str, number: Callable[[list[float]], float]) -> dict[int, float]:
+    """seed -> a number of the arm's curve of `key`."""
+    return {seed: number(curve) for seed, curve in evidence.curves(key, arm).items()}
+
+
+def against_null(values: Mapping[int, float], arm: str, where: str, unit: str, null: float = 0.0) -> Difference:
+    """Is the mean of the values over seeds on one side of `null`?"""
+    shifted = {seed: value - null for seed, value in values.items()}
+    return difference(shifted, dict.fromkeys(shifted, 0.0), (arm, ""), where, unit=unit)
+
+
+def change(curve: Sequence[float]) -> float:
+    """Last 5 % of the steps minus the first."""
+    return at_share(curve, 100) - at_share(curve, 0)
+
+
+def log_change(curve: Sequence[float]) -> float:
+    """ln of the last 5 % over the first."""
+    first, last = at_share(curve, 0), at_share(curve, 100)
+    return math.log(last / first) if first > 0 and last > 0 else math.nan
+
+
+def changes(key: str, arms: Sequence[str], expected: int, unit: str) -> Parts:
+    """The change of a curve over training, of each arm."""
+    where = f"{key.split('/')[1]} at the end − at the start"
+    return lambda evidence: judged(
+        [against_null(per_seed(evidence, key, arm, change), arm, where, unit) for arm in arms], expected
+    )
+
+
+def halves(key: str) -> Parts:
+    """ln(end / start) of GRPO's curve against ln ½."""
+    null = math.log(0.5)
+
+    def parts(evidence: Evidence) -> list[Part]:
+        values = per_seed(evidence, key, "grpo", log_change)
+        return judged([against_null(values, "grpo", "ln(end / start)", "", null)], -1, null)
+
+    return parts
+
+
+def areas(pairs: Sequence[tuple[str, str]], expected: int) -> Parts:
+    """Mean entropy over training of one arm minus another's, t over seeds and, where they can, sign flips."""
+
+    def parts(evidence: Evidence) -> list[Part]:
+        found = [
+            area_between(evidence.curves(ENTROPY, a), evidence.curves(ENTROPY, b), (a, b), "mean entropy over training")
+            for a, b in pairs
+        ]
+        gaps = judge([area.gap for area in found])
+        found = [replace(area, gap=gap) for area, gap in zip(found, gaps, strict=True)]
+        return [as_part(area.gap, expected, verdict=area.verdict) for area in found]
+
+    return parts
+
+
+def at_equal_reward(arm: str, expected: int) -> Parts:
+    """Entropy where the run first reaches half of the slowest run's gain of reward, against GRPO."""
+
+    def parts(evidence: Evidence) -> list[Part]:
+        level = common_reward(evidence)
+        found = entropy_at_reward(evidence, level) if not math.isnan(level) else {}
+        sides = found.get(arm, {}), found.get("grpo", {})
+        return judged([difference(*sides, (arm, "grpo"), f"entropy at reward {level:.2f}", unit="nats")], expected)
+
+    return parts
+
+
+def reward_gaps(percent: float, width: float, pairs: Sequence[tuple[str, str]], expected: int, where: str) -> Parts:
+    """Mean reward over `width` % of training around `percent`, one arm minus another."""
+
+    def mean(curve: Sequence[float]) -> float:
+        return 100 * at_share(curve, percent, width)
+
+    def parts(evidence: Evidence) -> list[Part]:
+        gaps = []
+        for a, b in pairs:
+            sides = per_seed(evidence, REWARD, a, mean), per_seed(evidence, REWARD, b, mean)
+            gaps.append(difference(*sides, (a, b), where))
+        return judged(gaps, expected)
+
+    return parts
+
+
+def slopes(arm: str, test: Callable[[Mapping[int, Sequence[float]]], Shape]) -> Parts:
+    """The slopes of a shape's segments, each with its own side."""
+
+    def parts(evidence: Evidence) -> list[Part]:
+        found = test(evidence.curves(ENTROPY, arm))
+        made = []
+        for slope, sign in zip(found.slopes, found.signs, strict=True):
+            spread, decided = slope.interval, slope.p_holm <= found.alpha
+            finding = (AS_CLAIMED if spread.mean * sign > 0 else OPPOSITE) if decided else "not distinguishable"
+            if decided and found.n <= EXPLORATORY_SEEDS:
+                finding = f"exploratory: {finding}, too few seeds for a claim"
+            what = f"{arm}, slope of entropy at {slope.first:.0%}-{slope.last:.0%}"
+            numbers = (spread.mean, spread.low, spread.high, found.n, detectable_effect(spread.sd, found.n))
+            made.append(Part(what, *numbers, "nats per training", 0.0, sign, finding if found.n else MISSING))
+        return made
+
+    return parts
+
+
+def swings(evidence: Evidence) -> list[Part]:
+    """OD's entropy against OD's own two thresholds, and what the amplitudes do."""
+    curves = evidence.curves(ENTROPY, "od")
+    low, high = {}, {}
+    for seed, curve in curves.items():
+        low[seed] = 0.2 * curve[0]
+        high[seed] = [low[seed] + (curve[0] - low[seed]) * (1 - k / len(curve)) for k in range(len(curve))]
+    found = oscillation(curves, low, high)
+    n, growth = len(found.seeds), found.growth
+    decided = (AS_CLAIMED if found.claim else OPPOSITE) if found.claim or _mostly_not(found.times, n) else found.verdict
+    share = found.times / n if n else math.nan
+    what = f"od, seeds whose entropy switches sides {found.switches} times or more"
+    damping = {"shrink": AS_CLAIMED, "grow": OPPOSITE}.get(found.damping, found.damping)
+    numbers = (growth.mean, growth.low, growth.high, growth.n, detectable_effect(growth.sd, growth.n))
+    return [
+        Part(what, share, math.nan, math.nan, n, math.nan, "of the seeds", 0.5, 1, decided if n else MISSING),
+        Part("od, growth of the log amplitude", *numbers, "per half-cycle", 0.0, -1, damping if n else MISSING),
+    ]
+
+
+def _mostly_not(times: int, n: int, alpha: float = 0.05) -> bool:
+    """Whether so few of n seeds would be chance if every second run did it."""
+    from scipy import stats
+
+    return n > EXPLORATORY_SEEDS and stats.binom.cdf(times, n, 0.5) <= alpha
+
+
+def accuracy(evidence: Evidence) -> list[Part]:
+    """avg@k of the last checkpoint against the first arm of the evidence, on every benchmark."""
+    return [as_part(gap, 1) for gap in benchmark_differences(evidence)]
+
+
+def pass_gap(evidence: Evidence) -> list[Part]:
+    """(pass@K − pass@1) minus GRPO's, mean over benchmarks, K the number of samples; of every method and checkpoint."""
+    gaps = []
+    for checkpoint in evidence.checkpoints:
+        spread = {arm: spread_of_pass(evidence, arm, checkpoint) for arm in ("grpo", *OURS)}
+        gaps += [
+            difference(spread[arm], spread["grpo"], (arm, "grpo"), f"pass@K − pass@1, {checkpoint}") for arm in OURS
+        ]
+    return judged(gaps, 1)
+
+
+def spread_of_pass(evidence: Evidence, arm: str, checkpoint: str) -> dict[int, float]:
+    """seed -> pass@K − pass@1 in points, mean over the benchmarks that all seeds have."""
+    by_benchmark = []
+    for benchmark in evidence.benchmarks:
+        found = {}
+        for seed, score in evidence.select(benchmark, arm, checkpoint).items():
+            cells = counts(score).values()
+            k = min(n for n, _ in cells)
+            found[seed] = 100 * sum(pass_at_k(n, c, k) - c / n for n, c in cells) / len(cells)
+        by_benchmark.append(found)
+    shared = set.intersection(*map(set, by_benchmark)) if by_benchmark else set()
+    return {seed: sum(found[seed] for found in by_benchmark) / len(by_benchmark) for seed in sorted(shared)}
+
+
+def clipped_late(evidence: Evidence) -> list[Part]:
+    """ID's clipped share of tokens: second half minus first half of training."""
+    low, high = (evidence.curves(f"clip/{side}_fraction", "id") for side in ("low", "high"))
+    totals = {s: [100 * (a + b) for a, b in zip(low[s], high[s], strict=True)] for s in low.keys() & high.keys()}
+    values = {s: at_share(curve, 75, 50) - at_share(curve, 25, 50) for s, curve in totals.items()}
+    return judged([against_null(values, "id", "clipped tokens, second half − first half", "pt")], 1)
+
+
+def extra_time(evidence: Evidence) -> list[Part]:
+    """Mean seconds per rollout step over GRPO's of the same seed, against EXTRA_TIME."""
+
+    def mean(curve: Sequence[float]) -> float:
+        return sum(curve) / len(curve)
+
+    base, gaps = per_seed(evidence, TIME, "grpo", mean), []
+    for arm in OURS:
+        own = per_seed(evidence, TIME, arm, mean)
+        ratios = {seed: own[seed] / base[seed] for seed in own.keys() & base.keys()}
+        gaps.append(against_null(ratios, arm, "time per rollout step / grpo's", "×", EXTRA_TIME))
+    return judged(gaps, -1, EXTRA_TIME)
+
+
+def same_run(evidence: Evidence) -> list[Part]:
+    """The largest difference to GRPO in any step's entropy or reward: 0, bit for bit, in every seed."""
+    base, *others = evidence.methods
+    parts = []
+    for arm in others:
+        seeds = [s for s in evidence.seeds if (arm, s) in evidence.rows and (base, s) in evidence.rows]
+        largest = max(
+            (
+                abs(a - b)
+                for key in (ENTROPY, REWARD)
+                for s in seeds
+                for a, b in zip(evidence.curves(key, arm)[s], evidence.curves(key, base)[s], strict=True)
+            ),
+            default=math.nan,
+        )
+        finding = (AS_CLAIMED if largest == 0 else OPPOSITE) if seeds else MISSING
+        none = (math.nan, math.nan, len(seeds), math.nan)
+        parts.append(Part(f"{arm} − {base}, largest difference of any step", largest, *none, "", 0.0, 0, finding))
+    return parts

@@ -1,0 +1,245 @@
+"""The paper's claims as code: what each says, which runs speak to it, and the rule that decides, fixed here.
+
+A claim rests on parts, each a number with its interval and the side it has to lie on. All parts on their side:
+reproduced. One decidedly on the other side: contradicted. Else inconclusive, with the smallest effect the design could
+have seen; without any of its runs: not run. "Decidedly" is `Difference.claim`: every route excludes the null, after
+Holm's correction over the claim's parts, with more than three seeds. `dynclip.report.claims.page` writes them down.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dynclip.report.claims.parts import (
+    AS_CLAIMED,
+    ENTROPY,
+    EXTRA_TIME,
+    OPPOSITE,
+    OURS,
+    Part,
+    Parts,
+    accuracy,
+    areas,
+    at_equal_reward,
+    changes,
+    clipped_late,
+    extra_time,
+    halves,
+    pass_gap,
+    reward_gaps,
+    same_run,
+    slopes,
+    swings,
+)
+from dynclip.report.claims.published import TRAINING_MINUTES, cell
+from dynclip.report.evidence import Evidence
+from dynclip.studies.arms import PHASES, UPDATES
+from evals.stats.curves import falls_rises_falls, rises_then_falls
+
+VERDICTS = REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_RUN = "reproduced", "contradicted", "inconclusive", "not run"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper. study: where its runs are from; arms: the runs; statistic: the number per seed; paper:
+    what the paper shows for it; decide: from the parts' findings to the verdict.
+    """
+
+    id: str
+    sentence: str
+    study: str
+    arms: tuple[str, ...]
+    statistic: str
+    paper: str
+    parts: Parts
+    decide: Callable[[Sequence[Part]], str]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A claim and what the runs say about it."""
+
+    claim: Claim
+    verdict: str
+    parts: tuple[Part, ...]
+
+    @property
+    def seeds(self) -> int:
+        """Of the part with the fewest."""
+        return min((part.n for part in self.parts), default=0)
+
+
+def decide(claim: Claim, evidence: Evidence | None) -> Decision:
+    """What `evidence`, the runs of the claim's arms, says; None where there is none of them."""
+    parts = tuple(claim.parts(evidence)) if evidence else ()
+    verdict = claim.decide(parts) if any(part.n for part in parts) else NOT_RUN
+    return Decision(claim, verdict, parts)
+
+
+# Rules
+
+
+def all_parts(parts: Sequence[Part]) -> str:
+    """Every part as claimed; contradicted by a single opposite one."""
+    findings = {part.finding for part in parts}
+    if OPPOSITE in findings:
+        return CONTRADICTED
+    return REPRODUCED if findings == {AS_CLAIMED} else INCONCLUSIVE
+
+
+def on_some_benchmark(parts: Sequence[Part]) -> str:
+    """Each method as claimed on a benchmark at least, and none the opposite on any."""
+    by_method: dict[str, set[str]] = {}
+    for part in parts:
+        by_method.setdefault(part.what.split(" − ")[0], set()).add(part.finding)
+    if any(OPPOSITE in findings for findings in by_method.values()):
+        return CONTRADICTED
+    return REPRODUCED if all(AS_CLAIMED in findings for findings in by_method.values()) else INCONCLUSIVE
+
+
+RULES = {
+    all_parts: "reproduced if every part is as claimed, contradicted if one is the opposite",
+    on_some_benchmark: "reproduced if each method is higher on a benchmark at least and lower on none, contradicted if "
+    "one is lower on a benchmark",
+}
+
+
+# The claims
+
+
+def _scores_of(methods: Sequence[str], benchmark: str = "AIME24", model: str = "Qwen2.5-Math-7B") -> str:
+    shown = ", ".join(f"{name} {cell(model, name, benchmark).text}" for name in methods)
+    return f"{benchmark}, {model}, one run each, intervals from problems alone: {shown}"
+
+
+def _minutes(model: int = 0) -> str:
+    base = TRAINING_MINUTES["grpo"][model]
+    return ", ".join(f"{name} {TRAINING_MINUTES[name][model] / base:.2f} ×" for name in OURS)
+
+
+_SIGNS = {"E1": ("lowers", -1), "E2": ("raises", 1), "E3": ("raises", 1), "E4": ("lowers", -1)}
+_AREA = "mean entropy over training, paired difference"
+_FIGURE = "a figure, one run"
+
+_ENTRIES = (
+    Claim(
+        "entropy_falls", "Policy entropy falls under GRPO.", "collapse", ("grpo",), "entropy, last 5 % − first 5 % of "
+        "the steps", _FIGURE, changes(ENTROPY, ("grpo",), -1, "nats"), all_parts,
+    ),
+    Claim(
+        "entropy_collapses", "It collapses: to less than half of where it began.", "collapse", ("grpo",),
+        "ln(last 5 % / first 5 %) of entropy, against ln ½", _FIGURE, halves(ENTROPY), all_parts,
+    ),
+    Claim(
+        "gradient_falls", "The gradient norm falls with it.", "collapse", ("grpo",),
+        "gradient norm, last 5 % − first 5 % of the steps", _FIGURE, changes("train/grad_norm", ("grpo",), -1, ""),
+        all_parts,
+    ),
+    *(
+        Claim(
+            f"{region}_alone", f"Training on the tokens of {region} alone {verb} entropy.", "regions",
+            (f"only_{region}_surprisal",), "entropy, last 5 % − first 5 % of the steps", "derivation and " + _FIGURE,
+            changes(ENTROPY, (f"only_{region}_surprisal",), sign, "nats"), all_parts,
+        )
+        for region, (verb, sign) in _SIGNS.items()
+    ),
+    *(
+        Claim(
+            f"{region}_wider", f"A clip widened to 0.7-1.3 for the tokens of {region} {verb} entropy.", "regions",
+            ("grpo", f"wide_{region}_probability"), _AREA, _FIGURE,
+            areas(((f"wide_{region}_probability", "grpo"),), sign), all_parts,
+        )
+        for region, (verb, sign) in _SIGNS.items()
+    ),
+    Claim(
+        "upper_raises", "The dynamic upper bound raises entropy.", "thresholds", ("grpo", "dynamic_upper"), _AREA,
+        _FIGURE, areas((("dynamic_upper", "grpo"),), 1), all_parts,
+    ),
+    Claim(
+        "upper_raises_at_equal_reward", "The dynamic upper bound raises entropy also at equal reward.", "thresholds",
+        ("grpo", "dynamic_upper"), "entropy where half of the slowest run's gain is reached", "not shown",
+        at_equal_reward("dynamic_upper", 1), all_parts,
+    ),
+    Claim(
+        "upper_above_fixed", "The dynamic upper bound keeps more entropy than fixed ones.", "thresholds",
+        ("clip_higher", "upper_0.4", "dynamic_upper"), _AREA, _FIGURE,
+        areas((("dynamic_upper", "clip_higher"), ("dynamic_upper", "upper_0.4")), 1), all_parts,
+    ),
+    Claim(
+        "lower_lowers", "The dynamic lower bound lowers entropy.", "thresholds", ("grpo", "dynamic_lower"), _AREA,
+        _FIGURE, areas((("dynamic_lower", "grpo"),), -1), all_parts,
+    ),
+    Claim(
+        "lower_lowers_at_equal_reward", "The dynamic lower bound lowers entropy also at equal reward.", "thresholds",
+        ("grpo", "dynamic_lower"), "entropy where half of the slowest run's gain is reached", "not shown",
+        at_equal_reward("dynamic_lower", -1), all_parts,
+    ),
+    Claim(
+        "lower_below_fixed", "The dynamic lower bound keeps less entropy than fixed ones.", "thresholds",
+        ("clip_lower", "lower_0.4", "dynamic_lower"), _AREA, _FIGURE,
+        areas((("dynamic_lower", "clip_lower"), ("dynamic_lower", "lower_0.4")), -1), all_parts,
+    ),
+    Claim(
+        "id_curve", "Under ID entropy rises, then falls.", "curves", ("id",), "slope before and after half time",
+        _FIGURE, slopes("id", rises_then_falls), all_parts,
+    ),
+    Claim(
+        "did_curve", "Under DID entropy falls, rises, and falls.", "curves", ("did",), "slope in each third",
+        _FIGURE, slopes("did", falls_rises_falls), all_parts,
+    ),
+    Claim(
+        "od_curve", "Under OD entropy oscillates with decaying amplitude.", "curves", ("od",),
+        "switches between OD's thresholds; growth of the log amplitude", _FIGURE, swings, all_parts,
+    ),
+    Claim(
+        "id_clips_late", "ID clips few tokens early and many late.", "curves", ("id",),
+        "clipped share of tokens, second half − first half", _FIGURE, clipped_late, all_parts,
+    ),
+    Claim(
+        "reward_early", "The schedules earn less reward than GRPO early.", "curves", ("grpo", *OURS),
+        "mean reward over the first 30 %, paired difference", _FIGURE,
+        reward_gaps(15, 30, [(arm, "grpo") for arm in OURS], -1, "reward, first 30 %"), all_parts,
+    ),
+    Claim(
+        "reward_late", "The schedules earn more reward than GRPO late.", "curves", ("grpo", *OURS),
+        "mean reward over the last 30 %, paired difference", _FIGURE,
+        reward_gaps(85, 30, [(arm, "grpo") for arm in OURS], 1, "reward, last 30 %"), all_parts,
+    ),
+    Claim(
+        "accuracy_grpo", "The schedules solve more than GRPO.", "main_table", ("grpo", *OURS),
+        "avg@k of the last checkpoint, paired difference", _scores_of(("grpo", *OURS)), accuracy, on_some_benchmark,
+    ),
+    Claim(
+        "accuracy_clip_higher", "The schedules solve more than Clip-Higher.", "main_table", ("clip_higher", *OURS),
+        "avg@k of the last checkpoint, paired difference", _scores_of(("clip_higher", *OURS)), accuracy,
+        on_some_benchmark,
+    ),
+    Claim(
+        "pass_gap", "The gap to GRPO grows with K.", "pass_at_k", ("grpo", *OURS),
+        "(pass@K − pass@1), mean over benchmarks, paired difference", _FIGURE + ", K to 32", pass_gap, all_parts,
+    ),
+    *(
+        Claim(
+            f"{name}_phase", f"φ = 0.5 is the best place for {name.upper()}'s switch.", "phase_ratio",
+            (name, *(f"{name}_phase{phase}" for phase in PHASES)), "mean reward over the last fifth, paired difference",
+            _FIGURE, reward_gaps(90, 20, [(name, f"{name}_phase{phase}") for phase in PHASES], 1, "reward, last fifth"),
+            all_parts,
+        )
+        for name in ("id", "did")
+    ),
+    Claim(
+        "constants_collapse", "With constants in place of H(p) and M(p) the schedules keep less entropy.", "ablations",
+        tuple(each for arm in OURS for each in (arm, f"{arm}_mean")), _AREA, "a figure, one run: \"still collapses\"",
+        areas([(f"{arm}_mean", arm) for arm in OURS], -1), all_parts,
+    ),
+    Claim(
+        "bounded_time", f"A step takes less than {EXTRA_TIME:.2f} times GRPO's.", "cost", ("grpo", *OURS),
+        "seconds per rollout step over GRPO's of the same seed", _minutes(), extra_time, all_parts,
+    ),
+    Claim(
+        "one_update", "With one update per rollout batch all clipping methods are one run.", "updates",
+        tuple(f"{name}_updates{min(UPDATES)}" for name in ("grpo", "clip_higher", *OURS)),
+        "largest difference of any step's entropy or reward", "not said; follows from r = 1", same_run, all_parts,
+    ),
+)  # fmt: skip
+
+CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _ENTRIES}

@@ -1,0 +1,331 @@
+"""What a study measured, read back and checked: the only door to tables, figures, report and MLflow.
+
+Nothing is used before it is verified: rows are complete, scores are those of the samples and of the weights
+on disk, and runs that are compared had the same data, the same start and the same length. Whatever fails
+names its file and the command that rebuilds it.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynclip.runtime.checkpoints import MANIFEST, weights_sha256
+from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime.files import sha256
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASE = "base"  # the untrained policy: it has scores and no run
+BASELINE = "grpo"
+
+Run = tuple[str, int]  # method, seed
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A verified study.
+
+    results: results/<scale>. methods: in the order of the tables, without the base policy. seeds: every
+    seed that is expected. runs: (method, seed) -> run.json. rows: (method, seed) -> the rows of
+    metrics.jsonl. scores: the score files' content, each with its own path under "file".
+    """
+
+    results: Path
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: dict[Run, dict]
+    rows: dict[Run, list[dict]]
+    scores: list[dict]
+
+    @property
+    def scale(self) -> str:
+        return self.results.name
+
+    @property
+    def baseline(self) -> str:
+        """The method that the others are compared with: grpo, or the first one of a study without it."""
+        return BASELINE if BASELINE in self.methods else self.methods[0]
+
+    @property
+    def steps(self) -> int:
+        """Rollout steps of every run."""
+        return max((len(rows) for rows in self.rows.values()), default=0)
+
+    @property
+    def missing(self) -> list[Run]:
+        """Runs that the study should have and has not (never begun, or not finished)."""
+        return [(m, s) for m in self.methods for s in self.seeds if (m, s) not in self.runs]
+
+    @cached_property
+    def benchmarks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(score["benchmark"] for score in self.scores))
+
+    @cached_property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Labels of the evaluated checkpoints, in the order of training; "final" is the last."""
+        steps = {s["checkpoint"]: s["step"] for s in self.scores if s["method"] != BASE}
+        return tuple(sorted(steps, key=lambda label: (label == "final", steps[label])))
+
+    @cached_property
+    def metrics(self) -> "pd.DataFrame":
+        """One row per rollout step: method, seed, step and a column per metric key (NaN where absent)."""
+        import pandas as pd
+
+        frames = [pd.DataFrame(rows).assign(method=method, seed=seed) for (method, seed), rows in self.rows.items()]
+        if not frames:
+            return pd.DataFrame(columns=["method", "seed", "step"])
+        frame = pd.concat(frames, ignore_index=True)
+        keys = sorted(column for column in frame if "/" in column)
+        frame[keys] = frame[keys].apply(pd.to_numeric, errors="coerce")
+        return frame[["method", "seed", "step", *keys]]
+
+    def curves(self, key: str, method: str) -> dict[int, list[float]]:
+        """seed -> the values of a metric by rollout step; seeds that lack it are absent."""
+        found = {}
+        for (name, seed), rows in self.rows.items():
+            values = [_number(row.get(key)) for row in rows]
+            if name == method and not all(map(math.isnan, values)):
+                found[seed] = values
+        return dict(sorted(found.items()))
+
+    def select(self, benchmark: str, method: str, checkpoint: str = "final") -> dict[int, dict]:
+        """seed -> the score of a method's checkpoint on a benchmark."""
+        found = {
+            score["seed"]: score
+            for score in self.scores
+            if (score["benchmark"], score["method"], score["checkpoint"]) == (benchmark, method, checkpoint)
+        }
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def score_frame(self) -> "pd.DataFrame":
+        """Scores, long: method seed checkpoint step benchmark k n_problems metric value stderr."""
+        import pandas as pd
+
+        columns = ["method", "seed", "checkpoint", "step", "benchmark", "k", "n_problems"]
+        records = []
+        for score in self.scores:
+            shared = {name: score[name] for name in columns}
+            average = score["avg_at_k"]
+            values = {
+                "avg_at_k": (average["value"], average["stderr"]),
+                "maj_at_k": (score["maj_at_k"], math.nan),
+                **{f"pass_at_{k}": (value, math.nan) for k, value in score["pass_at"].items()},
+                "flexible_avg_at_k": (score["flexible"]["avg_at_k"]["value"], score["flexible"]["avg_at_k"]["stderr"]),
+                **{f"share_{name}": (n / samples(score), math.nan) for name, n in score["verdicts"].items()},
+                "completion_tokens_mean": (score["completion_tokens_mean"], math.nan),
+            }
+            records += [
+                shared | {"metric": name, "value": _number(value), "stderr": _number(stderr)}
+                for name, (value, stderr) in values.items()
+            ]
+        return pd.DataFrame(records, columns=[*columns, "metric", "value", "stderr"])
+
+
+def samples(score: dict) -> int:
+    """How many samples a score rests on."""
+    return sum(problem["n"] for problem in score["per_problem"])
+
+
+def counts(score: dict) -> dict[str, tuple[int, int]]:
+    """problem id -> (samples, correct)."""
+    return {problem["id"]: (problem["n"], problem["c"]) for problem in score["per_problem"]}
+
+
+def load_evidence(results: Path | str, methods=None, seeds=None) -> Evidence:
+    """Read and verify results/<scale>.
+
+    `methods` and `seeds` are the study's own (what is missing of them is listed, what else lies in the
+    folder is left out); None takes what is there. Raises UserError at the first file that is damaged, or
+    does not belong to the others.
+    """
+    results = Path(results)
+    found: dict[Run, Path] = {}
+    for path in sorted(results.glob("runs/*/seed*/run.json")):
+        found[path.parent.parent.name, _seed(path.parent)] = path
+    score_files = sorted(results.glob("scores/*/seed*/*/*.json"))
+    present = {method for method, _ in found} | {f.parts[-4] for f in score_files}
+    if methods is None:
+        methods = sorted(present - {BASE}, key=lambda name: (name != BASELINE, name))
+    methods = tuple(methods)
+    if not methods or not (found or score_files):
+        raise UserError(f"{results}: no finished run and no score here; make them with: snakemake --cores all")
+    if seeds is None:
+        seeds = sorted(
+            {s for m, s in found if m in methods} | {_seed(f.parents[1]) for f in score_files if f.parts[-4] in methods}
+        )
+    wanted = [(m, s) for m in methods for s in seeds if (m, s) in found]
+    runs, rows = {}, {}
+    for key in wanted:
+        runs[key], rows[key] = read_run(found[key])
+    _check_comparable(runs)
+    scores = [
+        read_score(path, results)
+        for path in score_files
+        if path.parts[-4] == BASE or (path.parts[-4] in methods and _seed(path.parents[1]) in seeds)
+    ]
+    order = {name: place for place, name in enumerate((BASE, *methods))}
+    scores.sort(key=lambda s: (s["benchmark"], order[s["method"]], s["seed"], s["step"]))
+    _check_same_sampling(scores)
+    return Evidence(results, methods, tuple(seeds), runs, rows, scores)
+
+
+def read_run(path: Path) -> tuple[dict, list[dict]]:
+    """A run.json and the rows of the metrics.jsonl beside it. UserError names what is damaged or missing."""
+    rebuild = _retrain(path)
+    try:
+        run = json.loads(_text(path, rebuild))
+        steps, state = run["steps"], run["state"]
+        named = (run["method"], run["seed"])
+        _ = run["fingerprint"], run["base_model_sha256"], run["data_sha256"], run["updates_per_rollout"]
+        _ = run["options"], run["seconds"], run["environment"], run["protocol"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a complete run record ({error!r}); rebuild it with: {rebuild}") from None
+    if state != "finished" or named != (path.parent.parent.name, _seed(path.parent)):
+        raise UserError(f"{path}: not the record of this finished run; rebuild it with: {rebuild}")
+    rows = read_rows(path.with_name("metrics.jsonl"))
+    if len(rows) != steps:
+        raise UserError(
+            f"{path.with_name('metrics.jsonl')}: {len(rows)} rows, expected {steps}; rebuild it with: {rebuild}"
+        )
+    return run, rows
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl. UserError names the first line that is not the next step's row."""
+    rows = []
+    for number, line in enumerate(_text(path, _retrain(path)).splitlines(), 1):
+        try:
+            row = json.loads(line)
+            step = row["step"]
+        except (ValueError, KeyError, TypeError):
+            step = None
+        if step != len(rows):
+            raise UserError(
+                f"{path}, line {number}: expected the JSON row of step {len(rows)}; rebuild it with: {_retrain(path)}"
+            )
+        rows.append(row)
+    return rows
+
+
+def read_score(path: Path, results: Path) -> dict:
+    """One score file, checked against its samples and its checkpoint; "file" is added: its path.
+
+    The samples must be there with the recorded SHA-256; the checkpoint, where its folder still exists, must
+    be the one that was scored. UserError names the file that differs and the command that scores it again.
+    """
+    rebuild = rebuild_command("evaluate", path)
+    try:
+        score = json.loads(_text(path, rebuild))
+        method, seed, checkpoint = path.parts[-4], _seed(path.parents[1]), path.parent.name
+        total, rows = samples(score), score["samples"]["rows"]
+        mean = sum(p["c"] / p["n"] for p in score["per_problem"]) / score["n_problems"]
+        value, digests = score["avg_at_k"]["value"], (score["samples"]["sha256"], score["model"]["sha256"])
+        named = (score["method"], score["seed"], score["checkpoint"], score["benchmark"])
+        _ = (
+            score["step"],
+            score["k"],
+            score["pass_at"],
+            score["verdicts"],
+            score["sampling"],
+            score["maj_at_k"],
+            score["flexible"]["avg_at_k"],
+        )
+        off = abs(value - mean)
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: not a complete score file ({error!r}); rebuild it with: {rebuild}") from None
+    problems = score["per_problem"]
+    if named != (method, seed, checkpoint, path.stem):
+        raise UserError(f"{path}: holds the score of {'/'.join(map(str, named))}; rebuild it with: {rebuild}")
+    if off > 1e-3 or total != rows or len(problems) != score["n_problems"]:
+        raise UserError(
+            f"{path}: avg_at_k or the row counts disagree with its own per_problem counts; rebuild it with: {rebuild}"
+        )
+    stored = results / "samples" / method / f"seed{seed}" / checkpoint / f"{path.stem}.parquet"
+    if not stored.is_file():
+        raise UserError(f"{stored} is missing, so {path} cannot be checked; rebuild it with: {rebuild}")
+    if sha256(stored) != digests[0]:
+        raise UserError(
+            f"{stored} is not the file that {path} was made from (SHA-256 differs); rebuild it with: {rebuild}"
+        )
+    folder = checkpoint_folder(results, method, seed, score["step"])
+    if folder.is_dir():
+        try:
+            weights = weights_sha256(folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{folder / MANIFEST} is missing or damaged; rebuild it with: {_retrain_run(results, method, seed)}"
+            ) from None
+        if digests[1] != weights:
+            raise UserError(f"{path}: scores other weights than {folder} holds; rebuild it with: {rebuild}")
+    return score | {"file": str(path)}
+
+
+def checkpoint_folder(results: Path, method: str, seed: int, step: int) -> Path:
+    """Where the weights of a score lie."""
+    if method == BASE:
+        return results / "base"
+    return results / "runs" / method / f"seed{seed}" / "checkpoints" / f"step{step}"
+
+
+def _check_comparable(runs: dict[Run, dict]) -> None:
+    """Seeds are compared in pairs, which holds only for runs with one start, one data set, one length and one protocol
+    (everything of a run that is not its method's: `dynclip.training.lifecycle.PROTOCOL`).
+    """
+    shared = {"steps": "steps", "base_model_sha256": "base policy (SHA-256)", "data_sha256": "training data (SHA-256)"}
+    facts = {key: {title: run[field] for field, title in shared.items()} | run["protocol"] for key, run in runs.items()}
+    for name in dict.fromkeys(name for fact in facts.values() for name in fact):
+        values = [fact.get(name) for fact in facts.values()]
+        usual = max(values, key=values.count)
+        for (method, seed), fact in facts.items():
+            if fact.get(name) != usual:
+                raise UserError(
+                    f"run {method}/seed{seed} has another {name}, {fact.get(name)}, than the others, {usual}: they "
+                    "cannot be compared; leave it out, or rebuild it with: "
+                    f"{_retrain_run(Path('results') / runs[method, seed]['scale'], method, seed)}"
+                )
+
+
+def _check_same_sampling(scores: list[dict]) -> None:
+    for benchmark in {score["benchmark"] for score in scores}:
+        these = [score for score in scores if score["benchmark"] == benchmark]
+        rules = [(s["k"], {k: v for k, v in s["sampling"].items() if k != "seed"}) for s in these]
+        usual = max(rules, key=rules.count)
+        for score, rule in zip(these, rules, strict=True):
+            if rule != usual:
+                raise UserError(
+                    f"{score['file']}: sampled with k, settings = {rule}, the others with {usual}; "
+                    f"rebuild it with: {rebuild_command('evaluate', score['file'])}"
+                )
+
+
+def _text(path: Path, rebuild: str) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}); rebuild it with: {rebuild}") from None
+
+
+def _retrain(path: Path) -> str:
+    return rebuild_command("train", path)
+
+
+def _retrain_run(results: Path, method: str, seed: int) -> str:
+    if method == BASE:
+        return rebuild_command("warmup", results / "base" / MANIFEST)
+    return _retrain(results / "runs" / method / f"seed{seed}" / "run.json")
+
+
+def _seed(folder: Path) -> int:
+    try:
+        return int(folder.name.removeprefix("seed"))
+    except ValueError:
+        raise UserError(f"{folder}: expected a folder named seed<number>") from None
+
+
+def _number(value) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

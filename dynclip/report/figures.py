@@ -1,0 +1,355 @@
+"""The study's figures: one function each, registered in FIGURES with the caption that is printed under the
+plot.
+
+They are drawn for grey paper and half size: methods differ by line style and marker as well as by a
+colour-blind-safe colour (Okabe and Ito). Files are the same bytes every time: fixed hash salt, no date.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynclip.report.comparisons import seed_means
+from dynclip.report.evidence import BASE, Evidence, load_evidence
+from dynclip.report.plot import (
+    BAND,
+    COLOURS,
+    FORMATS,
+    STYLE,
+    _draw_curves,
+    _draw_line,
+    _every,
+    _legend,
+    _look,
+    canvas,
+    files,
+)
+from dynclip.runtime.files import write_atomic
+from evals.stats.comparison import Difference, mean_interval
+from evals.stats.curves import smooth
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def entropy(evidence: Evidence) -> "Figure":
+    """Entropy of the sampling policy by rollout step; below it, which bound OD loosens (where a run
+    records it).
+    """
+    strips = {
+        f"{method}, seed {seed}": states
+        for method in evidence.methods
+        for seed, states in evidence.curves("clip/state", method).items()
+    }
+    below = 0.16 * len(strips) + 0.3
+    if strips:
+        figure, axes = canvas(4.4 + below, rows=2, heights=[3.6, below], sharex=True)
+    else:
+        figure, axes = canvas(4.4)
+    _draw_curves(evidence, axes[0], "policy/entropy")
+    axes[0].set_ylabel("entropy, nats")
+    axes[0].set_ylim(bottom=0)
+    if strips:
+        _draw_states(axes[1], strips)
+    axes[-1].set_xlabel("rollout step")
+    _legend(figure, axes[0])
+    return figure
+
+
+def reward(evidence: Evidence) -> "Figure":
+    """Training reward by rollout step, smoothed."""
+    figure, axes = canvas(4.6)
+    _draw_curves(evidence, axes[0], "train/reward", smoothed=True)
+    axes[0].set(xlabel="rollout step", ylabel="reward (share correct)")
+    _legend(figure, axes[0])
+    return figure
+
+
+def grad_norm(evidence: Evidence) -> "Figure":
+    """Gradient norm by rollout step, smoothed."""
+    figure, axes = canvas(4.4)
+    _draw_curves(evidence, axes[0], "train/grad_norm", smoothed=True)
+    axes[0].set(xlabel="rollout step", ylabel="gradient norm, before clipping")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
+def regions(evidence: Evidence) -> "Figure":
+    """Share of tokens in each of the four regions."""
+    figure, axes = canvas(3.6, columns=4, sharey=True)
+    for ax, region in zip(axes, ("E1", "E2", "E3", "E4"), strict=True):
+        _draw_curves(evidence, ax, f"region/{region}", factor=100, smoothed=True)
+        ax.set(xlabel="rollout step", title=region)
+    axes[0].set_ylabel("% of tokens")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
+def clip_fraction(evidence: Evidence) -> "Figure":
+    """Share of tokens that lost their gradient to each bound, smoothed."""
+    figure, axes = canvas(4.2, columns=2, sharey=True)
+    for ax, key, name in zip(axes, ("clip/low_fraction", "clip/high_fraction"), ("lower", "upper"), strict=True):
+        _draw_curves(evidence, ax, key, factor=100, smoothed=True)
+        ax.axhline(1, color="#888888", linewidth=0.9, linestyle=(0, (1, 2)))
+        ax.set(xlabel="rollout step", title=f"{name} bound")
+    axes[0].set_ylabel("clipped, % of tokens")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
+def bounds(evidence: Evidence) -> "Figure":
+    """The clipping thresholds as applied, averaged over tokens."""
+    figure, axes = canvas(4.2, columns=2, sharey=True)
+    for ax, key, name in zip(axes, ("clip/eps_low_mean", "clip/eps_high_mean"), ("ε low", "ε high"), strict=True):
+        _draw_curves(evidence, ax, key)
+        ax.set(xlabel="rollout step", title=name)
+    axes[0].set_ylabel("mean threshold (ratio units)")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
+def pass_at_k(evidence: Evidence) -> "Figure":
+    """pass@k by k: a row of panels per checkpoint, a column per benchmark."""
+    labels, names = evidence.checkpoints or ("final",), evidence.benchmarks or ("no benchmark",)
+    figure, axes = canvas(1.2 + 2.7 * len(labels), rows=len(labels), columns=len(names), sharex=True, sharey="row")
+    for row, label in enumerate(labels):
+        for column, benchmark in enumerate(names):
+            ax = axes[row * len(names) + column]
+            for method in (BASE, *evidence.methods):
+                scores = evidence.select(benchmark, method, "final" if method == BASE else label)
+                curves = {
+                    seed: {int(k): 100 * value for k, value in score["pass_at"].items() if value is not None}
+                    for seed, score in scores.items()
+                }
+                _draw_line(evidence, ax, method, curves)
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            ax.set_title(benchmark if row == 0 else "")
+        step = {s["step"] for s in evidence.scores if s["checkpoint"] == label and s["method"] != BASE}
+        axes[row * len(names)].set_ylabel(f"pass@k, %\n(step {', '.join(map(str, sorted(step)))})")
+    for ax in axes[-len(names) :]:
+        ax.set_xlabel("k")
+    _legend(figure, *axes)
+    return figure
+
+
+def scores(evidence: Evidence) -> "Figure":
+    """avg@k of the last checkpoint: a dot per seed, the mean with its 95 % t interval."""
+    names, methods = evidence.benchmarks or ("no benchmark",), evidence.methods
+    figure, axes = canvas(1.5 + 0.42 * len(methods), columns=len(names), sharey=True)
+    for ax, benchmark in zip(axes, names, strict=True):
+        for place, method in enumerate(methods):
+            values = list(seed_means(evidence, benchmark, method).values())
+            if not values:
+                ax.text(0.02, place, "missing", transform=ax.get_yaxis_transform(), va="center", color="#777777")
+                continue
+            spread, look = mean_interval(values), _look(evidence, method)
+            ax.plot(values, [place + 0.22] * len(values), ".", color=look["color"], markersize=4, alpha=0.65)
+            if spread.n > 1:
+                ax.plot([spread.low, spread.high], [place, place], color=look["color"], linewidth=2)
+            ax.plot([spread.mean], [place], marker=look["marker"], color=look["color"], markersize=7)
+        # The untrained policy is far to the left: as a number it does not squeeze the methods together.
+        base = "".join(f"\nbefore training {v:.1f}" for v in seed_means(evidence, benchmark, BASE).values())
+        ks = {s["k"] for s in evidence.scores if s["benchmark"] == benchmark}
+        ax.set_title(f"{benchmark}{base}", fontsize=10)
+        ax.set_xlabel(f"avg@{', '.join(map(str, sorted(ks)))}, %")
+        ax.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    return figure
+
+
+def entropy_reward(evidence: Evidence) -> "Figure":
+    """Entropy against reward along training: what a method pays, in entropy, for a reward."""
+    figure, axes = canvas(5.0)
+    for method in evidence.methods:
+        rewards, entropies = (
+            evidence.curves("train/reward", method),
+            evidence.curves("policy/entropy", method),
+        )
+        seeds = sorted(set(rewards) & set(entropies))
+        pairs = [(smooth(rewards[s], FRONTIER), smooth(entropies[s], FRONTIER)) for s in seeds]
+        if not pairs:
+            continue
+        look = _look(evidence, method)
+        for path in pairs:
+            axes[0].plot(*path, color=look["color"], linewidth=0.6, alpha=0.35)
+        mean = [[sum(at) / len(at) for at in zip(*side, strict=True)] for side in zip(*pairs, strict=True)]
+        axes[0].plot(*mean, **look, markevery=_every(len(mean[0])), label=method)
+        axes[0].plot(mean[0][0], mean[1][0], "o", color=look["color"], fillstyle="none", markersize=10)
+    axes[0].set(xlabel="reward (share correct)", ylabel="entropy, nats")
+    _legend(figure, axes[0])
+    return figure
+
+
+FRONTIER = 30  # % of the steps: a curve of reward against entropy needs more smoothing than one over time
+SMOOTHED = "Every seed is first smoothed by a running mean over 5 % of the steps."
+FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
+    "entropy": (
+        entropy,
+        f"Entropy of the sampling policy (temperature 1, mean over completion tokens). {BAND}. "
+        "Strips, where a method switches: which bound is loosened at each step, one row per run.",
+    ),
+    "reward": (reward, f"Training reward of the rollout batches. {BAND}. {SMOOTHED}"),
+    "grad_norm": (
+        grad_norm,
+        f"Norm of the gradient, mean over a rollout step's updates, before it is clipped to 1. {BAND}. {SMOOTHED}",
+    ),
+    "regions": (
+        regions,
+        "Share of tokens in the entropy-sensitive regions (E1, E2: advantage above 0; E3, E4: below; E1, E3: likelier "
+        f"than the entropy says; E2, E4: less likely), under the sampling policy. {BAND}. {SMOOTHED}",
+    ),
+    "clip_fraction": (
+        clip_fraction,
+        f"Share of tokens whose gradient each bound removed. {BAND}. {SMOOTHED} Dotted: 1 %, below "
+        "which a bound "
+        "hardly acts.",
+    ),
+    "bounds": (
+        bounds,
+        f"Thresholds as applied, averaged over tokens: the ratio is kept in [1−ε low, 1+ε high]. {BAND}.",
+    ),
+    "pass_at_k": (
+        pass_at_k,
+        f"pass@k, unbiased estimate; a row of panels per evaluated checkpoint. {BAND}. base: the "
+        "policy before training.",
+    ),
+    "scores": (
+        scores,
+        "Last checkpoint. Small dots: one training seed each; large marker: their mean; bar: 95 % t "
+        "interval over seeds. "
+        "Intervals that overlap do not decide a paired comparison: see the differences table.",
+    ),
+    "entropy_reward": (
+        entropy_reward,
+        "Entropy against reward along training, from the ring on: at equal steps methods may differ "
+        "only because one "
+        "learns faster, here they are compared at equal reward. Thick: mean over seeds; thin: seeds. "
+        f"Every seed is first smoothed by a running mean over {FRONTIER} % of the steps.",
+    ),
+}  # fmt: skip
+
+
+def caption(evidence: Evidence, name: str) -> str:
+    """The figure's caption with the number of runs and the seeds that it shows."""
+    seeds = ", ".join(map(str, evidence.seeds))
+    absent = ", ".join(f"{method}/seed{seed}" for method, seed in evidence.missing)
+    return (
+        f"{FIGURES[name][1]} n = {len(evidence.seeds)} seed{'s' * (len(evidence.seeds) != 1)} "
+        f"({seeds}) per method, "
+        f"{evidence.steps} rollout steps.{f' Missing: {absent}.' if absent else ''}"
+    )
+
+
+def write_figures(results: Path | str, methods=None, seeds=None) -> list[Path]:
+    """Verify results/<scale> and write figures/<name>.{svg,png} with captions; returns the paths."""
+    evidence = load_evidence(results, methods, seeds)
+    written = []
+    for name in FIGURES:
+        for end, content in render(evidence, name, captioned=True).items():
+            written.append(write_atomic(evidence.results / "figures" / f"{name}.{end}", content))
+    return written
+
+
+def render(evidence: Evidence, name: str, captioned: bool, formats=FORMATS) -> dict[str, bytes]:
+    """The bytes of a figure by format, with its caption under the plot if `captioned`."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        return files(FIGURES[name][0](evidence), caption(evidence, name) if captioned else "", formats)
+
+
+def _draw_states(ax, strips: dict[str, list[float]]) -> None:
+    """One thin row per run: which bound a switching method loosens at each step."""
+    kinds = {
+        1: ("#0072B2", "upper bound loosened"),
+        0: ("#E69F00", "lower bound loosened"),
+        -1: ("#dddddd", "neither yet"),
+    }
+    for row, states in enumerate(strips.values()):
+        for state, (colour, _) in kinds.items():
+            spans = [
+                (step - 0.5, 1) for step, value in enumerate(states) if not math.isnan(value) and round(value) == state
+            ]
+            ax.broken_barh(spans, (row - 0.4, 0.8), facecolors=colour, linewidth=0)
+    from matplotlib.patches import Patch
+
+    ax.set_yticks(range(len(strips)), list(strips), fontsize=7)
+    ax.set_ylim(len(strips) - 0.4, -0.6)
+    ax.grid(visible=False)
+    handles = [Patch(color=colour, label=label) for colour, label in kinds.values()]
+    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=7.5, borderpad=0.1)
+
+
+COLUMNS = 4  # panels side by side
+QUANTITIES = {"policy/entropy": "entropy, nats", "train/reward": "reward"}
+
+
+EFFECTS = (
+    "Paired difference to the baseline with its 95 % t interval over seeds; filled: decided after Holm's correction "
+    "within the panel's quantity. At equal reward: where each run first reaches the same smoothed reward."
+)
+PANELS = f"One panel an arm, the baseline in grey. {BAND}, smoothed over 5 % of the steps."
+
+
+def effects(evidence: Evidence, gaps: Sequence[Difference]) -> "Figure":
+    """A column per quantity, a row per arm: difference to the baseline and interval."""
+    wheres = list(dict.fromkeys(gap.where for gap in gaps))
+    arms = [name for name in evidence.methods if name != evidence.baseline]
+    figure, axes = canvas(1.2 + 0.26 * len(arms), columns=len(wheres), sharey=True)
+    for ax, where in zip(axes, wheres, strict=True):
+        ax.axvline(0, color="#888888", linewidth=0.9)
+        for gap in (gap for gap in gaps if gap.where == where):
+            place = arms.index(gap.a)
+            if gap.n == 0:
+                ax.text(0.03, place, "missing", transform=ax.get_yaxis_transform(), va="center", color="#777777")
+                continue
+            if gap.low == gap.low:
+                ax.plot([gap.low, gap.high], [place, place], color=COLOURS[0], linewidth=1.3)
+            filled = "full" if gap.claim else "none"
+            ax.plot([gap.effect], [place], "o", color=COLOURS[0], fillstyle=filled, markersize=5)
+        ax.set_title(where.replace(" at ", "\nat "), fontsize=9)
+        ax.set_xlabel(next(gap.unit for gap in gaps if gap.where == where))
+        ax.tick_params(axis="x", labelsize=8)
+        ax.locator_params(axis="x", nbins=3)
+    axes[0].set_yticks(range(len(arms)), arms, fontsize=8)
+    axes[0].set_ylim(len(arms) - 0.5, -0.5)
+    return figure
+
+
+def panels(evidence: Evidence) -> "Figure":
+    """Entropy (solid) and reward (dashed) of every arm over the baseline's."""
+    arms = evidence.methods
+    columns = min(COLUMNS, len(arms))
+    rows = -(-len(arms) // columns)
+    figure, axes = canvas(0.9 + 1.55 * rows, rows=rows, columns=columns, sharex=True, sharey=True)
+    for ax, name in zip(axes, arms, strict=False):
+        for key, dashes in zip(QUANTITIES, ((), (4, 2)), strict=True):
+            for who, colour in ((evidence.baseline, "#999999"), (name, COLOURS[1])):
+                curves = [smooth(values) for values in evidence.curves(key, who).values()]
+                at = list(zip(*curves, strict=True))
+                if len(curves) > 1:
+                    low, high = list(map(min, at)), list(map(max, at))
+                    ax.fill_between(range(len(at)), low, high, color=colour, alpha=0.15, linewidth=0)
+                ax.plot([sum(v) / len(v) for v in at], color=colour, dashes=dashes, linewidth=1.4)
+        ax.set_title(name, fontsize=8.5)
+        ax.tick_params(labelsize=8)
+    axes[0].set_ylim(bottom=0)  # after all are drawn: it ends the automatic scale that the panels share
+    for ax in axes[len(arms) :]:
+        ax.set_axis_off()
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=COLOURS[1], dashes=dashes, label=label)
+        for label, dashes in zip(QUANTITIES.values(), ((), (4, 2)), strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    for ax in axes[-columns:]:
+        ax.set_xlabel("rollout step", fontsize=9)
+    return figure

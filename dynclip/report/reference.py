@@ -1,0 +1,253 @@
+"""Committed evidence: the small files of a finished study, with what it cost and where it came from.
+
+dynclip reference --scale laptop --out results/reference/laptop-2core
+"""
+
+import json
+import shutil
+import statistics
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynclip.report.evidence import Evidence, counts, load_evidence, read_run, read_score
+from dynclip.report.findings import findings
+from dynclip.runtime.checkpoints import weights_sha256
+from dynclip.runtime.files import sha256, write_atomic, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+KEPT = (
+    "tables/*.md", "tables/*.csv", "figures/*.svg", "figures/entropy.png", "scores.parquet", "data/manifest.json",
+    "studies/*/*.md", "studies/*/*.csv", "studies/*/*.png", "claims.*",
+)  # fmt: skip
+STAMP = Path(".venv/.installed")  # what the installation left: lock, device, seconds
+
+
+def write_reference(results: Path, out: Path, methods=None, seeds=None) -> Path:
+    """Copy a finished study's small files to `out` and describe them in its README.md; returns `out`.
+
+    With it go the pages of the named studies and the claims, where they are, and the numbers of every run there is:
+    `dynclip.report.reference` reads them back. Every file is checked as the tables check it. `out` is replaced.
+    """
+    evidence = load_evidence(results, methods, seeds)
+    aside = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    for pattern in KEPT:
+        for path in sorted(results.glob(pattern)):
+            target = aside / path.relative_to(results)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    runs = {path.parent: read_run(path) for path in sorted(results.glob("runs/*/seed*/run.json"))}
+    write_metrics(runs.values(), aside / "metrics.parquet")
+    write_counts(results, aside / "counts.parquet")
+    costs = {"trainings": len(runs), **timings(results, evidence)}
+    write_json(aside / "timings.json", costs)
+    write_json(aside / "provenance.json", provenance(results, evidence, [run for run, _ in runs.values()]))
+    write_atomic(aside / "README.md", page(evidence, costs))
+    shutil.rmtree(out, ignore_errors=True)
+    aside.rename(out)
+    return out
+
+
+def write_metrics(runs: Iterable[tuple[dict, list[dict]]], path: Path) -> None:
+    """Every metrics row of every run in one small file; numbers as float32."""
+    import pandas as pd
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"method": run["method"], "seed": run["seed"], **row} for run, found in runs for row in found]
+    table = pd.DataFrame(rows)
+    numbers = {key: "float32" for key in table if "/" in key}
+    table = table.astype({"seed": "int16", "step": "int32", **numbers})
+    table.to_parquet(path, index=False, compression="zstd")
+
+
+def write_counts(results: Path, path: Path) -> None:
+    """Samples and right ones of every problem, of every score."""
+    import pandas as pd
+
+    keys = ("method", "seed", "checkpoint", "step", "benchmark")
+    rows = [
+        {**{key: score[key] for key in keys}, "problem": problem, "n": n, "c": c}
+        for file in sorted(results.glob("scores/*/seed*/*/*.json"))
+        for score in [read_score(file, results)]
+        for problem, (n, c) in counts(score).items()
+    ]
+    table = pd.DataFrame(rows, columns=[*keys, "problem", "n", "c"])
+    table = table.astype({"seed": "int16", "step": "int32", "n": "int16", "c": "int16"})
+    table.to_parquet(path, index=False, compression="zstd")
+
+
+def timings(results: Path, evidence: Evidence) -> dict:
+    """Seconds of every part, from what Snakemake, the installation and the runs recorded (wall-clock)."""
+    warmup = base_record(results)
+    steps = {
+        method: [row["time/step"] for (name, _), rows in evidence.rows.items() if name == method for row in rows]
+        for method in evidence.methods
+    }
+    return {
+        "install": json.loads(STAMP.read_text())["seconds"] if STAMP.exists() else None,
+        "all_jobs_minutes": round(sum(seconds(results, "**/*")) / 60, 1),
+        "warm_start": {name: warmup.get(name, 0) for name in ("steps", "seconds")}
+        | {"job": benchmark(results, "warmup*")},
+        "training_job": benchmark(results, "train/*"),
+        "evaluation_job": benchmark(results, "evaluate/*"),
+        "rollout_step": {method: spread(values) for method, values in steps.items()},
+    }
+
+
+def base_record(results: Path) -> dict:
+    """What was done for the base policy: a warm start from nothing, or a model of the hub and its supervised stage."""
+    tiny = results / "base" / "warmup.json"
+    if tiny.exists():
+        return json.loads(tiny.read_text())
+    record = json.loads((results / "base" / "base.json").read_text())
+    return record | record.get("supervised", {})
+
+
+def benchmark(results: Path, pattern: str) -> dict | None:
+    """Wall seconds of the jobs whose Snakemake benchmark files match."""
+    found = seconds(results, pattern)
+    return spread(found) if found else None
+
+
+def seconds(results: Path, pattern: str) -> list[float]:
+    """Wall seconds of each of these jobs; of an interrupted one those of its last attempt."""
+    files = sorted((results / "benchmarks").glob(f"{pattern}.tsv"))
+    return [float(path.read_text().splitlines()[1].split("\t")[0]) for path in files]
+
+
+def spread(values: Iterable[float]) -> dict:
+    """n, median, minimum and maximum."""
+    values = list(values)
+    return {
+        "n": len(values),
+        "median": round(statistics.median(values), 3),
+        "min": round(min(values), 3),
+        "max": round(max(values), 3),
+    }
+
+
+def provenance(results: Path, evidence: Evidence, runs: list[dict]) -> dict:
+    """What decides the numbers: code, data, base policy, lock, machine, every run's fingerprint and what differs from
+    the protocol of the first.
+    """
+    any_run = next(iter(evidence.runs.values()))
+    usual = any_run["protocol"]
+    return {
+        "environment": any_run["environment"],
+        "lock": {path.name: sha256(path) for path in sorted(Path("requirements").glob("*.txt"))},
+        "data": json.loads((results / "data" / "manifest.json").read_text()),
+        "base": {
+            "sha256": weights_sha256(results / "base"),
+            "warmup": base_record(results),
+        },
+        "protocol": usual,
+        "runs": {
+            f"{run['method']}/seed{run['seed']}": {
+                **{key: run[key] for key in ("fingerprint", "options", "steps", "updates_per_rollout", "seconds")},
+                "other_protocol": {k: v for k, v in run["protocol"].items() if v != usual.get(k)},
+            }
+            for run in runs
+        },
+    }
+
+
+def page(evidence: Evidence, costs: dict) -> str:
+    """README.md of the evidence: machine, cost, and the computed findings word for word."""
+    machine = next(iter(evidence.runs.values()))["environment"]
+    state = " with uncommitted changes" if machine["git_dirty"] else ""
+    scale = next(iter(evidence.runs.values()))["scale"]
+    lines = [
+        f"# Evidence of a `{scale}` study",
+        "",
+        f"{costs['trainings']} trainings, {len(evidence.runs)} of them of the comparison below, on {machine['cpu']}, "
+        f"{machine['cores']} cores; torch {machine['torch']}, trl {machine['trl']}, "
+        f"transformers {machine['transformers']}; code at commit {machine['git_commit']}{state}.",
+        "",
+        f"Made by `snakemake --cores all all studies`, then `dynclip reference --scale {scale} --out <this folder>`. "
+        "Tables in `tables/`, figures in `figures/`; the named studies' pages in `studies/`; what became of the "
+        "paper's claims in `claims.md`; every metrics row in `metrics.parquet`, every score in `scores.parquet` and by "
+        "problem in `counts.parquet`; hashes and fingerprints in `provenance.json`. Every number and sentence "
+        "here is computed from those files.",
+        "",
+        "![Entropy](figures/entropy.png)",
+        "",
+        "## Time",
+        "",
+        "| part | seconds (wall-clock) |",
+        "|---|---|",
+    ]
+    if costs["install"] is not None:
+        lines.append(f"| installation | {costs['install']} |")
+    lines.append(
+        f"| warm start, trainings and evaluations, one after the other | {60 * costs['all_jobs_minutes']:.0f} |"
+    )
+    warm = costs["warm_start"]
+    lines.append(f"| warm start, {warm['steps']} steps | {warm['seconds']} |")
+    for title, part in (("one training, with start-up", "training_job"), ("one evaluation job", "evaluation_job")):
+        if costs[part]:
+            lines.append(f"| {title} | {words(costs[part])} |")
+    lines += [f"| rollout step, {method} | {words(found)} |" for method, found in costs["rollout_step"].items()]
+    lines += ["", "Medians; jobs ran side by side."]
+    heading = None
+    for finding in findings(evidence):
+        if finding.heading != heading:
+            heading = finding.heading
+            lines += ["", f"## {heading}", ""]
+        lines.append(f"- {'**' + finding.text + '**' if finding.warning else finding.text}")
+    return "\n".join(lines) + "\n"
+
+
+def words(found: dict) -> str:
+    """median [min, max], n."""
+    return f"{found['median']} [{found['min']}, {found['max']}], n = {found['n']}"
+
+
+def read_committed(folder: Path | str, arms: Iterable[str], seeds: Iterable[int]) -> Evidence:
+    """The runs of `arms` with `seeds` in a folder of committed evidence.
+
+    Metrics rows and per-problem counts are those of the runs (float32); scores hold nothing else, and runs what
+    provenance.json says of them. Raises OSError for a folder that holds no evidence.
+    """
+    folder, arms, seeds = Path(folder), tuple(arms), tuple(seeds)
+    metrics, counted = _tables(folder)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    known = {
+        name: run | {"protocol": provenance["protocol"] | run["other_protocol"]}
+        for name, run in provenance["runs"].items()
+    }
+    rows = {}
+    for (arm, seed), table in metrics[metrics["method"].isin(arms) & metrics["seed"].isin(seeds)].groupby(
+        ["method", "seed"], sort=False
+    ):
+        found = table.sort_values("step").drop(columns=["method", "seed"]).to_dict("records")
+        rows[str(arm), int(seed)] = [{key: value for key, value in row.items() if value == value} for row in found]
+    runs = {(arm, seed): known[f"{arm}/seed{seed}"] for arm, seed in rows}
+    chosen = counted[counted["method"].isin(arms) & counted["seed"].isin(seeds)]
+    scores = [
+        {
+            "method": str(arm), "seed": int(seed), "checkpoint": str(label), "step": int(step), "benchmark": str(name),
+            "n_problems": len(table), "per_problem": _cells(table),
+        }
+        for (arm, seed, label, step, name), table in chosen.groupby(
+            ["method", "seed", "checkpoint", "step", "benchmark"], sort=False
+        )
+    ]  # fmt: skip
+    scores.sort(key=lambda score: (score["benchmark"], arms.index(score["method"]), score["seed"], score["step"]))
+    return Evidence(folder, arms, seeds, runs, rows, scores)
+
+
+def _cells(table: "pd.DataFrame") -> list[dict]:
+    cells = zip(table["problem"], table["n"], table["c"], strict=True)
+    return [{"id": str(problem), "n": int(n), "c": int(c)} for problem, n, c in cells]
+
+
+@lru_cache(maxsize=2)
+def _tables(folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    import pandas as pd
+
+    return pd.read_parquet(folder / "metrics.parquet"), pd.read_parquet(folder / "counts.parquet")

@@ -1,0 +1,1 @@
+"""Files, checkpoints, hardware, progress, provenance: used by all packages, imports none of them."""

@@ -1,0 +1,80 @@
+"""Checkpoints that are complete or absent: folders whose `model.json`, their files' SHA-256, is written last."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import sha256, write_json
+
+MANIFEST = "model.json"
+
+
+def seal(aside: Path, target: Path) -> Path:
+    """Checksum every file of `aside` into its `model.json`, flush all to disk, rename the folder to `target`.
+
+    A `target` that exists (an older attempt) is replaced. Returns `target`.
+    """
+    files = sorted(path for path in aside.rglob("*") if path.is_file() and path.name != MANIFEST)
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    manifest = {"files": {str(p.relative_to(aside)): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files}}
+    write_json(aside / MANIFEST, manifest)
+    if target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside.rename(target)
+    return target
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a sealed folder, in words that name the file; None if every checksum holds."""
+    manifest = folder / MANIFEST
+    try:
+        files = json.loads(manifest.read_text())["files"]
+    except FileNotFoundError:
+        return f"{manifest} is missing"
+    except (ValueError, KeyError, TypeError):
+        return f"{manifest} is not a checkpoint manifest"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}"
+        if sha256(path) != expected["sha256"]:
+            return f"{path} does not have the SHA-256 that {MANIFEST} recorded"
+    return None
+
+
+def verify(folder: Path | str, rebuild: str) -> Path:
+    """`folder` if it is whole; else UserError naming the damaged file and `rebuild`, the command that remakes it."""
+    folder = Path(folder)
+    problem = damage(folder)
+    if problem:
+        raise UserError(f"damaged checkpoint: {problem}; rebuild it with: {rebuild}")
+    return folder
+
+
+def latest(state: Path) -> Path | None:
+    """The newest whole `checkpoint-<optimizer step>` of a training state folder; damaged ones are passed over."""
+    found = sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    return next((path for path in found if damage(path) is None), None)
+
+
+def prune(state: Path, keep: int = 2) -> None:
+    """Delete all but the newest `keep` checkpoints of a training state folder."""
+    found = sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for path in found[keep:]:
+        shutil.rmtree(path)
+
+
+def weights_sha256(folder: Path | str) -> str:
+    """SHA-256 of a sealed folder's weights, as its manifest records it: of `model.safetensors`, or of the list of the
+    sums of a larger model's parts."""
+    files = json.loads((Path(folder) / MANIFEST).read_text())["files"]
+    sums = [files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")]
+    return sums[0] if len(sums) == 1 else hashlib.sha256(json.dumps(sums).encode()).hexdigest()

@@ -1,0 +1,120 @@
+"""GPUs for one job by lock, so that two jobs on a machine never share one unasked.
+
+Snakemake counts GPUs and does not say which. Each GPU has a lock file, named by the GPU's own identity, in a folder of
+this user in the temporary directory: every checkout and every workflow of the user on this machine sees the same locks.
+The kernel releases them when the process ends, however it ends. Other users' jobs are not seen.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dynclip.runtime import hardware
+from dynclip.runtime.errors import UserError
+
+REMINDER_S = 300.0  # between two lines of a job that waits
+
+
+def _to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def take(
+    count: int,
+    gpus: Sequence[hardware.Gpu] | None = None,
+    folder: Path | None = None,
+    say: Callable[[str], None] = _to_standard_error,
+    poll_s: float = 2.0,
+) -> Iterator[str | None]:
+    """Hold `count` free GPUs; yields their identities as a value for CUDA_VISIBLE_DEVICES, None for a count of 0.
+
+    `gpus` are the candidates, by default those that CUDA_VISIBLE_DEVICES leaves visible (a batch system sets it).
+    Waits while too few are free, without holding any, and says so. Raises UserError if there are fewer candidates than
+    `count`, or if the locks cannot be kept.
+    """
+    if count == 0:
+        yield None
+        return
+    candidates = hardware.gpus() if gpus is None else gpus
+    if len(candidates) < count:
+        selection = os.environ.get("CUDA_VISIBLE_DEVICES")
+        limit = "" if selection is None else f" (CUDA_VISIBLE_DEVICES={selection})"
+        raise UserError(
+            f"{count} GPU{'s' if count > 1 else ''} needed, {len(candidates)} visible here{limit}; run on a machine "
+            "that has them, or take a scale that needs fewer: dynclip plan"
+        )
+    with _hold(count, [gpu.uuid for gpu in candidates], folder or lock_folder(), say, poll_s) as held:
+        yield ",".join(held)
+
+
+@contextmanager
+def use(most: int, gpus: Sequence[hardware.Gpu] | None = None, **options) -> Iterator[None]:
+    """`take` for this process itself: while this holds, CUDA_VISIBLE_DEVICES names the GPUs that it took.
+
+    At most `most`, fewer where fewer are visible, none without a GPU: for what also runs on a CPU. Enter it before CUDA
+    is first used; the variable is not read again. `options`: those of `take`.
+    """
+    candidates = () if most == 0 else hardware.gpus() if gpus is None else gpus
+    with take(min(most, len(candidates)), candidates, **options) as taken:
+        before = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if taken is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = taken
+        try:
+            yield
+        finally:
+            if taken is not None and before is None:
+                del os.environ["CUDA_VISIBLE_DEVICES"]
+            elif taken is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def lock_folder() -> Path:
+    """Where this user's GPU locks lie on this machine."""
+    return Path(tempfile.gettempdir()) / f"dynclip-{os.getuid()}"
+
+
+@contextmanager
+def _hold(count: int, candidates: list[str], folder: Path, say, poll_s: float) -> Iterator[list[str]]:
+    with ExitStack() as locks:
+        held, said = _lock_free(count, candidates, folder, locks), 0.0
+        while len(held) < count:
+            if not said or time.monotonic() - said >= REMINDER_S:
+                said = time.monotonic()
+                say(
+                    f"waiting for {count} of {len(candidates)} GPUs: {len(held)} free now, the others are held by jobs "
+                    f"of this user (locks: {folder})"
+                )
+            time.sleep(poll_s)
+            held = _lock_free(count, candidates, folder, locks)
+        yield held
+
+
+def _lock_free(count: int, candidates: list[str], folder: Path, locks: ExitStack) -> list[str]:
+    """Lock the first `count` free candidates, to be released by `locks`, and name them.
+
+    Where fewer are free none stays locked: two jobs that each kept a part of what both need would wait for ever.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as attempt, FileLock(folder / "choosing.lock"):
+            held = []
+            for name in candidates:
+                with suppress(Timeout):
+                    attempt.enter_context(FileLock(folder / f"gpu{name}.lock").acquire(timeout=0))
+                    held.append(name)
+                if len(held) == count:
+                    locks.push(attempt.pop_all())
+                    break
+            return held
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the locks of this machine's GPUs cannot be kept there ({error.strerror}); remove that folder "
+            "or set TMPDIR to another place, the same one for all jobs"
+        ) from error

@@ -1,0 +1,214 @@
+"""The studies: which arms each compares, and with what. An arm is one line of a comparison, a method with its options.
+
+A method of the registry is an arm under its own name; the others are made here, once, and named by what differs (in the
+paper's thresholds, before a scale's factor on all of them). Every
+study is a target of the workflow (`snakemake --cores all phase_ratio`), at any scale; an arm that several studies share
+is trained once, under results/<scale>/runs/<arm>/.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from dynclip.methods.registry import METHODS
+from dynclip.methods.spec import MethodSpec, piece_options
+from dynclip.methods.types import Line
+from dynclip.runtime.errors import UserError
+from dynclip.studies.probes import PROBES, REGIONS
+from dynclip.studies.scales import THE_FIVE, Scale, Study
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method (or probe) with options; `minibatches` and `epochs` replace the scale's where they are given."""
+
+    name: str
+    spec: MethodSpec
+    options: dict = field(default_factory=dict)
+    minibatches: int | None = None
+    epochs: int | None = None
+
+    def scale(self, scale: Scale) -> Scale:
+        """The scale as this arm trains at it."""
+        changed = {"minibatches": self.minibatches, "epochs": self.epochs}
+        return replace(scale, **{name: value for name, value in changed.items() if value is not None})
+
+    def at(self, scale: Scale) -> "Arm":
+        """The arm with the options that it has at a scale: its clipping thresholds times the scale's factor."""
+        return replace(self, options=with_thresholds(self.spec, self.options, scale.thresholds))
+
+    @property
+    def all_options(self) -> dict:
+        """The method's defaults with this arm's options in their place."""
+        return {**self.spec.defaults, **self.options}
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A comparison: the question and the arms, compared with grpo or, without it, with the first.
+
+    seeds: how many of the scale's seeds. evaluated: whether checkpoints are scored on benchmarks, besides the curves.
+    figures: of `dynclip.report.figures`, beside the page's own. ranked: whether the arms are put in an order.
+    signs: whether the region rule is checked on the baseline's own tokens.
+    groups: arms that may be compared with each other, where not all may (another number of updates per rollout batch).
+    """
+
+    name: str
+    title: str
+    question: str
+    arms: tuple[str, ...]
+    seeds: int = 5
+    evaluated: bool = False
+    figures: tuple[str, ...] = ()
+    ranked: bool = False
+    signs: bool = False
+    groups: tuple[tuple[str, ...], ...] = ()
+
+
+# Options of a method's bounds that are distances from 1, or grow as a power of one (BandPO's divergence).
+THRESHOLDS = {"eps": 1, "eps_low": 1, "eps_high": 1, "upper": 1, "lower": 1, "delta": 2}
+
+
+def with_thresholds(spec: MethodSpec, options: dict, factor: float) -> dict:
+    """`options` with every clipping threshold of the method `factor` times as far from 1; constants from 1 on are no
+    thresholds (they stand for "none") and stay. Nothing is added for factor 1.
+    """
+    if factor == 1:
+        return options
+    changed = {}
+    for name, value in {**spec.defaults, **options}.items():
+        scale = factor ** THRESHOLDS.get(name, 0)
+        if name not in THRESHOLDS or name not in piece_options(spec.bounds):
+            continue
+        if isinstance(value, Line):
+            changed[name] = Line(scale * value.slope, scale * value.intercept)
+        elif value < 1:
+            changed[name] = scale * value
+    return {**options, **changed}
+
+
+UPDATES = {1: (1, 1), 4: (4, 1), 16: (4, 4)}  # updates per rollout batch -> minibatches, epochs
+PHASES = (0.3, 0.4, 0.6)  # φ; 0.5 is the method itself
+
+
+def updated(number: int) -> tuple[str, ...]:
+    """The methods compared at that many updates per rollout batch; at one update all have to be the same run."""
+    return THE_FIVE if number == 1 else ("grpo", "clip_higher", "id")
+
+
+def _arm(name: str, method: str, *more) -> Arm:
+    return Arm(name, METHODS.get(method) or PROBES[method], *more)
+
+
+def _special() -> dict[str, Arm]:
+    arms = [
+        _arm("upper_0.4", "clip_higher", {"eps_high": 0.4}),
+        _arm("lower_0.4", "clip_lower", {"eps_low": 0.4}),
+        *(_arm(f"{name}_mean", f"{name}_mean") for name in ("dynamic_upper", "dynamic_lower", "id", "did", "od")),
+        *(_arm(f"{name}_phase{phase}", name, {"switch": phase}) for name in ("id", "did") for phase in PHASES),
+        *(_arm(f"{name}_prose", name, {"phase2": "prose"}) for name in ("id", "did")),
+        _arm("id_reversed", "id_reversed"),
+        _arm("id_leak", "id", {"reference": "current", "detach": False}),
+        _arm("upper_steep", "dynamic_upper", {"upper": Line(-0.5, 0.5)}),
+        _arm("upper_high", "dynamic_upper", {"upper": Line(-0.25, 0.7)}),
+        _arm("lower_steep", "dynamic_lower", {"lower": Line(-0.26, 0.3)}),
+        _arm("lower_high", "dynamic_lower", {"lower": Line(-0.13, 0.5)}),
+    ]
+    for split in ("surprisal", "probability"):
+        for region in REGIONS:
+            arms.append(_arm(f"only_{region}_{split}", "region_gradient", {"region": region, "split": split}))
+    for region in REGIONS:
+        options = {"region": region, "split": "probability"}
+        arms.append(_arm(f"wide_{region}_probability", "region_clip", options))
+    for number, (minibatches, epochs) in UPDATES.items():
+        for name in updated(number):
+            arms.append(_arm(f"{name}_updates{number}", name, {}, minibatches, epochs))
+    return {arm.name: arm for arm in arms}
+
+
+ARMS: dict[str, Arm] = {name: Arm(name, spec) for name, spec in METHODS.items()} | _special()
+
+
+def _named(*conditions: Callable[[str], bool]) -> tuple[str, ...]:
+    return tuple(name for name in ARMS if any(condition(name) for condition in conditions))
+
+
+_ENTRIES = (
+    StudySpec(
+        "collapse", "Entropy collapse", "Do entropy and gradient norm fall under GRPO?", ("grpo",),
+        figures=("entropy", "grad_norm", "regions"),
+    ),
+    StudySpec(
+        "regions", "One region at a time",
+        "Does training, or a wider clip, in one region move entropy as the region's sign says?",
+        ("grpo", *_named(lambda name: name.startswith(("only_E", "wide_E")))), seeds=4, signs=True,
+    ),
+    StudySpec(
+        "thresholds", "Dynamic against fixed thresholds",
+        "Does a bound that falls with the probability move entropy more than a constant one of the same looseness?",
+        (
+            "grpo", "clip_higher", "upper_0.4", "dynamic_upper", "dynamic_upper_mean", "clip_lower", "lower_0.4",
+            "dynamic_lower", "dynamic_lower_mean",
+        ),
+    ),
+    StudySpec(
+        "curves", "Training curves", "How do entropy, reward and clipping run under each method?", THE_FIVE,
+        figures=("entropy", "reward", "clip_fraction", "bounds", "entropy_reward", "grad_norm", "regions"),
+    ),
+    StudySpec(
+        "main_table", "Benchmarks", "Which method solves more at the end?", THE_FIVE, evaluated=True,
+        figures=("scores",),
+    ),
+    StudySpec(
+        "pass_at_k", "pass@K", "Does the gap to GRPO grow with K, early and at the end?", THE_FIVE, evaluated=True,
+        figures=("pass_at_k",),
+    ),
+    StudySpec(
+        "phase_ratio", "Where the phases switch", "Is the switch at half of training the best one?",
+        ("grpo", "id", "did", *_named(lambda name: "_phase" in name)), seeds=4,
+    ),
+    StudySpec(
+        "ablations", "Ablations", "Which part of the schedules matters?",
+        (
+            "grpo", "id", "did", "od", "id_mean", "did_mean", "od_mean", "id_prose", "did_prose", "id_reversed",
+            "id_leak", "dynamic_upper", "upper_steep", "upper_high", "dynamic_lower", "lower_steep", "lower_high",
+        ),
+        seeds=4,
+    ),
+    StudySpec(
+        "updates", "Updates per rollout batch", "Do the methods differ at 1, 4 and 16 updates per rollout batch?",
+        _named(lambda name: "_updates" in name), seeds=3,
+        groups=tuple(tuple(f"{name}_updates{number}" for name in updated(number)) for number in UPDATES),
+    ),
+    StudySpec(
+        "cost", "Cost", "What does each method cost per rollout step?", THE_FIVE,
+    ),
+    StudySpec(
+        "field", "The field", "How do all methods compare under one protocol?", tuple(METHODS), seeds=3, ranked=True,
+    ),
+)  # fmt: skip
+
+STUDIES: dict[str, StudySpec] = {study.name: study for study in _ENTRIES}
+
+
+def arm(name: str) -> Arm:
+    """The arm of that name. Raises UserError naming the valid ones."""
+    if name not in ARMS:
+        special = ", ".join(each for each in ARMS if each not in METHODS)
+        raise UserError(f"unknown method {name!r}; the methods are: {', '.join(METHODS)}; arms of studies: {special}")
+    return ARMS[name]
+
+
+def study_spec(name: str) -> StudySpec:
+    """The study of that name. Raises UserError naming the valid ones."""
+    if name not in STUDIES:
+        raise UserError(f"unknown study {name!r}; the studies are: {', '.join(STUDIES)}")
+    return STUDIES[name]
+
+
+def study_runs(study: Study, names: Iterable[str]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """(runs to train, those of them whose checkpoints are scored) of the named studies: each once, as (arm, seed)."""
+    trained: dict[tuple[str, int], bool] = {}
+    for spec in map(study_spec, names):
+        for run in ((arm, seed) for arm in spec.arms for seed in study.seeds[: spec.seeds]):
+            trained[run] = trained.get(run, False) or spec.evaluated
+    return list(trained), [run for run, evaluated in trained.items() if evaluated]

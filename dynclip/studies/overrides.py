@@ -1,0 +1,141 @@
+"""The user's overrides: from command-line words to a checked `Study`."""
+
+from dataclasses import replace
+
+from dynclip.runtime.errors import UserError
+from dynclip.studies.scales import SCALES, Scale, Study
+from evals.grading import REWARDS
+from evals.sampling.prompts import TEMPLATES
+
+AGGREGATIONS = ("token", "sequence", "fixed")
+SHARDINGS = ("none", "fsdp2", "zero3")
+SAMPLERS = ("transformers", "vllm")
+DTYPES = ("float32", "bfloat16")
+
+
+def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, force=False, **settings) -> Study:
+    """The study for the user's overrides, each None (the scale's own), a value, or a comma-separated string.
+
+    `settings` are those of SETTABLE. Raises UserError, one line naming the unknown item and the valid ones, or a
+    comparison that cannot show anything.
+    """
+    from dynclip.studies.arms import arm
+
+    chosen = SCALES.get(str(scale))
+    if chosen is None:
+        raise UserError(f"unknown scale {str(scale)!r}; the scales are: {', '.join(SCALES)}")
+    if updates is not None:
+        chosen = replace(chosen, minibatches=1, epochs=_whole("updates", updates, 1))
+    settings = {name: value for name, value in settings.items() if value is not None}
+    chosen = with_settings(chosen, settings)
+    names = _items("methods", methods, chosen.methods)
+    arms = {name: arm(name) for name in names}
+    numbers = _items("seeds", _spread(seeds), chosen.seeds)
+    equal = [
+        name for name, each in arms.items() if each.spec.on_policy_grpo and each.scale(chosen).updates_per_rollout == 1
+    ]
+    if len(equal) > 1 and not _true(force):
+        raise UserError(
+            f"updates=1: with one update per rollout batch every importance ratio is 1, so {', '.join(equal)} are the "
+            "same run and their comparison is empty; use updates=2 or more, or force=1 to run it anyway"
+        )
+    total = chosen.steps if steps is None else _whole("steps", steps, 1)
+    given = {"scale": chosen.name, "steps": total}
+    if updates is not None:
+        given["updates"] = chosen.updates_per_rollout
+    if updates is not None or _true(force):
+        given["force"] = 1
+    return Study(chosen, names, numbers, total, given | {name: str(value) for name, value in settings.items()})
+
+
+# What a user may set besides: of the scale, or of its execution.
+SETTABLE = (
+    "minibatches", "epochs", "aggregation", "dual_clip", "template", "reward",
+    "nodes", "gpus", "processes", "sharding", "sampler", "dtype", "micro_batch",
+)  # fmt: skip
+
+
+def with_settings(scale: Scale, settings: dict) -> Scale:
+    """`scale` with some of SETTABLE replaced. Raises UserError for an unknown name or value."""
+    choices = {
+        "aggregation": AGGREGATIONS, "template": tuple(TEMPLATES), "reward": tuple(REWARDS),
+        "sharding": SHARDINGS, "sampler": SAMPLERS, "dtype": DTYPES,
+    }  # fmt: skip
+    for name, value in settings.items():
+        if name not in SETTABLE:
+            raise UserError(f"unknown setting {name!r}; the settings are: {', '.join(SETTABLE)}")
+        if name in choices:
+            if value not in choices[name]:
+                raise UserError(f"{name}: unknown {value!r}; valid are: {', '.join(choices[name])}")
+        elif name == "dual_clip":
+            value = _dual_clip(value)
+        else:
+            value = _whole(name, value, 0 if name == "gpus" else 1)
+        if hasattr(scale, name):
+            scale = replace(scale, **{name: value})
+        else:
+            scale = replace(scale, execution=replace(scale.execution, **{name: value}))
+    if scale.completions % scale.minibatches:
+        raise UserError(
+            f"minibatches={scale.minibatches}: does not divide the {scale.completions} completions of a step"
+        )
+    if scale.execution.sharding == "fsdp2" and not scale.execution.gpus:
+        raise UserError("sharding=fsdp2: for GPUs; accelerate leaves the processes of a CPU unsharded")
+    processes, nodes = scale.execution.processes, scale.execution.nodes
+    if processes and processes % nodes:
+        raise UserError(f"processes={processes}: cannot be shared evenly by nodes={nodes} machines")
+    return scale
+
+
+def _dual_clip(given) -> float | None:
+    if str(given).lower() == "none":
+        return None
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not value > 1:
+        raise UserError(f"dual_clip: expected a number above 1, or none, given {given!r}")
+    return value
+
+
+def _spread(seeds) -> list[int] | None:
+    """Seed numbers of "0,1", "0-4", a number or a list."""
+    if seeds is None:
+        return None
+    numbers = []
+    for item in _items("seeds", seeds, ()):
+        first, dash, last = str(item).partition("-")
+        if first and dash:
+            numbers += range(_whole("seeds", first, 0), _whole("seeds", last, 0) + 1)
+        else:
+            numbers.append(_whole("seeds", item, 0))
+    return numbers
+
+
+def _items(what: str, given, default: tuple) -> tuple:
+    if given is None:
+        return default
+    if isinstance(given, str):
+        given = [part.strip() for part in given.split(",")]
+    items = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if not items or any(item == "" for item in items):
+        raise UserError(f"{what}: expected a comma-separated list, given {given!r}; the default is {default}")
+    doubled = sorted({str(item) for item in items if items.count(item) > 1})
+    if doubled:
+        raise UserError(f"{what}: {doubled[0]!r} is listed twice")
+    return items
+
+
+def _whole(what: str, given, least: int) -> int:
+    try:
+        value = int(str(given))
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise UserError(f"{what}: expected whole numbers from {least}, such as {what}={least + 2}, given {given!r}")
+    return value
+
+
+def _true(value) -> bool:
+    return str(value).lower() in {"1", "true", "yes"}

@@ -1,0 +1,352 @@
+"""What a scale trains and what a study runs: plain data, no configuration file.
+
+Every number of a scale is here, once, with its source. `resolve` turns the user's few overrides into a checked `Study`.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from dynclip.studies.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M, Architecture
+from evals.benchmarks.registry import BENCHMARKS
+from evals.sampling.settings import Evaluation
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Supervised warm start of a tiny policy: stops at the first check that lands inside the target window."""
+
+    batch: int
+    learning_rate: float
+    error_rate: float  # share of worked steps that are wrong in the supervised traces: what RL can unlearn
+    max_steps: int
+    check_every: int
+    pass_at_1: tuple[float, float] = (0.30, 0.45)  # at temperature 1, on training problems
+    pass_at_8_min: float = 0.85
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A Qwen2-architecture model trained from nothing inside the pipeline."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    max_positions: int
+    warmup: Warmup
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """A declared stage before RL: fine-tuning on the training set's own worked solutions (GSM8K's).
+
+    `solutions` of them, shuffled by `seed`, `epochs` times, the loss on the response's tokens alone.
+    """
+
+    solutions: int
+    epochs: int
+    batch: int
+    learning_rate: float
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class HubPolicy:
+    """A language model of the hub, at `revision`; `random`: its architecture with random weights at a tiny width, and a
+    tokenizer of its family, made here (for rehearsals)."""
+
+    id: str
+    architecture: Architecture
+    supervised: Supervised | None = None
+    revision: str = "main"
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How trainings are executed. It decides speed and memory, not the method; no field is part of a comparison.
+
+    nodes: machines of one training. gpus: on each of them. processes: of all machines together; one per GPU, or on a
+    CPU one a machine, unless given. sharding: "none" (each process holds all), "fsdp2" or "zero3". micro_batch:
+    completions in one forward pass of one process, None for a whole mini-batch; halved when memory runs out. sampler:
+    "transformers" or "vllm" (in the training process; a server where DYNCLIP_VLLM_SERVER names one). gpu_share: of each
+    GPU's memory that vLLM may take; sleep: whether it gives that memory back while the policy is updated.
+    """
+
+    nodes: int = 1
+    gpus: int = 0
+    processes: int | None = None
+    sharding: str = "none"
+    dtype: str = "float32"  # of the forward and backward passes; weights and moments stay float32
+    micro_batch: int | None = None
+    checkpointing: bool = False
+    sampler: str = "transformers"
+    tensor_parallel: int = 1
+    gpu_share: float = 0.3
+    sleep: bool = False
+
+    @property
+    def all_gpus(self) -> int:
+        """Of all machines of one training."""
+        return self.nodes * self.gpus
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One size of the study. A rollout step samples `prompts_per_step` x `group_size` completions and updates the
+    policy `minibatches` x `epochs` times on them."""
+
+    name: str
+    title: str
+    policy: Policy | HubPolicy
+    train_set: str
+    benchmark_kind: str  # every benchmark of the registry with this kind is evaluated, or those of `only`
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    prompts_per_step: int
+    group_size: int
+    minibatches: int
+    epochs: int
+    learning_rate: float
+    max_completion: int  # tokens
+    checkpoint_every: int  # rollout steps between resumable states
+    early_fraction: float  # share of training at which an extra checkpoint is evaluated (pass@k early against late)
+    thresholds: float  # factor on every clipping threshold of every method; 1 is the methods' own
+    threads: int  # torch threads of one training: part of the result, since it fixes the order of float additions
+    only: tuple[str, ...] = ()
+    max_prompt: int | None = None  # tokens; training problems with a longer prompt are left out
+    max_level: int | None = None  # of a training problem; harder ones are left out
+    repeats: bool = False  # whether a run may see a training problem more than once
+    weight_decay: float = 0.0
+    aggregation: str = "token"  # of the loss: AGGREGATIONS
+    dual_clip: float | None = None
+    template: str = "plain"  # of evals.sampling.prompts: how a problem is asked, in training and in evaluation
+    reward: str = "correct"  # of evals.grading
+    execution: Execution = field(default_factory=Execution)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def updates_per_rollout(self) -> int:
+        return self.minibatches * self.epochs
+
+    @property
+    def completions(self) -> int:
+        """Completions of one rollout batch."""
+        return self.prompts_per_step * self.group_size
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Names of the benchmarks that every checkpoint of this scale is scored on."""
+        return self.only or tuple(name for name, entry in BENCHMARKS.items() if entry.kind == self.benchmark_kind)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A scale with the user's overrides: what one `snakemake` call produces under results/<scale>/."""
+
+    scale: Scale
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    given: dict  # arguments of `dynclip.studies.overrides.resolve` that make the same scale and steps again
+
+    @property
+    def name(self) -> str:
+        return self.scale.name
+
+    @property
+    def overrides(self) -> str:
+        """`given` as options of the command line."""
+        words = []
+        for name, value in self.given.items():
+            if name == "force":
+                words.append("--force")
+            else:
+                words.append(f"--{name} {value}" if name in ("scale", "steps", "updates") else f"--set {name}={value}")
+        return " ".join(words)
+
+    @property
+    def checkpoints(self) -> dict[str, int]:
+        """Evaluated checkpoints: label -> rollout step, early first."""
+        early = round(self.scale.early_fraction * self.steps)
+        return ({f"step{early}": early} if 0 < early < self.steps else {}) | {"final": self.steps}
+
+
+THE_FIVE = ("grpo", "clip_higher", "id", "did", "od")
+# Batch, learning rate and factor are what the search of dynclip.lab.regime took (results/reference/laptop-regime): with
+# the methods' own thresholds hardly 1.5 % of a tiny policy's tokens are clipped.
+LAPTOP = Scale(
+    name="laptop",
+    title="a tiny policy and generated arithmetic, on a CPU",
+    policy=Policy(
+        hidden=64, layers=3, heads=4, intermediate=256, max_positions=96,
+        warmup=Warmup(batch=128, learning_rate=3e-3, error_rate=0.15, max_steps=3000, check_every=100),
+    ),
+    train_set="laptop_train",
+    benchmark_kind="generated",
+    methods=THE_FIVE,
+    seeds=(0, 1, 2, 3, 4),
+    steps=30,
+    prompts_per_step=16, group_size=8, minibatches=4, epochs=2,
+    learning_rate=1.5e-4,
+    max_completion=48,
+    checkpoint_every=10,
+    early_fraction=0.3,
+    thresholds=0.125,
+    threads=1,
+)  # fmt: skip
+
+MINIATURE = replace(
+    LAPTOP,
+    name="miniature",
+    title="every rule of the laptop scale in about a minute: for tests, its numbers mean nothing",
+    policy=Policy(
+        hidden=32, layers=1, heads=2, intermediate=64, max_positions=96,
+        # Any policy will do: the window is wide open, so that the warm start stops at its first check.
+        warmup=Warmup(
+            batch=64, learning_rate=3e-3, error_rate=0.2, max_steps=60, check_every=60,
+            pass_at_1=(0.0, 1.0), pass_at_8_min=0.0,
+        ),
+    ),
+    methods=("grpo", "od"),
+    seeds=(0, 1),
+    steps=6,
+    prompts_per_step=4, group_size=4, minibatches=2, epochs=2,
+    checkpoint_every=2,
+)  # fmt: skip
+
+# A short supervised stage comes first: SmolLM2 solves 1.6 % of GSM8K as it is, too few for a reward to appear in groups
+# of 8. GSM8K and MATH-500 fit the model's size; batch, rate and lengths are our choice (no publication trains this).
+WORKSTATION = Scale(
+    name="workstation",
+    title="SmolLM2-135M-Instruct on GSM8K, on one GPU",
+    policy=HubPolicy(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        SMOLLM2_135M,
+        Supervised(solutions=7473, epochs=3, batch=32, learning_rate=1e-4),
+    ),
+    train_set="gsm8k_train",
+    benchmark_kind="hub",
+    only=("gsm8k", "math500"),
+    methods=THE_FIVE,
+    seeds=(0, 1, 2, 3, 4),
+    steps=120,
+    prompts_per_step=32, group_size=8, minibatches=4, epochs=2,
+    learning_rate=5e-6,
+    max_completion=320,
+    max_prompt=384,
+    checkpoint_every=20,
+    early_fraction=0.3,
+    thresholds=1.0,
+    threads=4,
+    template="chat",
+    execution=Execution(gpus=1, dtype="bfloat16", sampler="vllm", micro_batch=8),
+    evaluation=Evaluation(engine="auto", max_tokens=512),
+)  # fmt: skip
+
+# Qwen2.5-0.5B needs no such stage: its makers report 41.6 % on GSM8K (4-shot; not measured here).
+WORKSTATION_QWEN = replace(
+    WORKSTATION,
+    name="workstation_qwen",
+    title="Qwen2.5-0.5B on GSM8K, on one GPU",
+    policy=HubPolicy("Qwen/Qwen2.5-0.5B", QWEN25_05B),
+    learning_rate=2e-6,
+    execution=replace(WORKSTATION.execution, micro_batch=16, checkpointing=True),
+)
+
+# The workstation's own code in the time of a lunch: what it shows is that the parts work together, not who wins. Of
+# GSM8K the problems that take at most two calculations: after a stage this short the others are hardly ever solved.
+WORKSTATION_SMALL = replace(
+    WORKSTATION,
+    name="workstation_small",
+    title="the workstation scale with batches that two CPU cores can carry",
+    policy=replace(
+        WORKSTATION.policy, supervised=Supervised(solutions=960, epochs=1, batch=16, learning_rate=1e-4)
+    ),
+    only=("gsm8k",),
+    methods=("grpo", "id"),
+    seeds=(0,),
+    steps=24,
+    prompts_per_step=4, group_size=8, minibatches=4, epochs=1,
+    max_completion=96,
+    max_prompt=160,
+    max_level=2,
+    checkpoint_every=6,
+    threads=2,
+    execution=Execution(sampler="vllm", dtype="bfloat16", micro_batch=8),
+    evaluation=Evaluation(engine="auto", max_tokens=192, limit=128),
+)  # fmt: skip
+
+# arXiv 2602.09782: data, steps, prompts, group, rate, weight decay, lengths, sampling and the early checkpoint are the
+# paper's. It does not say the number of updates per rollout batch, the aggregation, dual clip, prompt or reward: 16
+# updates of 32 prompts, token mean and dual clip 10 are those of the nearest public recipes; all are options here.
+# Seeds: the paper has one run per cell; 3 are "exploratory" in our tables and cost what `dynclip plan` says.
+PAPER = Scale(
+    name="paper",
+    title="Qwen2.5-Math-7B on DAPO-Math-17k, on 8 GPUs",
+    policy=HubPolicy("Qwen/Qwen2.5-Math-7B", QWEN25_MATH_7B),
+    train_set="dapo",
+    benchmark_kind="hub",
+    methods=(
+        "grpo", "clip_higher", "clip_lower", "ent_reg", "clip_cov", "sapo", "gspo", "id", "did", "od",
+    ),
+    seeds=(0, 1, 2),
+    steps=400,
+    prompts_per_step=512, group_size=8, minibatches=16, epochs=1,
+    learning_rate=1e-6,
+    max_completion=3072,
+    max_prompt=1024,
+    repeats=True,
+    checkpoint_every=20,
+    early_fraction=0.3,
+    thresholds=1.0,
+    threads=8,
+    weight_decay=0.1,
+    dual_clip=10.0,
+    template="qwen-math",
+    execution=Execution(
+        gpus=8, sharding="fsdp2", dtype="bfloat16", micro_batch=4, checkpointing=True, sampler="vllm", gpu_share=0.5,
+        sleep=True,
+    ),
+    evaluation=Evaluation(engine="auto", max_tokens=3072),
+)  # fmt: skip
+
+PAPER_7B = replace(
+    PAPER,
+    name="paper_7b",
+    title="Qwen2.5-7B on DAPO-Math-17k, on 8 GPUs",
+    policy=HubPolicy("Qwen/Qwen2.5-7B", QWEN25_7B),
+    max_completion=7168,
+    template="chat",
+    execution=replace(PAPER.execution, micro_batch=2),
+    evaluation=Evaluation(engine="auto", max_tokens=7168),
+)
+
+REHEARSAL = "_rehearsal"
+REAL_SCALES = (LAPTOP, WORKSTATION, WORKSTATION_QWEN, WORKSTATION_SMALL, PAPER, PAPER_7B)
+
+
+def rehearsal(scale: Scale) -> Scale:
+    """`scale` with every rule, method and file, and next to no work: two steps a run, two seeds, a few problems."""
+    if isinstance(scale.policy, Policy):
+        return replace(MINIATURE, name=scale.name + REHEARSAL, methods=scale.methods, steps=2, checkpoint_every=1)
+    return replace(
+        scale,
+        name=scale.name + REHEARSAL,
+        title=f"rehearsal of {scale.name}: {scale.title}; its numbers mean nothing",
+        policy=replace(scale.policy, random=True, supervised=scale.policy.supervised and TINY_STAGE),
+        seeds=scale.seeds[:2],
+        steps=2,
+        prompts_per_step=4, group_size=4, minibatches=2, epochs=1,
+        max_completion=16,
+        checkpoint_every=1,
+        early_fraction=0.5,
+        threads=1,
+        execution=Execution(dtype=scale.execution.dtype, micro_batch=2, checkpointing=scale.execution.checkpointing),
+        evaluation=Evaluation(k=2, limit=4, max_tokens=16),
+    )  # fmt: skip
+
+
+TINY_STAGE = Supervised(solutions=16, epochs=1, batch=8, learning_rate=1e-4)
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (*REAL_SCALES, MINIATURE, *map(rehearsal, REAL_SCALES))}

@@ -1,0 +1,1 @@
+"""One training run: base policy, trainer, worker processes, checkpoints, records."""

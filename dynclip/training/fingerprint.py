@@ -1,0 +1,53 @@
+"""What a training run depends on, as one dictionary of digests: a run whose fingerprint changed starts over."""
+
+from pathlib import Path
+
+from dynclip.runtime import checkpoints
+from dynclip.runtime.files import sha256
+from dynclip.runtime.provenance import code_digest, digest
+from dynclip.studies.arms import Arm
+from dynclip.studies.scales import Study
+
+
+def method_digest(arm: Arm) -> str:
+    """Digest of an arm's method: its options, and the code of the functions it is composed of."""
+    parts = {"name": arm.spec.name, "options": arm.all_options}
+    for role in arm.spec.pieces:
+        function = getattr(arm.spec, role)
+        parts[role] = code_digest(f"{function.__module__}:{function.__name__}")
+    return digest(parts)
+
+
+def fingerprint(study: Study, arm: Arm, seed: int, base: Path, data: Path) -> dict[str, str]:
+    """The parts that decide a run's result, each digested, so that a change can be named.
+
+    `study` and `arm` are those of `dynclip.training.lifecycle.arm_study`.
+    """
+    scale = study.scale
+    return {
+        "method": method_digest(arm),
+        "seed": str(seed),
+        "steps": str(study.steps),
+        "settings": digest({name: getattr(scale, name) for name in SETTINGS}),
+        "base model": checkpoints.weights_sha256(base),
+        "sampler and precision": f"{scale.execution.sampler}, {scale.execution.dtype}",
+        "data": sha256(data),
+        "code": code_digest(*SHARED_CODE),
+    }
+
+
+SETTINGS = (
+    "prompts_per_step", "group_size", "minibatches", "epochs", "learning_rate", "max_completion", "early_fraction",
+    "thresholds", "threads", "max_prompt", "max_level", "repeats", "weight_decay", "aggregation", "dual_clip",
+    "template", "reward",
+)  # fmt: skip
+
+
+# The code that every training shares: the loop, the trainer, the loss, the reward.
+SHARED_CODE = (
+    "dynclip.training.session:run_trainer",
+    "dynclip.training.trl_config:trainer_config",
+    "dynclip.trl.trainer:DynClipTrainer",
+    "dynclip.methods.objective:Method",
+    "evals.grading:grade_many",
+)

@@ -1,0 +1,188 @@
+"""One training run: from a base policy and a data file to metrics, checkpoints and a record, resumable at any moment.
+
+While a run lasts, everything is under <out>/state, which the workflow does not declare and therefore never deletes:
+its fingerprint, its metrics so far, its resumable checkpoints and the policies to be published. A killed run goes on
+from its last checkpoint; a run whose fingerprint has changed starts over and says why. Published files appear at the
+end, and only then is the state removed.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from dynclip.runtime import checkpoints
+from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime.files import sha256, write_atomic, write_json
+from dynclip.runtime.progress import Progress
+from dynclip.runtime.provenance import changes, digest, environment
+from dynclip.studies.arms import Arm, arm
+from dynclip.studies.execution import in_workers, micro_batches, processes_of, sharding_of
+from dynclip.studies.scales import Execution, Study
+from dynclip.training.fingerprint import fingerprint
+from dynclip.training.processes.launch import Job, run_workers
+from dynclip.training.processes.recovery import Preempted, with_recovery
+from dynclip.training.processes.workers import STOP_FILE
+from dynclip.training.session import run_trainer
+from dynclip.training.trl_config import protocol
+from evals.benchmarks.registry import read_problems
+
+
+def arm_study(study: Study, name: str) -> tuple[Arm, Study]:
+    """The arm of that name with its options at the study's scale, and the study with the arm's own batches."""
+    chosen = arm(name)
+    return chosen.at(study.scale), replace(study, scale=chosen.scale(study.scale))
+
+
+def train(study: Study, name: str, seed: int, base: Path, data: Path, out: Path, log=None) -> dict:
+    """Train the arm `name` (a method's name, or one of `dynclip.studies`) with `seed` from `base` on the problems of
+    `data`; publish to `out`; return the run record.
+
+    Writes out/metrics.jsonl, out/checkpoints/step<N>/ and, last, out/run.json. Raises UserError for damaged inputs, and
+    Preempted when it was told to stop (SIGTERM): the same call goes on from the checkpoint that was then written.
+    """
+    checkpoints.verify(base, rebuild_command("warmup", base / checkpoints.MANIFEST))
+    chosen, study = arm_study(study, name)
+    problems = read_problems(data)
+    needed = study.steps * study.scale.prompts_per_step
+    if needed > len(problems) and not study.scale.repeats:
+        raise UserError(
+            f"{data}: {len(problems)} problems, but {study.steps} steps x {study.scale.prompts_per_step} prompts "
+            f"need {needed}; use steps={len(problems) // study.scale.prompts_per_step} or fewer"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".training.lock"):  # an orphan of a killed workflow may still be writing here: wait for its end
+        return train_alone(study, chosen, seed, base, problems, data, out, log)
+
+
+def train_alone(study: Study, arm: Arm, seed: int, base, problems, data, out, log) -> dict:
+    """`train`, once its inputs are checked and no other process works in `out`."""
+    state = out / "state"
+    parts = fingerprint(study, arm, seed, base, data)
+    progress = Progress(f"{arm.name} seed {seed}", study.steps, log)
+    claim_state(state, parts, progress.say)
+    (state / STOP_FILE).unlink(missing_ok=True)
+    exports = export_folders(study, state)
+    started = time.perf_counter()
+    restarts = {"micro_batch": None, "restarts": 0}
+    if complete(exports):
+        progress.say("training was already complete; publishing")
+    else:
+
+        def attempt(micro_batch: int | None) -> None:
+            resume, done = newest(state, study, progress.say)
+            if resume:
+                check_shards(resume, study.scale.execution)
+            if in_workers(study.scale.execution):
+                job = Job(study.given, arm.name, seed, base, data, state, log, resume, done, micro_batch)
+                run_workers(job, study.scale, progress.say)
+            else:
+                run_trainer(study, arm, seed, base, problems, state, exports, progress, resume, done, micro_batch)
+
+        most = micro_batches(study.scale, processes_of(study.scale.execution), study.scale.execution.micro_batch)[0]
+        restarts = with_recovery(attempt, most, progress.say)
+        if not complete(exports):
+            raise Preempted(f"{out}: told to stop; a checkpoint is written, the same command goes on from it")
+    seconds = time.perf_counter() - started
+    return publish(study, arm, seed, parts, base, data, out, exports, seconds, restarts)
+
+
+def export_folders(study: Study, state: Path) -> dict[int, Path]:
+    """Rollout step -> where the policy of that moment is kept until the run is published."""
+    return {step: state / "exports" / f"step{step}" for step in sorted(study.checkpoints.values())}
+
+
+def complete(exports: dict[int, Path]) -> bool:
+    return all((path / checkpoints.MANIFEST).exists() for path in exports.values())
+
+
+def newest(state: Path, study: Study, say) -> tuple[Path | None, int]:
+    """(newest whole checkpoint, the rollout steps it has done), with the metrics rewound to it."""
+    resume = checkpoints.latest(state)
+    done = json.loads((resume / "dynclip.json").read_text())["rollout_step"] if resume else 0
+    rewind(state / "metrics.jsonl", done)
+    if done:
+        say(f"resuming at step {done} of {study.steps} from {resume}")
+    return resume, done
+
+
+def check_shards(resume: Path, execution: Execution) -> None:
+    """A checkpoint is read with the sharding that it was written with, FSDP2's and unsharded ones by any number of
+    processes, DeepSpeed's by as many as wrote it: the optimizer's state would else be left out in silence, or not be
+    found. Raises UserError."""
+    written, wanted = "none", sharding_of(execution)
+    if (resume / "pytorch_model_fsdp_0").is_dir():
+        written = "fsdp2"
+    elif any(resume.glob("global_step*")):
+        written = f"zero3 in {len(list(resume.glob('rng_state_*.pth')))} processes"
+        wanted += f" in {processes_of(execution)} processes" if wanted == "zero3" else ""
+    if written != wanted:
+        raise UserError(
+            f"{resume}: written with sharding={written}, this training has {wanted}; go on as it was written, or "
+            f"remove {resume.parent} to start over"
+        )
+
+
+def claim_state(state: Path, parts: dict, say) -> None:
+    """Keep a training state that belongs to this fingerprint; delete any other, saying what changed."""
+    record = state / "fingerprint.json"
+    if record.exists():
+        old = json.loads(record.read_text())
+        if old == parts:
+            return
+        say(f"starting over: {changes(old, parts)} changed since {state} was written")
+    if state.exists():
+        shutil.rmtree(state)
+    write_json(record, parts)
+
+
+def rewind(metrics: Path, done: int) -> None:
+    """Drop the metrics rows of steps that will be trained again, and any half-written last line."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row["step"] >= done:
+            break
+        kept.append(line)
+    write_atomic(metrics, "".join(line + "\n" for line in kept))
+
+
+def publish(study: Study, arm: Arm, seed: int, parts, base, data, out, exports, seconds, restarts) -> dict:
+    """Copy the finished run out of its state, write its record last, then remove the state."""
+    for step, path in exports.items():
+        target = out / "checkpoints" / f"step{step}"
+        aside = target.with_name(f".{target.name}.writing")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(path, aside)
+        checkpoints.seal(aside, target)
+    write_atomic(out / "metrics.jsonl", (out / "state" / "metrics.jsonl").read_bytes())
+    record = {
+        "scale": study.name,
+        "method": arm.name,
+        "entry": arm.spec.name,
+        "options": {name: str(value) for name, value in arm.all_options.items()},
+        "seed": seed,
+        "steps": study.steps,
+        "updates_per_rollout": study.scale.updates_per_rollout,
+        "protocol": protocol(study, seed, out / "state"),
+        "state": "finished",
+        "fingerprint": digest(parts),
+        "fingerprint_parts": parts,
+        "base_model_sha256": checkpoints.weights_sha256(base),
+        "data_sha256": sha256(data),
+        "checkpoints": sorted(exports),
+        "seconds": round(seconds, 2),
+        "execution": {**vars(study.scale.execution), **restarts, "processes": processes_of(study.scale.execution)},
+        "environment": environment(),
+    }
+    write_json(out / "run.json", record)
+    shutil.rmtree(out / "state")
+    return record

@@ -1,0 +1,1 @@
+"""Worker processes of one training, on one machine or several."""

@@ -1,0 +1,165 @@
+"""A scale as TRL's GRPOConfig, and the protocol that runs must share to be compared."""
+
+import os
+from pathlib import Path
+
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.hardware import detect
+from dynclip.studies.execution import micro_batches, sharding_of
+from dynclip.studies.scales import Execution, HubPolicy, Scale, Study
+
+# How TRL calls the aggregations of dynclip.methods.surrogate. Its "token" normalises by the whole mini-batch's tokens.
+LOSS_TYPES = {"token": "dapo", "sequence": "grpo", "fixed": "dr_grpo"}
+SERVER = "DYNCLIP_VLLM_SERVER"  # address of a vLLM server (trl vllm-serve) that samples instead of the trainer's GPUs
+
+# How `policy/entropy` is measured.
+ENTROPY = "full vocabulary at the sampling temperature, of the sampling policy, mean over the rollout batch's tokens"
+
+
+def world_size() -> int:
+    """The number of processes of this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None = None):
+    """TRL's configuration of a run: no KL, constant rate, several updates per rollout batch.
+
+    The effective batch is the scale's on any number of processes and for any `micro_batch`.
+    """
+    import torch
+    from trl import GRPOConfig
+
+    scale: Scale = study.scale
+    execution = scale.execution
+    world = world_size()
+    micro, passes = micro_batches(scale, world, micro_batch or execution.micro_batch)
+    on_gpu = torch.cuda.is_available() and isinstance(scale.policy, HubPolicy)  # tiny policies are a CPU's work
+    return GRPOConfig(
+        output_dir=str(state),
+        seed=seed,
+        data_seed=seed,
+        max_steps=study.steps * scale.updates_per_rollout,
+        per_device_train_batch_size=micro,
+        steps_per_generation=scale.minibatches * passes,
+        num_iterations=scale.epochs,
+        gradient_accumulation_steps=passes,
+        num_generations=scale.group_size,
+        max_completion_length=scale.max_completion,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        learning_rate=scale.learning_rate,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        weight_decay=scale.weight_decay,
+        max_grad_norm=1.0,
+        beta=0.0,
+        loss_type=LOSS_TYPES[scale.aggregation],
+        delta=scale.dual_clip,
+        scale_rewards="group",
+        save_strategy="steps",
+        save_steps=scale.checkpoint_every * scale.updates_per_rollout,
+        save_total_limit=None,
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=not on_gpu,
+        bf16=execution.dtype == "bfloat16" and can_bfloat16(on_gpu),
+        gradient_checkpointing=execution.checkpointing and sharding_of(execution) != "fsdp2",  # has its own
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        **sampler_options(scale),
+        **sharding_options(scale.execution),
+    )
+
+
+def can_bfloat16(on_gpu: bool) -> bool:
+    """Whether bfloat16 is faster than float32 here; elsewhere float32 is used."""
+    import torch
+
+    return torch.cuda.is_bf16_supported() if on_gpu else detect().cpu_bf16
+
+
+def sampler_options(scale: Scale) -> dict:
+    """TRL's vLLM settings: the same correction of the difference between sampler and trainer for every method, each
+    token's weight π_trainer / π_sampler cut at 2 (truncated importance sampling)."""
+    execution = scale.execution
+    if execution.sampler != "vllm":
+        return {}
+    options = {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": execution.gpu_share,
+        "vllm_tensor_parallel_size": execution.tensor_parallel,
+        "vllm_enable_sleep_mode": execution.sleep,
+        "vllm_max_model_length": (scale.max_prompt or 0) + scale.max_completion,
+        "vllm_importance_sampling_mode": "token_truncate",
+        "vllm_importance_sampling_clip_max": 2.0,
+    }
+    if server := os.environ.get(SERVER):
+        options |= {"vllm_mode": "server", "vllm_server_base_url": server, "vllm_enable_sleep_mode": False}
+    return options
+
+
+def sharding_options(execution: Execution) -> dict:
+    """Weights, gradients and moments shared by the processes of a training, where there are several."""
+    sharding = sharding_of(execution)
+    if sharding == "none":
+        return {}
+    if sharding == "fsdp2":
+        settings = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "SHARDED_STATE_DICT"}
+        return {"fsdp": True, "fsdp_config": settings | {"activation_checkpointing": execution.checkpointing}}
+    from importlib.util import find_spec
+
+    if find_spec("deepspeed") is None:
+        raise UserError("sharding=zero3 needs DeepSpeed, which is not in the lock: pip install deepspeed, or use fsdp2")
+    return {
+        "deepspeed": {
+            "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+            "bf16": {"enabled": "auto"},
+            "gradient_clipping": "auto",
+            "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto",
+            "train_batch_size": "auto",
+        }
+    }
+
+
+# What runs that are compared must share, beside data, start and length: the words of an error -> TRL's field.
+PROTOCOL = {
+    "loss aggregation": "loss_type",
+    "dual clip": "delta",
+    "epochs per rollout batch": "num_iterations",
+    "samples per prompt": "num_generations",
+    "completion length": "max_completion_length",
+    "sampling temperature": "temperature",
+    "advantage scaling": "scale_rewards",
+    "KL coefficient": "beta",
+    "optimizer": "optim",
+    "learning rate": "learning_rate",
+    "learning-rate schedule": "lr_scheduler_type",
+    "weight decay": "weight_decay",
+    "gradient clip": "max_grad_norm",
+}
+
+
+def protocol(study: Study, seed: int, state: Path) -> dict[str, str]:
+    """The settings of a run that are not its method's, in words: runs that differ in one cannot be compared."""
+    scale = study.scale
+    config = trainer_config(study, seed, state)
+    found = {name: str(getattr(config, field)) for name, field in PROTOCOL.items()}
+    order = "TRL's sampler, seeded by the run's seed" if config.data_seed == seed else f"data_seed {config.data_seed}"
+    sampler = "transformers"
+    if config.use_vllm:
+        sampler = f"vllm, {config.vllm_importance_sampling_mode} at {config.vllm_importance_sampling_clip_max:g}"
+    return found | {
+        "mini-batches per rollout batch": str(scale.minibatches),
+        "completions per mini-batch": str(scale.completions // scale.minibatches),
+        "factor on thresholds": f"{scale.thresholds:g}",
+        "data order": order,
+        "entropy definition": ENTROPY,
+        "prompt template": scale.template,
+        "reward": scale.reward,
+        "sampler": sampler,
+        "precision": "bfloat16" if config.bf16 else "float32",
+    }

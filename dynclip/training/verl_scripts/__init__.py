@@ -1,0 +1,1 @@
+"""A study as launch scripts and data files for verl."""

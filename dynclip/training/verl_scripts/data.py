@@ -1,0 +1,94 @@
+"""A study's problems as the parquet files that verl 0.9.1 reads.
+
+verl renders a row's chat messages itself, with the tokenizer's chat template or one that the run gives it. Messages and
+templates here are such that the model reads what `evals.sampling.prompts` writes; `check_prompts` compares the two.
+"""
+
+import io
+from pathlib import Path
+
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import sha256, write_atomic
+from dynclip.studies.scales import Study
+from dynclip.training.problems import within_level
+from evals.benchmarks.problem import Problem
+from evals.benchmarks.registry import BENCHMARKS, read_problems
+from evals.sampling.prompts import BOXED, DAPO_HEAD, DAPO_TAIL, TEMPLATES, render
+
+# What verl renders messages with, where a template of evals.sampling.prompts does not use the tokenizer's own chat
+# template.
+CHAT_TEMPLATES = {
+    "qwen-math": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    "plain": "{% for message in messages %}{{ message['content'] }}{% endfor %}",
+}
+
+
+def messages(problem: str, template: str) -> list[dict[str, str]]:
+    """The chat messages that verl renders to what `render` writes for this problem and template."""
+    user = {"chat": f"{problem}\n\n{BOXED}", "dapo": f"{DAPO_HEAD}\n\n{problem}\n\n{DAPO_TAIL}"}.get(template, problem)
+    system = [{"role": "system", "content": BOXED}] if template == "qwen-math" else []
+    return [*system, {"role": "user", "content": user}]
+
+
+def rows(problems: list[Problem], source: str, template: str, k: int | None = None) -> list[dict]:
+    """verl's rows of a problem set; `k` samples a problem in validation."""
+    return [
+        {
+            "data_source": source,
+            "prompt": messages(problem.problem, template),
+            "reward_model": {"style": "rule", "ground_truth": problem.answer},
+            "extra_info": {"index": index, "id": problem.id, "tolerance": problem.tolerance},
+            **({} if k is None else {"__rollout_n__": k}),
+        }
+        for index, problem in enumerate(problems)
+    ]
+
+
+def write_data(study: Study, data: Path, folder: Path) -> dict[str, dict]:
+    """Write train.parquet and <benchmark>.parquet from the jsonl files of `data`; their rows and SHA-256 by name.
+
+    Raises UserError for missing or damaged files, and for fewer problems than a run without repeats needs.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    scale = study.scale
+    problems = within_level(scale, read_problems(data / "train.jsonl"))
+    needed = scale.prompts_per_step if scale.repeats else study.steps * scale.prompts_per_step
+    if needed > len(problems):
+        raise UserError(
+            f"{data / 'train.jsonl'}: {len(problems)} problems, but {study.steps} steps x {scale.prompts_per_step} "
+            f"prompts need {needed}; use steps={len(problems) // scale.prompts_per_step} or fewer"
+        )
+    sets = {"train": rows(problems, scale.train_set, scale.template)}
+    for name in scale.benchmarks:
+        k = scale.evaluation.k or BENCHMARKS[name].k
+        sets[name] = rows(read_problems(data / f"{name}.jsonl"), name, scale.template, k)
+    files = {}
+    for name, content in sets.items():
+        buffer = io.BytesIO()
+        parquet.write_table(pyarrow.Table.from_pylist(content), buffer)
+        path = write_atomic(folder / f"{name}.parquet", buffer.getvalue())
+        files[path.name] = {"rows": len(content), "sha256": sha256(path)}
+    return files
+
+
+def check_prompts(problems: list[Problem], template: str, tokenizer) -> None:
+    """Raise UserError unless verl, with this tokenizer, gives the model the tokens that dynclip's own prompts have."""
+    if template not in CHAT_TEMPLATES and not tokenizer.chat_template:
+        raise UserError(f"template {template!r}: the model's tokenizer has no chat template, which verl needs for it")
+    for problem in problems:
+        text = tokenizer.apply_chat_template(
+            messages(problem.problem, template),
+            chat_template=CHAT_TEMPLATES.get(template),
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        ours = render(problem.problem, tokenizer, template)
+        special = TEMPLATES[template].special_tokens
+        if tokenizer(text, add_special_tokens=False) != tokenizer(ours, add_special_tokens=special):
+            raise UserError(
+                f"template {template!r}: verl would write the prompt {text!r}, dynclip writes {ours!r}; choose another "
+                "template"
+            )

@@ -1,0 +1,294 @@
+"""A study's runs in verl 0.9.1: the overrides of its Hydra configuration, and a launch script for each run.
+
+The overrides make verl train what `dynclip.training` trains with TRL: the same method with the same options, batches,
+updates, optimizer, lengths, prompts and rewards. Nothing here imports verl; tests/peers composes verl's own
+configuration with these overrides and reads the values back where verl reads them. docs/peers.md says what differs.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+from dynclip.methods.registry import METHODS
+from dynclip.methods.types import Line
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import write_atomic, write_json
+from dynclip.studies.arms import Arm, arm
+from dynclip.studies.execution import micro_batches
+from dynclip.studies.scales import Scale, Study
+from dynclip.training.lifecycle import arm_study
+from dynclip.training.verl_scripts.data import CHAT_TEMPLATES, check_prompts, write_data
+from dynclip.training.verl_scripts.script import script
+from evals.benchmarks.registry import BENCHMARKS, read_problems
+from evals.sampling.engine import load_tokenizer
+
+VERL = "0.9.1"
+LOGIT_NEEDS = (
+    "old_baseline",
+    "clamped_entropy",
+)  # the keys of dynclip.verl.losses.OUT_OF_REACH, which only verl can import
+AGGREGATION = {"token": "token-mean", "sequence": "seq-mean-token-mean", "fixed": "seq-mean-token-sum-norm"}
+# verl adds the number of a sampler or worker to its seed: runs with neighbouring seeds must not share streams.
+SEED_STRIDE = 1000
+ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.model"
+
+
+def overrides(
+    study: Study, arm_name: str, seed: int, data_folder: Path, model: Path, out: Path, nodes: int = 1
+) -> list[str]:
+    """The words after `python -m verl.trainer.main_ppo` that train the arm with `seed`, as Hydra parses them.
+
+    data_folder: of `write_data`'s parquet files. model: the base policy's folder. out: for checkpoints and logs.
+    nodes: machines with the scale's number of GPUs each. Raises UserError for an arm or a scale that verl cannot run.
+    """
+    chosen, study = arm_study(study, arm_name)
+    scale = study.scale
+    if need := out_of_reach(chosen):
+        raise UserError(f"{arm_name}: verl cannot run it: {need}; train it with `dynclip train`")
+    settings = {
+        **method_settings(chosen),
+        **protocol_settings(scale, study.steps, seed),
+        **machine_settings(scale, nodes),
+        **data_settings(scale, data_folder),
+        **validation_settings(scale),
+        f"{MODEL}.path": str(model),
+        f"{MODEL}.custom_chat_template": CHAT_TEMPLATES.get(scale.template),
+        "trainer.project_name": f"dynclip-{study.name}",
+        "trainer.experiment_name": f"{arm_name}-seed{seed}",
+        "trainer.logger": ["console", "file"],
+        "trainer.save_freq": save_every(study),
+        "trainer.checkpoint_callback_class": "dynclip.training.verl_scripts.keep.KeepEvaluated",
+        "+trainer.dynclip_keep": sorted(study.checkpoints.values()),
+        "trainer.default_local_dir": str(out / "checkpoints"),
+        "trainer.resume_mode": "auto",
+        "hydra.run.dir": str(out / "hydra"),
+    }
+    return [f"{key}={written(value)}" for key, value in settings.items()]
+
+
+def out_of_reach(chosen: Arm) -> str | None:
+    """Why an arm does not run inside verl, in words; None where it does."""
+    if chosen.spec.name not in METHODS:
+        return f"{chosen.spec.name} is a probe of a study, which dynclip.verl does not register"
+    needs = [need for need in chosen.spec.needs if need in LOGIT_NEEDS]
+    return f"{chosen.spec.name} needs full logits ({needs[0]}), and its workers return none" if needs else None
+
+
+def method_settings(chosen: Arm) -> dict:
+    """The method, all its options, and what dynclip.verl needs to be called at all."""
+    method, options, needs = chosen.spec.name, chosen.all_options, chosen.spec.needs
+    return {
+        "trainer.use_v1": True,
+        "trainer.v1.trainer_mode": "dynclip_sync",
+        f"{MODEL}.external_lib": "dynclip.verl",
+        f"{ACTOR}.policy_loss._target_": "dynclip.verl.PolicyLossConfig",
+        f"{ACTOR}.policy_loss.loss_mode": f"dynclip_{method}",
+        **({f"+{ACTOR}.policy_loss.dynclip_options": options} if options else {}),
+        f"{ACTOR}.calculate_entropy": bool({"entropy", "entropy_gradient"} & set(needs)),
+    }
+
+
+def protocol_settings(scale: Scale, steps: int, seed: int) -> dict:
+    """What runs that are compared share: batches, updates, optimizer, loss, sampling, lengths, seeds.
+
+    Raises UserError where a mini-batch is no whole number of prompts, which is how verl counts.
+    """
+    if scale.prompts_per_step % scale.minibatches:
+        raise UserError(
+            f"minibatches={scale.minibatches}: verl cuts mini-batches by prompts, and it does not divide the "
+            f"{scale.prompts_per_step} prompts of a step; use a divisor of that"
+        )
+    corrected = scale.execution.sampler == "vllm"
+    return {
+        "algorithm.adv_estimator": "grpo",
+        "algorithm.norm_adv_by_std_in_grpo": True,
+        "algorithm.use_kl_in_reward": False,
+        "algorithm.filter_groups.enable": False,
+        # As `dynclip.training.trl_config.sampler_options` has it: each token's weight π_trainer / π_sampler, cut at 2.
+        "algorithm.rollout_correction.rollout_is": "token" if corrected else None,
+        "algorithm.rollout_correction.rollout_is_threshold": 2.0,
+        "algorithm.rollout_correction.rollout_rs": None,
+        "algorithm.rollout_correction.bypass_mode": False,
+        "data.train_batch_size": scale.prompts_per_step,
+        f"{ROLLOUT}.n": scale.group_size,
+        f"{ACTOR}.ppo_mini_batch_size": scale.prompts_per_step // scale.minibatches,
+        f"{ACTOR}.ppo_epochs": scale.epochs,
+        f"{ACTOR}.shuffle": True,  # TRL shuffles a rollout batch's completions before it cuts mini-batches
+        f"{ACTOR}.optim.lr": scale.learning_rate,
+        f"{ACTOR}.optim.lr_scheduler_type": "constant",
+        f"{ACTOR}.optim.lr_warmup_steps_ratio": 0.0,
+        f"{ACTOR}.optim.weight_decay": scale.weight_decay,
+        f"{ACTOR}.optim.betas": [0.9, 0.999],
+        f"{ACTOR}.optim.clip_grad": 1.0,  # the one that verl's FSDP engine reads
+        f"{ACTOR}.grad_clip": 1.0,
+        f"{ACTOR}.use_kl_loss": False,
+        f"{ACTOR}.entropy_coeff": 0,
+        f"{ACTOR}.clip_ratio_c": scale.dual_clip,
+        f"{ACTOR}.loss_agg_mode": AGGREGATION[scale.aggregation],
+        f"{ACTOR}.loss_scale_factor": scale.max_completion if scale.aggregation == "fixed" else None,
+        f"{ROLLOUT}.temperature": 1.0,
+        f"{ROLLOUT}.top_p": 1.0,
+        f"{ROLLOUT}.top_k": -1,
+        f"{ROLLOUT}.calculate_log_probs": corrected,
+        "data.max_response_length": scale.max_completion,
+        "data.seed": seed,
+        f"{ACTOR}.data_loader_seed": SEED_STRIDE * seed,
+        f"{ACTOR}.fsdp_config.seed": SEED_STRIDE * seed,
+        f"{ROLLOUT}.seed": SEED_STRIDE * seed,
+        "trainer.total_training_steps": steps,
+        "trainer.total_epochs": steps,  # never the limit: an epoch has one step at least
+        "reward.custom_reward_function.path": "pkg://dynclip.training.verl_scripts.reward",
+        "reward.custom_reward_function.name": "compute_score",
+        "+reward.custom_reward_function.reward_kwargs.reward": scale.reward,
+        "reward.reward_manager.name": "naive",
+    }
+
+
+def machine_settings(scale: Scale, nodes: int) -> dict:
+    """How the run is executed on `nodes` machines. Raises UserError where the scale's numbers do not divide."""
+    execution = scale.execution
+    gpus = execution.gpus * nodes
+    if not gpus:
+        raise UserError(f"{scale.name}: its trainings take no GPU, and verl needs one; ask for a scale that does")
+    if execution.gpus % execution.tensor_parallel:
+        raise UserError(
+            f"{scale.name}: tensor_parallel={execution.tensor_parallel} does not divide {execution.gpus} GPUs a machine"
+        )
+    micro_batch = micro_batches(scale, gpus, execution.micro_batch)[0]
+    return {
+        "trainer.nnodes": nodes,
+        "trainer.n_gpus_per_node": execution.gpus,
+        f"{ACTOR}.strategy": "fsdp2",
+        f"{ACTOR}.fsdp_config.model_dtype": "fp32",
+        f"{ACTOR}.fsdp_config.dtype": execution.dtype,
+        # Who gives its memory back while the other works does so on both sides.
+        f"{ACTOR}.fsdp_config.param_offload": execution.sleep,
+        f"{ACTOR}.fsdp_config.optimizer_offload": execution.sleep,
+        f"{ROLLOUT}.free_cache_engine": execution.sleep,
+        f"{ACTOR}.use_dynamic_bsz": False,
+        f"{ACTOR}.ppo_micro_batch_size_per_gpu": micro_batch,
+        f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": micro_batch,
+        f"{MODEL}.enable_gradient_checkpointing": execution.checkpointing,
+        f"{ROLLOUT}.name": "vllm",
+        f"{ROLLOUT}.dtype": execution.dtype,
+        f"{ROLLOUT}.tensor_model_parallel_size": execution.tensor_parallel,
+        f"{ROLLOUT}.gpu_memory_utilization": execution.gpu_share,
+    }
+
+
+def data_settings(scale: Scale, folder: Path) -> dict:
+    """The files that verl reads, and what it leaves out of them."""
+    limit = {} if scale.max_prompt is None else {"data.max_prompt_length": scale.max_prompt}
+    return {
+        "data.train_files": [str(folder / "train.parquet")],
+        "data.val_files": [str(folder / f"{name}.parquet") for name in scale.benchmarks],
+        **limit,
+        "data.filter_overlong_prompts": True,
+        "data.truncation": "error",
+        "data.shuffle": True,
+    }
+
+
+def validation_settings(scale: Scale) -> dict:
+    """Off: checkpoints are scored by `dynclip evaluate`, as all are. With `trainer.test_freq` it samples as that does,
+    as often as the column `__rollout_n__` of a benchmark's file says."""
+    sampling = BENCHMARKS[scale.benchmarks[0]].sampling
+    return {
+        "trainer.val_before_train": False,
+        "trainer.test_freq": -1,
+        f"{ROLLOUT}.val_kwargs.do_sample": sampling.temperature > 0,
+        f"{ROLLOUT}.val_kwargs.temperature": sampling.temperature,
+        f"{ROLLOUT}.val_kwargs.top_p": sampling.top_p,
+        f"{ROLLOUT}.val_kwargs.top_k": sampling.top_k or -1,
+    }
+
+
+def save_every(study: Study) -> int:
+    """Steps between checkpoints: the scale's, or fewer, so that the early evaluated step is among them. verl saves the
+    last step in any case."""
+    most = study.scale.checkpoint_every
+    early = [step for step in study.checkpoints.values() if step < study.steps]
+    return max(each for each in range(1, most + 1) if early[0] % each == 0) if early else most
+
+
+def written(value) -> str:
+    """A value in the grammar of Hydra's overrides; strings that Hydra would read as something else are quoted."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Line):
+        return written([value.slope, value.intercept])
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{written(each)}' for key, each in value.items())}}}"
+    if re.fullmatch(r"[A-Za-z_/][A-Za-z0-9_./-]*", value) and value.lower() not in (
+        "null",
+        "true",
+        "false",
+        "inf",
+        "nan",
+    ):
+        return value
+    # A backslash stands for itself unless a quote follows it.
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value) + '"'
+
+
+def write_launch(study: Study, folder: Path, nodes: int = 1) -> list[Path]:
+    """Write verl's data under `folder`/verl/data and, for each arm and seed of the study, verl/<arm>/seed<k>.sh with
+    its record seed<k>.json; the scripts' paths.
+
+    folder: results/<scale>, with its data. Raises UserError for missing data, for a scale that verl cannot run, and,
+    after the other arms are written, for those that it cannot.
+    """
+    folder = folder.resolve()
+    home, model = folder / "verl", folder / "base"
+    refused = {name: need for name in study.methods if (need := out_of_reach(arm(name)))}
+    for name in study.methods:  # before anything is written
+        protocol_settings(arm(name).scale(study.scale), study.steps, 0)
+        machine_settings(arm(name).scale(study.scale), nodes)
+    files = write_data(study, folder / "data", home / "data")
+    if (model / "tokenizer_config.json").is_file():
+        check_prompts(read_problems(folder / "data" / "train.jsonl")[:20], study.scale.template, load_tokenizer(model))
+    scripts = []
+    for name in study.methods:
+        for seed in study.seeds if name not in refused else ():
+            out = home / name / f"seed{seed}"
+            words = overrides(study, name, seed, home / "data", model, out, nodes)
+            path = write_atomic(out.with_suffix(".sh"), script(study, name, seed, nodes, words, model, out, VERL))
+            path.chmod(0o755)
+            write_json(out.with_suffix(".json"), record(study, name, seed, nodes, words, files, model))
+            scripts.append(path)
+    if refused:
+        raise UserError(
+            f"verl cannot run {', '.join(refused)}: {'; '.join(dict.fromkeys(refused.values()))}; train them with "
+            f"`dynclip train`. The other {len(scripts)} runs are written: {home}"
+        )
+    return scripts
+
+
+def record(study: Study, name: str, seed: int, nodes: int, words: list[str], files: dict, model: Path) -> dict:
+    """What a run was launched with."""
+    chosen, study = arm_study(study, name)
+    return {
+        "engine": f"verl {VERL}",
+        "scale": study.name,
+        "method": name,
+        "entry": chosen.spec.name,
+        "options": {key: str(value) for key, value in chosen.all_options.items()},
+        "seed": seed,
+        "steps": study.steps,
+        "updates_per_rollout": study.scale.updates_per_rollout,
+        "checkpoints": sorted(study.checkpoints.values()),
+        "template": study.scale.template,
+        "base": str(model),
+        "nodes": nodes,
+        "gpus_per_node": study.scale.execution.gpus,
+        "data": files,
+        "command": ["python", "-m", "verl.trainer.main_ppo", *words],
+        "overrides": words,
+        "study": shlex.split(study.overrides),
+    }

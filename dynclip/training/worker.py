@@ -1,0 +1,90 @@
+"""`python -m dynclip.training.worker JOB`: one process of a training, started by `processes`. Not for hand use."""
+
+import json
+import os
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import write_json
+from dynclip.runtime.progress import Progress
+from dynclip.studies.overrides import resolve
+from dynclip.training.lifecycle import arm_study, export_folders
+from dynclip.training.processes.recovery import first_line, ran_out_of_memory
+from dynclip.training.processes.workers import FAILURE
+from dynclip.training.session import run_trainer
+from evals.benchmarks.registry import read_problems
+
+
+class Silent:
+    """The progress display of all processes but the first."""
+
+    def start(self, done: int = 0) -> None:
+        """Shows nothing."""
+
+    def step(self, done: int, text: str) -> None:
+        """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Shows nothing."""
+
+
+def main(path: str) -> int:
+    """Run the job described in file `path`; 0, or 1 with the kind and message of the failure beside that file."""
+    job = json.loads(Path(path).read_text())
+    state = Path(job["state"])
+    try:
+        arm, study = arm_study(resolve(methods=job["arm"], seeds=str(job["seed"]), **job["given"]), job["arm"])
+        main_process = os.environ.get("RANK", "0") == "0"
+        log = Path(job["log"]) if job["log"] else None
+        run_trainer(
+            study,
+            arm,
+            job["seed"],
+            Path(job["base"]),
+            read_problems(Path(job["data"])),
+            state,
+            export_folders(study, state),
+            Progress(f"{arm.name} seed {job['seed']}", study.steps, log) if main_process else Silent(),
+            Path(job["resume"]) if job["resume"] else None,
+            job["done"],
+            job["micro_batch"],
+        )
+        return 0
+    except Exception as error:
+        kind = kind_of(error)
+        if kind == "error":
+            traceback.print_exc()
+        if kind != "consequence":
+            write_json(state / FAILURE, {"kind": kind, "message": f"{type(error).__name__}: {first_line(error)}"})
+        return 1
+    finally:
+        end_group()
+
+
+def kind_of(error: Exception) -> str:
+    """What a failure is to the process that watches."""
+    if ran_out_of_memory(error):
+        return "out of memory"
+    if isinstance(error, UserError):
+        return "bad input"
+    name = type(error).__name__
+    if name in ("EngineDeadError", "EngineGenerateError"):  # of vLLM, which is not imported here
+        return "engine died"
+    # Processes whose partner has gone fail after it (NCCL, gloo): the partner's own words are the cause.
+    lost = name.startswith("Dist") or "Connection closed by peer" in str(error) or "Connection reset" in str(error)
+    return "consequence" if lost and os.environ.get("WORLD_SIZE", "1") != "1" else "error"
+
+
+def end_group() -> None:
+    """Leave the process group, if this process is in one: else torch warns at exit."""
+    torch = sys.modules.get("torch")
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        with suppress(ValueError):  # vLLM's engine may have dissolved it already
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,6 @@
+"""The problem sets: benchmarks and training sets, their loaders and pinned hashes."""
+
+from evals.benchmarks.problem import Problem
+from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS, load_problems, pins, read_problems
+
+__all__ = ["BENCHMARKS", "TRAIN_SETS", "Problem", "load_problems", "pins", "read_problems"]

@@ -1,0 +1,263 @@
+r"""Problem sets of the Hugging Face hub: fetched by id, cleaned to one form. No text of theirs is kept in this project.
+
+Fetching: `datasets` does the work, with its cache (HF_HOME), its mirror (HF_ENDPOINT) and its offline switch
+(HF_HUB_OFFLINE); DYNCLIP_HUB names a folder of local copies that is read instead of any hub. Parquet and JSON files
+are read; nothing of a repository is ever run. One short request decides whether the hub is there: if it is not, the
+cache serves, and if that is empty too, the error comes within `PATIENCE` seconds, not after rounds of retries.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynclip.runtime.errors import UserError
+from evals.benchmarks.problem import Problem
+
+LOCAL_COPY = "DYNCLIP_HUB"
+FORMATS = ("parquet", "json", "cache")  # builders of `datasets`; "cache" reads what one of the others left
+PATIENCE = 10  # seconds for the hub's first answer
+NUMBER = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]*))?")
+DAPO_INSTRUCTIONS = re.compile(
+    r"^Solve the following math problem step by step\..*\n\n|\n\nRemember to put your answer on its own line.*$"
+)
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """A problem set on the hub: where it lies, what its columns mean, and what was found when it was pinned.
+
+    Columns are named as in the files; "a.b" is field b of column a, "" is a column that the set lacks.
+    `count` and `content`, the SHA-256 of the cleaned (problem, answer) rows in order, pin the contents whatever the
+    hub serves; `revision` is the commit or branch that is asked for.
+    """
+
+    name: str
+    title: str
+    id: str
+    config: str
+    split: str
+    problem: str
+    answer: str
+    count: int
+    content: str
+    problem_rule: str = "text"  # of PROBLEM_RULES
+    answer_rule: str = "text"  # of ANSWER_RULES
+    key: str = ""  # tells problems apart: becomes part of their ids
+    distinct: bool = False  # rows repeat: one row of each key is kept, in the order of the keys
+    level: str = ""
+    level_rule: str = "number"  # of LEVEL_RULES
+    subject: str = ""
+    pools: tuple[tuple[str, int], ...] = ()  # subjects where no column has them: each with its number of rows in a row
+    tolerance: str = ""
+    solution: str = ""
+    solution_rule: str = "text"  # of SOLUTION_RULES
+    revision: str = "main"
+    kind: str = "hub"
+
+    @property
+    def place(self) -> str:
+        """The data set in words, for messages."""
+        return f"{self.id} (config {self.config}, split {self.split}, revision {self.revision})"
+
+
+def fetch(entry: HubSet) -> tuple[list[Problem], str]:
+    """The cleaned problems of an entry, unchecked, and the revision they are of: a commit id, or "local copy".
+
+    Raises UserError if neither the hub, nor the cache, nor the local copy has them, or if columns are missing.
+    """
+    dataset, revision = _dataset(entry)
+    table = dataset.with_format("arrow")[:]
+    try:
+        if entry.distinct:
+            table = _distinct(table, entry.key)
+        return [problem_of(entry, row, number) for number, row in enumerate(table.to_pylist())], revision
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{entry.name}: {entry.place} has the columns {', '.join(table.column_names)}, which are not those that "
+            f"evals/benchmarks/registry.py names ({error}); the data set has changed: pin its older revision there"
+        ) from None
+
+
+def problem_of(entry: HubSet, row: dict, number: int) -> Problem:
+    """Row `number`, from 0, as a problem. Raises KeyError for a missing column."""
+    key = str(field(row, entry.key)) if entry.key else f"{number + 1:04d}"
+    return Problem(
+        id=f"{entry.name}-{key}",
+        problem=PROBLEM_RULES[entry.problem_rule](field(row, entry.problem)).strip(),
+        answer=ANSWER_RULES[entry.answer_rule](field(row, entry.answer), row),
+        level=LEVEL_RULES[entry.level_rule](field(row, entry.level)) if entry.level else 0,
+        subject=(field(row, entry.subject) if entry.subject else pool(entry.pools, number)) or entry.title,
+        tolerance=str(field(row, entry.tolerance) or "").strip() if entry.tolerance else "",
+        solution=SOLUTION_RULES[entry.solution_rule](field(row, entry.solution)) if entry.solution else "",
+    )
+
+
+def field(row: dict, path: str):
+    """The value of column "a", or of field "a.b", of a row."""
+    for name in path.split("."):
+        row = row[name]
+    return row
+
+
+def pool(pools: tuple[tuple[str, int], ...], number: int) -> str:
+    """The name of the pool that row `number` belongs to; "" beyond the last."""
+    for name, size in pools:
+        if number < size:
+            return name
+        number -= size
+    return ""
+
+
+def dapo_problem(messages: list[dict]) -> str:
+    """The bare problem of a DAPO prompt: its instructions, the same in every row, belong to the prompt template."""
+    return DAPO_INSTRUCTIONS.sub("", messages[-1]["content"])
+
+
+def number_answer(value, _row: dict | None = None) -> str:
+    """`025` → 25, 27.0 → 27, `1,234` → 1234, at any size. What is no decimal number stays as it is."""
+    text = str(value).strip().replace(",", "")
+    parts = NUMBER.fullmatch(text)
+    if not parts:
+        return text
+    sign, whole, decimals = parts[1], parts[2].lstrip("0") or "0", (parts[3] or "").rstrip("0")
+    number = f"{whole}.{decimals}" if decimals else whole
+    return number if number == "0" or sign != "-" else f"-{number}"
+
+
+def gsm8k_answer(solution: str, _row: dict | None = None) -> str:
+    """The number after the last `####` of a worked solution."""
+    return number_answer(solution.rpartition("####")[2])
+
+
+def gsm8k_solution(text: str) -> str:
+    """A worked solution as a response: without the `<<…>>` of its calculator, and with the answer in a box."""
+    steps, _, answer = re.sub(r"<<.*?>>", "", text).rpartition("####")
+    return f"{steps.strip()}\nThe answer is \\boxed{{{number_answer(answer)}}}."
+
+
+def olympiad_answer(answers: list[str], row: dict) -> str:
+    r"""Without `$`, outer spacing commands and a full stop at the end; several answers come as `a, b`.
+
+    The space is what keeps `12,345` two numbers. A unit, which has a column of its own, is no part of the answer.
+    """
+    text = ", ".join(answers).replace("$", "")
+    text = re.sub(r"^(\s|\\quad)+|[\s.]+$", "", text)
+    return ", ".join(part.strip() for part in split_list(text)) if row["is_multiple_answer"] else text
+
+
+def split_list(text: str) -> list[str]:
+    """Parts of a text between the commas that stand outside all brackets."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return parts
+
+
+PROBLEM_RULES: dict[str, Callable] = {"text": str, "dapo": dapo_problem}
+ANSWER_RULES: dict[str, Callable] = {
+    "text": lambda value, _row: value.strip(),
+    "number": number_answer,
+    "gsm8k": gsm8k_answer,
+    "olympiad": olympiad_answer,
+}
+# Of GSM8K: the number of calculations that a worked solution writes out.
+LEVEL_RULES: dict[str, Callable] = {"number": int, "calculations": lambda solution: solution.count("<<")}
+SOLUTION_RULES: dict[str, Callable] = {"text": str.strip, "gsm8k": gsm8k_solution}
+
+
+def _dataset(entry: HubSet):
+    """The split of an entry as `datasets` has it, and its revision."""
+    import httpx
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub import HfApi, constants
+
+    if folder := os.environ.get(LOCAL_COPY):
+        path = Path(folder).expanduser() / entry.id
+        if not path.is_dir():
+            raise UserError(
+                f"{entry.name}: {LOCAL_COPY} is set and {path} is no folder; copy the data set there: "
+                f"hf download --repo-type dataset {entry.id} --local-dir {path}"
+            )
+        _say(entry, f"from the local copy {path}")
+        try:
+            return _open(entry, str(path))[0], "local copy"
+        except (OSError, ValueError, DatasetsError) as error:
+            raise UserError(f"{entry.name}: cannot read the local copy {path}: {_first_line(error)}") from None
+    if constants.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE is set"
+    else:
+        try:
+            commit = HfApi().dataset_info(entry.id, revision=entry.revision, timeout=PATIENCE).sha
+            _say(entry, f"from {constants.ENDPOINT}, commit {commit[:12]}")
+            return _open(entry, f"hf://datasets/{entry.id}", commit)
+        except (OSError, ValueError, httpx.HTTPError, DatasetsError) as error:
+            reason = _first_line(error)
+    try:
+        with _without_network():
+            found = _open(entry, f"hf://datasets/{entry.id}")
+    except (OSError, ValueError, DatasetsError):
+        raise UserError(
+            f"{entry.name}: cannot load {entry.place} from {constants.ENDPOINT}: {reason}; nor is it in the cache "
+            f"({constants.HF_HOME}). Set HF_ENDPOINT to a mirror of the hub; or HF_HOME to a cache that has it, with "
+            f"HF_HUB_OFFLINE=1; or {LOCAL_COPY}=FOLDER with a copy in FOLDER/{entry.id}"
+        ) from None
+    _say(entry, f"from the cache {constants.HF_HOME}, commit {found[1][:12]} ({reason})")
+    return found
+
+
+def _open(entry: HubSet, path: str, revision: str | None = None):
+    """Download and convert what the cache lacks, the first half of `load_dataset`; refuse other formats before that."""
+    from datasets import load_dataset_builder
+
+    builder = load_dataset_builder(path, entry.config, revision=revision)
+    form = type(builder).__module__.rpartition(".")[2]
+    if form not in FORMATS:
+        raise ValueError(f"its files are of the format {form}; read are {' and '.join(FORMATS[:2])} alone")
+    builder.download_and_prepare()
+    return builder.as_dataset(split=entry.split), builder.hash
+
+
+@contextmanager
+def _without_network():
+    """`datasets` on its cache alone: where the hub is away, it would ask again and again for half a minute."""
+    from datasets import config
+    from datasets.utils import logging
+
+    kept = config.HF_HUB_OFFLINE, logging.get_verbosity()
+    config.HF_HUB_OFFLINE = True
+    logging.set_verbosity_error()  # that the cache serves is said once, here
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = kept[0]
+        logging.set_verbosity(kept[1])
+
+
+def _distinct(table, key: str):
+    """The first row of each value of `key`, in the order of the values. By column: the hub's file repeats 100 times."""
+    import pyarrow.compute as pc
+
+    column, *fields = key.split(".")
+    values = table[column]
+    for name in fields:
+        values = pc.struct_field(values, name)
+    first: dict = {}
+    for number, value in enumerate(values.to_pylist()):
+        first.setdefault(value, number)
+    return table.take([first[value] for value in sorted(first)])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _say(entry: HubSet, text: str) -> None:
+    print(f"[{entry.name}] {entry.id} ({entry.config}/{entry.split}) {text}", file=sys.stderr, flush=True)

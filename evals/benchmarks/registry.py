@@ -1,0 +1,298 @@
+"""Benchmarks and training sets: one registry entry each; what is loaded is checked against what was pinned.
+
+To add a generated benchmark: a family in `families.py`, an entry here with the hash that `pins()` returns.
+To add one of the hub: an entry here; loading it once says the count and the hash to pin. See docs/benchmarks.md.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime.files import sha256, write_atomic, write_json
+from dynclip.runtime.progress import Progress
+from evals.benchmarks import hub
+from evals.benchmarks.decontamination import decontaminate
+from evals.benchmarks.families import FAMILIES, generate
+from evals.benchmarks.hub import HubSet
+from evals.benchmarks.problem import Problem
+from evals.grading import grade_many
+from evals.sampling.settings import Sampling
+
+LAPTOP_SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=48)
+PAPER_SAMPLING = Sampling(temperature=0.7, top_p=0.8, top_k=20, max_tokens=4096)
+GOLD_PATIENCE = 60  # seconds for a gold's self-check: a busy machine says nothing about a gold
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """`count` problems drawn evenly from `families` with `seed`, on one side of the held-out split.
+
+    `content` is the SHA-256 of the (problem, answer) rows: a change of a generator cannot pass unnoticed.
+    """
+
+    name: str
+    title: str
+    families: tuple[str, ...]
+    count: int
+    seed: int
+    content: str
+    held_out: bool = False
+    kind: str = "generated"
+
+
+@dataclass(frozen=True)
+class Benchmark(ProblemSet):
+    """A held-out problem set and how it is sampled: `k` completions per problem under `sampling`."""
+
+    held_out: bool = True
+    k: int = 16
+    sampling: Sampling = LAPTOP_SAMPLING
+
+    def load(self, folder: Path | str) -> list[Problem]:
+        """The problems as `write_data` left them in `folder`; errors as in `read_problems`."""
+        return read_problems(Path(folder) / f"{self.name}.jsonl")
+
+
+@dataclass(frozen=True)
+class HubBenchmark(HubSet):
+    """A problem set of the hub and how it is sampled: `k` completions per problem under `sampling`, from `seed`."""
+
+    k: int = 4
+    seed: int = 0
+    sampling: Sampling = PAPER_SAMPLING
+
+    def load(self, folder: Path | str) -> list[Problem]:
+        """The problems as `write_data` left them in `folder`; errors as in `read_problems`."""
+        return read_problems(Path(folder) / f"{self.name}.jsonl")
+
+
+BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
+    entry.name: entry
+    for entry in (
+        Benchmark(
+            name="chain_sum", title="Sums of digits", families=("chain_sum",), count=100, seed=101,
+            content="bc244496fb477f1e68c90554574bf8adc5115093f6f4a7b40e98e3f6d299d161",
+        ),
+        Benchmark(
+            name="basic_arithmetic", title="Expressions", families=("basic_arithmetic",), count=100, seed=102,
+            content="6a492ca13203a2700420d431e856b9e764dc2463df0fffa98836bd0ec393e121",
+        ),
+        Benchmark(
+            name="chain_mod", title="Sums modulo m", families=("chain_mod",), count=100, seed=103,
+            content="09d092fd1e0b835e3c5a054e86ece21e15d3db844b81c7b8bfb03551ae0ec899",
+        ),
+        HubBenchmark(
+            name="aime24", title="AIME 2024", id="HuggingFaceH4/aime_2024", config="default", split="train",
+            key="id", problem="problem", answer="answer", answer_rule="number",
+            pools=(("AIME 2024 I", 15), ("AIME 2024 II", 15)), count=30, k=32, seed=201,
+            content="c3ce2fba1d9e4beaa9a13f9ec0048023a9aee3ffe7cde219fc447f61b6fa4679",
+        ),
+        HubBenchmark(
+            name="aime25", title="AIME 2025", id="math-ai/aime25", config="default", split="test",
+            key="id", problem="problem", answer="answer", answer_rule="number",
+            pools=(("AIME 2025 I", 15), ("AIME 2025 II", 15)), count=30, k=32, seed=202,
+            content="13895ee2137181c5ebf5106eaf529f5ab89fbd9059285a8ef698b10dafe2b21a",
+        ),
+        HubBenchmark(
+            name="amc", title="AMC 2022-2023", id="AI-MO/aimo-validation-amc", config="default", split="train",
+            key="id", problem="problem", answer="answer", answer_rule="number",
+            pools=(("AMC 12 2022", 43), ("AMC 12 2023", 40)), count=83, k=32, seed=203,
+            content="603ba77e97b379949c8240f4525919336f72422a06c03aa1688c5242c626c4cd",
+        ),
+        HubBenchmark(
+            name="math500", title="MATH-500", id="HuggingFaceH4/MATH-500", config="default", split="test",
+            problem="problem", answer="answer", level="level", subject="subject", count=500, k=4, seed=204,
+            content="cc976e62f0457b6e026bf188f8a6f3d8c00675baaf63cf54c8a2c311b096118b",
+        ),
+        HubBenchmark(
+            name="gsm8k", title="GSM8K", id="openai/gsm8k", config="main", split="test",
+            problem="question", answer="answer", answer_rule="gsm8k", count=1319, k=2, seed=205,
+            content="bb3478cc4e1038476525262658917d04d96e1ad4c9d88de7c93690219a9ce7a9",
+        ),
+        HubBenchmark(
+            name="olympiad", title="OlympiadBench", id="Hothan/OlympiadBench", config="OE_TO_maths_en_COMP",
+            split="train", key="id", problem="question", answer="final_answer", answer_rule="olympiad",
+            subject="subfield", tolerance="error", count=675, k=4, seed=206,
+            content="a4ac225cb40be7ee986d531ff298ab32e21db741b094e398ca051b13923715ba",
+        ),
+    )
+}  # fmt: skip
+
+TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
+    entry.name: entry
+    for entry in (
+        ProblemSet(
+            name="laptop_train", title="All families", families=tuple(FAMILIES), count=3000, seed=7,
+            content="1a182ea1ab3e910e2b3e0af228fd7e75f6ef3fecd6b1fc672dec2a14453e2ab5",
+        ),
+        HubSet(
+            name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",
+            problem="question", answer="answer", answer_rule="gsm8k", solution="answer", solution_rule="gsm8k",
+            level="answer", level_rule="calculations", count=7473,
+            content="f6d1e8227f7642f9b42da09a24b43807c031835dea29e6ed6bd94451c349f8d7",
+        ),
+        HubSet(
+            name="dapo", title="DAPO-Math-17k", id="BytedTsinghua-SIA/DAPO-Math-17k", config="default", split="train",
+            problem="prompt", problem_rule="dapo", answer="reward_model.ground_truth", answer_rule="number",
+            key="extra_info.index", distinct=True, count=17398,
+            content="c56be947f5853ad641dec43b06e27f3bafe1b8d6112428960392adc2c52632d1",
+        ),
+        HubSet(
+            name="dapo_processed", title="DAPO-Math-17k", id="open-r1/DAPO-Math-17k-Processed", config="all",
+            split="train", problem="prompt", answer="solution", answer_rule="number",
+            key="extra_info.index", distinct=True, count=17398,
+            content="c56be947f5853ad641dec43b06e27f3bafe1b8d6112428960392adc2c52632d1",
+        ),
+        HubSet(
+            name="dapo_english", title="DAPO-Math-17k, English", id="open-r1/DAPO-Math-17k-Processed", config="en",
+            split="train", problem="prompt", answer="solution", answer_rule="number",
+            key="extra_info.index", distinct=True, count=14116,
+            content="1c85daac74ff9672946b472ec3c402dc85c5a27f890a69146a43aa73a0628792",
+        ),
+    )
+}  # fmt: skip
+
+
+def load_problems(entry: ProblemSet | HubSet, limit: int | None = None) -> list[Problem]:
+    """The problems of an entry, or the first `limit` of them: generated, or loaded from the hub and checked.
+
+    Raises UserError if the set as a whole is not the pinned one, if it cannot be had, or if a gold among the
+    problems returned is not graded correct against itself.
+    """
+    problems = obtain(entry)[0][:limit]
+    check_golds(entry.name, problems)
+    return problems
+
+
+def obtain(entry: ProblemSet | HubSet) -> tuple[list[Problem], dict]:
+    """The problems of an entry, checked against its pins, and what the manifest says of where they come from."""
+    if entry.kind == "generated":
+        return make(entry), {"seed": entry.seed, "content": entry.content}
+    problems, revision = hub.fetch(entry)
+    found = content_hash(problems)
+    if (len(problems), found) != (entry.count, entry.content):
+        raise UserError(
+            f"{entry.name}: {entry.place} is not what was pinned: expected {entry.count} problems with content "
+            f"{entry.content}, found {len(problems)} with {found} at {revision}; set `revision` of this entry in "
+            "evals/benchmarks/registry.py to the commit that has the expected ones, or `count` and `content` to "
+            "what was found"
+        )
+    place = {"id": entry.id, "config": entry.config, "split": entry.split, "revision": revision}
+    return problems, {**place, "content": found}
+
+
+def draw(entry: ProblemSet) -> list[Problem]:
+    """The problems of an entry, unchecked; families take turns, so that every stretch holds them all."""
+    share, rest = divmod(entry.count, len(entry.families))
+    counts = [share + (i < rest) for i in range(len(entry.families))]
+    parts = [generate(f, n, entry.seed, entry.held_out) for f, n in zip(entry.families, counts, strict=True)]
+    return [part[i] for i in range(share + 1) for part in parts if i < len(part)]
+
+
+def make(entry: ProblemSet) -> list[Problem]:
+    """The problems of a generated entry. Raises UserError if their content is not the pinned one."""
+    problems = draw(entry)
+    found = content_hash(problems)
+    if found != entry.content:
+        raise UserError(
+            f"{entry.name}: generated content has hash {found[:12]}, pinned is {entry.content[:12]}; "
+            "reasoning-gym or evals/benchmarks/families.py is not the pinned one: `make install`, or update the pin"
+        )
+    return problems
+
+
+def content_hash(problems: list[Problem]) -> str:
+    """SHA-256 over the (problem, answer) rows in order."""
+    rows = json.dumps([[p.problem, p.answer] for p in problems], ensure_ascii=False)
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def pins() -> dict[str, str]:
+    """Content hashes of every generated entry as the installed generators make them: what the registries must carry."""
+    entries = (*BENCHMARKS.values(), *TRAIN_SETS.values())
+    return {entry.name: content_hash(draw(entry)) for entry in entries if entry.kind == "generated"}
+
+
+def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple[str, ...]) -> dict:
+    """Write train.jsonl, <benchmark>.jsonl and, last, manifest.json; return the manifest.
+
+    Training problems that occur in any benchmark of the training set's kind, written here or not, are dropped and
+    listed: the same training set serves whatever is evaluated. Raises UserError for an unknown name, content that is
+    not the pinned one or cannot be had, and a gold that is not graded correct against itself.
+    """
+    for name, known in ((train_set, TRAIN_SETS), *((name, BENCHMARKS) for name in benchmarks)):
+        if name not in known:
+            raise UserError(f"unknown problem set {name!r}; known: {', '.join(known)}")
+    entries = [TRAIN_SETS[train_set]]
+    entries += [b for b in BENCHMARKS.values() if b.kind == entries[0].kind or b.name in benchmarks]
+    progress = Progress("data", len(entries))
+    progress.start()
+    loaded, sources = {}, {}
+    for number, entry in enumerate(entries, start=1):
+        loaded[entry.name], source = obtain(entry)
+        check_golds(entry.name, loaded[entry.name])
+        sources[entry.name] = {"rows": len(loaded[entry.name]), **source}
+        progress.step(number, f"{entry.name}: {len(loaded[entry.name])} problems, all golds graded correct")
+    kept, overlaps = decontaminate(loaded.pop(train_set), loaded)
+    progress.say(f"{train_set}: {len(overlaps)} problems that occur in a benchmark removed, {len(kept)} left")
+    files = {}
+    for name, problems in {"train": kept, **{name: loaded[name] for name in benchmarks}}.items():
+        path = write_atomic(Path(folder) / f"{name}.jsonl", "".join(map(_line, problems)))
+        files[path.name] = {"rows": len(problems), "sha256": sha256(path)}
+    counts = Counter(overlap.benchmark for overlap in overlaps)
+    manifest = {
+        "scale": scale,
+        "files": files,
+        "sets": sources,
+        "overlaps_removed": {name: counts[name] for name in loaded},
+        "removed": [asdict(overlap) for overlap in overlaps],
+        "gold_self_check": "all correct",
+        "generator": {name: family.source for name, family in FAMILIES.items()}
+        | {"reasoning-gym version": importlib.metadata.version("reasoning-gym")},
+    }
+    write_json(Path(folder) / "manifest.json", manifest)
+    return manifest
+
+
+def _line(problem: Problem) -> str:
+    """A row of a data file; few problems have a tolerance or a solution, the others' rows do without the field."""
+    empty = {name for name in ("tolerance", "solution") if not getattr(problem, name)}
+    return json.dumps({name: value for name, value in asdict(problem).items() if name not in empty}) + "\n"
+
+
+def check_golds(name: str, problems: list[Problem]) -> None:
+    """Raise UserError unless every gold, boxed, is graded correct against itself, however long that takes."""
+    verdicts = grade_many([(f"\\boxed{{{p.answer}}}", p.answer) for p in problems], timeout_s=GOLD_PATIENCE)
+    wrong = [(p, verdict) for p, verdict in zip(problems, verdicts, strict=True) if not verdict.correct]
+    if wrong:
+        problem, verdict = wrong[0]
+        raise UserError(f"{name}: {len(wrong)} golds fail against themselves, the first is {verdict.status}: {problem}")
+
+
+def read_problems(path: Path | str) -> list[Problem]:
+    """The problems of a data file that is exactly what manifest.json beside it recorded.
+
+    Raises UserError naming the file and the command that rebuilds it if it is missing, truncated or edited.
+    """
+    path = Path(path)
+    manifest = path.with_name("manifest.json")
+    for needed in (path, manifest):
+        if not needed.is_file():
+            raise UserError(f"{needed} is missing; make it with: {rebuild_command('data', needed)}")
+    try:
+        recorded = json.loads(manifest.read_text())["files"][path.name]
+        rows, expected = recorded["rows"], recorded["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{manifest} does not describe {path.name}; rebuild it: {rebuild_command('data', manifest)}"
+        ) from None
+    if sha256(path) != expected:
+        raise UserError(
+            f"{path} is not the file of {rows} rows that {manifest.name} recorded; "
+            f"rebuild it: {rebuild_command('data', path)}"
+        )
+    return [Problem(**json.loads(line)) for line in path.read_text().splitlines()]

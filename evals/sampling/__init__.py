@@ -1,0 +1,1 @@
+"""Sampling responses from a causal language model, and storing them."""

@@ -1,0 +1,105 @@
+"""Which engine for a job: by what is installed and what is done first, starting included; said in words."""
+
+from dataclasses import dataclass
+
+from dynclip.runtime.errors import UserError
+
+NAMES = ("vllm", "transformers")
+REFERENCE = 135e6
+SMALL = 50e6  # parameters below which reduced precision gains nothing
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be generated: `samples` of about `tokens` each by a model of `parameters` weights."""
+
+    samples: int
+    tokens: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to load, where, whether vLLM compiles the model first, and `why` in words."""
+
+    engine: str
+    device: str
+    dtype: str
+    why: str
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do a job: seconds to start, tokens asked for per second at REFERENCE parameters, and what no model
+    exceeds.
+    """
+
+    engine: str
+    device: str
+    dtype: str
+    start: float
+    rate: float
+    ceiling: float = 10_000
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} compiled" if self.compiled else self.engine
+
+    def seconds(self, job: Job, cores: int) -> float:
+        share = cores / 2 if self.device == "cpu" else 1.0
+        rate = min(self.ceiling, self.rate * share * REFERENCE / max(job.parameters, 1))
+        return self.start + job.samples * job.tokens / rate
+
+
+# CPU: SmolLM2-135M on 2 cores, measured in bfloat16 (docs/evaluation.md), tokens asked for per second: responses end
+# before the limit, and what transformers then still computes for the longest of a batch is in its rate. float32: scaled
+# by the ratio to bfloat16 measured earlier. GPU: orders of magnitude only, enough to tell a few hundred samples from
+# many thousands; there vLLM always compiles, since it starts as long to capture its graphs.
+WAYS = (
+    Way("transformers", "cpu", "bfloat16", 4, 200),
+    Way("transformers", "cpu", "float32", 4, 95),
+    Way("vllm", "cpu", "bfloat16", 14, 1_000),
+    Way("vllm", "cpu", "float32", 14, 650),
+    Way("vllm", "cpu", "bfloat16", 75, 1_250, compiled=True),
+    Way("vllm", "cpu", "float32", 75, 810, compiled=True),
+    Way("transformers", "cuda", "bfloat16", 10, 3_000, 3_000),
+    Way("transformers", "cuda", "float32", 10, 2_000, 2_000),
+    Way("vllm", "cuda", "bfloat16", 60, 20_000, 20_000, compiled=True),
+    Way("vllm", "cuda", "float32", 60, 8_000, 8_000, compiled=True),
+)
+
+
+def choose_engine(
+    job: Job, hardware, installed: dict[str, str | None], wanted: str = "auto", float32: bool = False
+) -> Choice:
+    """The engine that finishes `job` first among the installed ones, or the one that is `wanted`, and why.
+
+    hardware: `dynclip.runtime.hardware.Hardware`. float32: the weights are stored in float32. Raises UserError for an
+    engine that is unknown or not installed.
+    """
+    device = "cuda" if hardware.gpus else "cpu"
+    reduced = all(gpu.bf16 for gpu in hardware.gpus) if hardware.gpus else hardware.cpu_bf16
+    dtype = "bfloat16" if reduced and not (float32 and job.parameters < SMALL) else "float32"
+    if wanted not in ("auto", *NAMES):
+        raise UserError(f"unknown engine {wanted!r}; the engines are: auto, {', '.join(NAMES)}")
+    if wanted != "auto" and not installed[wanted]:
+        raise UserError(f"engine {wanted!r} is not installed here; run `make install`, or leave --engine out")
+    present = [name for name in NAMES if installed[name]]
+    if not present:
+        raise UserError("no sampling engine is installed (vllm or transformers); run `make install`")
+    ways = [way for way in WAYS if way.engine in present and (way.device, way.dtype) == (device, dtype)]
+    ways.sort(key=lambda way: way.seconds(job, hardware.cores))
+    best = next(way for way in ways if wanted in ("auto", way.engine))
+    times = ", ".join(f"{way.name} {way.seconds(job, hardware.cores):.0f} s" for way in ways)
+    reason = "as asked, for " if wanted != "auto" else ""
+    absent = "".join(f"; {name} is not installed" for name in NAMES if name not in present)
+    size = f"{job.samples} samples of about {job.tokens} tokens on {device} in {dtype}"
+    why = f"{reason}{size}; expected, starting included: {times}{absent}"
+    return Choice(best.engine, device, dtype, why, best.compiled)
+
+
+def fitting_batch(memory_bytes: float, bytes_per_token: int, tokens: int, most: int = 64) -> int:
+    """How many sequences of `tokens` fit in a quarter of `memory_bytes`, at least 1 and at most `most`."""
+    return max(1, min(most, int(memory_bytes / 4 / max(1, bytes_per_token * tokens))))

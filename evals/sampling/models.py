@@ -1,0 +1,197 @@
+"""Models to evaluate: a local folder or a hub id, resolved to files on this machine and an identity that pins them."""
+
+import json
+import re
+import struct
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+from dynclip.runtime import checkpoints
+from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime.files import sha256
+from dynclip.runtime.provenance import digest
+
+# What decides a model's samples: weights, architecture, tokenizer, chat template, end tokens.
+SHAPING = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+NOT_FETCHED = ("original/*", "consolidated*", "onnx/*")
+HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
+
+
+@dataclass(frozen=True)
+class Model:
+    """`name` is what the user wrote, `digest` the identity that samples are addressed by, `revision` a hub commit."""
+
+    name: str
+    folder: Path
+    digest: str
+    sha256: str
+    revision: str | None = None
+
+    @cached_property
+    def config(self) -> dict:
+        config = json.loads((self.folder / "config.json").read_text())
+        return config.get("text_config") or config
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The text of the chat template, None where the model has none."""
+        file = self.folder / "chat_template.jinja"
+        if file.is_file():
+            return file.read_text()
+        settings = self.folder / "tokenizer_config.json"
+        template = json.loads(settings.read_text()).get("chat_template") if settings.is_file() else None
+        return template if isinstance(template, str) or template is None else json.dumps(template)
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence, prompt and response together; None where the configuration does not say."""
+        return self.config.get("max_position_embeddings")
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of stored weights, read from the files' headers."""
+        return sum(prod(entry["shape"]) for file in weight_files(self.folder) for entry in _header(file).values())
+
+    @cached_property
+    def stored_float32(self) -> bool:
+        return all(entry["dtype"] == "F32" for file in weight_files(self.folder) for entry in _header(file).values())
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory for the keys and values of one token at 2 bytes a number."""
+        heads = self.config.get("num_attention_heads", 1)
+        size = self.config.get("head_dim") or self.config.get("hidden_size", 1024) // heads
+        return 4 * self.config.get("num_hidden_layers", 1) * (self.config.get("num_key_value_heads") or heads) * size
+
+
+def resolve(name: str) -> Model:
+    """The model of a folder or of a hub id (`owner/name` or `owner/name@revision`), downloaded where needed.
+
+    Raises UserError, one line, for a folder that is no such model or is damaged, an unknown id, and a hub that cannot
+    be reached.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return local(folder, name)
+    if name.startswith((".", "/", "~")) or folder.exists() or not HUB_ID.fullmatch(name):
+        raise UserError(f"{name}: no such folder, and not a hub id (owner/name or owner/name@revision)")
+    snapshot = _download(name)
+    check_model(snapshot, name)
+    identity = f"{HUB_ID.fullmatch(name)['id']}@{snapshot.name}"
+    return Model(name, snapshot, digest(identity), weights_digest(snapshot), revision=snapshot.name)
+
+
+def local(folder: Path, name: str | None = None) -> Model:
+    """The model of a local folder; one that was sealed with checksums is verified first."""
+    check_model(folder, name or str(folder))
+    if (folder / checkpoints.MANIFEST).is_file():
+        rule = "warmup" if folder.name == "base" else "train"
+        checkpoints.verify(folder, rebuild_command(rule, folder / checkpoints.MANIFEST))
+        sealed = json.loads((folder / checkpoints.MANIFEST).read_text())["files"]
+        sums = {file.name: sealed[file.name]["sha256"] for file in _shaping(folder) if file.name in sealed}
+        return Model(name or str(folder), folder, digest(sums), checkpoints.weights_sha256(folder))
+    sums = {file.name: sha256(file) for file in _shaping(folder)}
+    return Model(name or str(folder), folder, digest(sums), weights_digest(folder, sums))
+
+
+def check_model(folder: Path, name: str) -> None:
+    """Raise UserError unless `folder` holds a configuration, a tokenizer and safetensors weights that are whole."""
+    try:
+        json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{name}: no readable config.json; expected a model in Hugging Face format") from None
+    if not any(folder.glob("tokenizer*")) and not (folder / "vocab.json").is_file():
+        raise UserError(f"{name}: no tokenizer files; expected a model in Hugging Face format")
+    files = weight_files(folder)
+    if not files:
+        raise UserError(f"{name}: no *.safetensors weights, and no other format is loaded (others can carry code)")
+    for file in files:
+        try:
+            header = _header(file)
+            end = max(entry["data_offsets"][1] for entry in header.values())
+        except (OSError, ValueError, KeyError, TypeError, struct.error):
+            raise UserError(f"{file}: damaged, its header cannot be read; download or save the model again") from None
+        if file.stat().st_size != _offset(file) + end:
+            raise UserError(f"{file}: {file.stat().st_size} bytes, its header says {_offset(file) + end}; get it again")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def weights_digest(folder: Path, sums: dict[str, str] | None = None) -> str:
+    """SHA-256 of the weights: the file's own, or of the list of several files' sums. Reads every byte once."""
+    found = [(sums or {}).get(file.name) or sha256(file) for file in weight_files(folder)]
+    return found[0] if len(found) == 1 else digest(found)
+
+
+def _shaping(folder: Path) -> list[Path]:
+    return sorted({file for pattern in SHAPING for file in folder.glob(pattern) if file.is_file()})
+
+
+def _offset(file: Path) -> int:
+    with file.open("rb") as stream:
+        return 8 + struct.unpack("<Q", stream.read(8))[0]
+
+
+def _header(file: Path) -> dict[str, dict]:
+    """A safetensors file's table: tensor name -> dtype, shape, data_offsets."""
+    with file.open("rb") as stream:
+        length = struct.unpack("<Q", stream.read(8))[0]
+        if length > file.stat().st_size:
+            raise ValueError("longer than the file")
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
+
+    part = HUB_ID.fullmatch(name)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        return Path(
+            snapshot_download(
+                part["id"],
+                revision=part["revision"],
+                allow_patterns=list(FETCHED),
+                ignore_patterns=list(NOT_FETCHED),
+            )
+        )
+    except GatedRepoError:
+        raise UserError(f"{name}: the hub asks for a login (HF_TOKEN) to this model") from None
+    except RevisionNotFoundError:
+        raise UserError(f"{name}: the hub at {constants.ENDPOINT} has no such revision of this model") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{name}: no such folder here and no such model on the hub at {constants.ENDPOINT}") from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise UserError(
+                f"{name}: the hub at {constants.ENDPOINT} refuses ({status}); HF_TOKEN or the login is not valid "
+                "there: set another one, or none"
+            ) from None
+        asked = "was not asked (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "did not answer"
+        raise UserError(
+            f"{name}: no such folder, not in the cache ({constants.HF_HUB_CACHE}), and the hub at {constants.ENDPOINT} "
+            f"{asked}: {type(error).__name__}; set HF_ENDPOINT to a mirror, or give a local folder to --model"
+        ) from None

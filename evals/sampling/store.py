@@ -1,0 +1,211 @@
+"""The sample store and the sample files.
+
+A sample is addressed by (model, benchmark content, prompt template and its version, sampling parameters with the seed,
+problem, index). The store keeps what was generated in parts, `<file>.parts/<digest of the address>/*.parquet`, written
+aside and renamed, each with its own SHA-256 in its name: an evaluation that is killed goes on from its last part, a
+larger k generates what is missing, and grading can be done again without a model. The sample file itself,
+`<benchmark>.parquet`, is made from the parts and the verdicts; deleting it loses nothing.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import sha256, write_atomic, write_json
+from dynclip.runtime.provenance import digest
+
+COLUMNS = ("problem_id", "index", "text", "tokens", "finish", "status", "correct", "answer", "flexible", "candidate")
+PART_COLUMNS = ("problem_id", "index", "text", "tokens", "finish")
+META = b"dynclip"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Samples that are missing: for each problem at `positions`, those with index first .. first + n − 1."""
+
+    first: int
+    n: int
+    positions: tuple[int, ...]
+
+    @property
+    def samples(self) -> int:
+        return self.n * len(self.positions)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part's facts: which gap it filled, up to where, the random state after it, who made it, in how long."""
+
+    first: int
+    n: int
+    after: int  # the position that follows its last problem's
+    state: bytes
+    engine: dict
+    seconds: float
+    rows: list[dict]
+
+
+class Store:
+    """The samples of one address, for one writer at a time. Use as a context manager: it holds the lock.
+
+    folder: `<sample file>.parts`. address: JSON-like, what all of these samples have in common. `say` hears about
+    damaged parts, which are dropped, so that their samples are generated again. Raises UserError on entering while
+    another process writes to the same folder.
+    """
+
+    def __init__(self, folder: Path | str, address: dict, say=print):
+        self.folder = Path(folder)
+        self.key = digest(address)
+        self.place, self.address, self.say = self.folder / self.key, address, say
+        self.parts: list[Part] = []
+
+    def __enter__(self) -> "Store":
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(self.folder / "lock")
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.folder}: another evaluation is writing its samples here; wait for it, or give another --out"
+            ) from None
+        try:
+            self.parts = self._read()
+        except BaseException:
+            self.lock.release()
+            raise
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.lock.release()
+
+    def gaps(self, ids: Sequence[str], k: int) -> list[Gap]:
+        """What is missing for `k` samples of each problem, in the order in which it should be generated."""
+        present: dict[str, set[int]] = {}
+        for part in self.parts:
+            for row in part.rows:
+                present.setdefault(row["problem_id"], set()).add(row["index"])
+        found: dict[tuple[int, int], list[int]] = {}
+        for position, name in enumerate(ids):
+            for first, n in _runs(sorted(set(range(k)) - present.get(name, set()))):
+                found.setdefault((first, n), []).append(position)
+        return [Gap(first, n, tuple(positions)) for (first, n), positions in sorted(found.items())]
+
+    def state_before(self, gap: Gap, engine: dict) -> bytes:
+        """The random state to fill `gap` from, as if its first part had just followed the one before; b"" for none.
+
+        Only a part of the same request made by the same engine counts.
+        """
+        for part in self.parts:
+            if (part.first, part.n, part.after) == (gap.first, gap.n, gap.positions[0]) and part.engine == engine:
+                return part.state
+        return b""
+
+    def add(self, gap: Gap, after: int, state: bytes, engine: dict, seconds: float, rows: list[dict]) -> None:
+        """Write one part: it is on disk, whole, when this returns."""
+        part = Part(gap.first, gap.n, after, state, engine, seconds, rows)
+        if not self.place.is_dir():
+            write_json(self.place / "address.json", self.address)
+        content = _encode(part)
+        name = f"{gap.first:05d}+{gap.n}-{after:06d}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
+        write_atomic(self.place / name, content)
+        self.parts.append(part)
+
+    def rows(self, ids: Sequence[str], k: int) -> list[dict]:
+        """The stored samples (keys PART_COLUMNS) of the problems in order, each with its first k, none missing."""
+        place = {name: position for position, name in enumerate(ids)}
+        found: dict[tuple[int, int], dict] = {}
+        for part in self.parts:
+            for row in part.rows:
+                if row["problem_id"] in place and row["index"] < k:
+                    found.setdefault((place[row["problem_id"]], row["index"]), row)
+        if len(found) != k * len(ids):
+            raise UserError(f"{self.place}: {len(found)} samples, expected {k * len(ids)}; run the evaluation again")
+        return [found[key] for key in sorted(found)]
+
+    def makers(self, rows: Iterable[dict]) -> list[dict]:
+        """The engines that made `rows`, as their guarantees, each with its share of them and of the time it took."""
+        wanted = {(row["problem_id"], row["index"]) for row in rows}
+        merged: dict[str, dict] = {}
+        for part in self.parts:
+            used = sum((row["problem_id"], row["index"]) in wanted for row in part.rows)
+            entry = merged.setdefault(digest(part.engine), {**part.engine, "samples": 0, "seconds": 0.0})
+            entry["samples"] += used
+            entry["seconds"] += part.seconds * used / len(part.rows)
+        return [{**each, "seconds": round(each["seconds"], 2)} for each in merged.values() if each["samples"]]
+
+    def _read(self) -> list[Part]:
+        parts = []
+        for path in sorted(self.place.glob("*.parquet")):
+            try:
+                content = path.read_bytes()
+                if not path.stem.endswith(hashlib.sha256(content).hexdigest()[:16]):
+                    raise ValueError("its SHA-256 differs")
+                parts.append(_decode(content))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self.say(f"{path}: damaged part ({error}); dropped, its samples are generated again")
+                path.unlink(missing_ok=True)
+        return parts
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Stretches of consecutive numbers as (first, length)."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((number, 1))
+    return runs
+
+
+def _encode(part: Part) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    facts = {name: getattr(part, name) for name in ("first", "n", "after", "engine", "seconds")}
+    table = pa.table({name: [row[name] for row in part.rows] for name in PART_COLUMNS})
+    table = table.replace_schema_metadata({META: json.dumps({**facts, "state": part.state.hex()}).encode()})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _decode(content: bytes) -> Part:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(content))
+    facts = json.loads(table.schema.metadata[META])
+    return Part(**{**facts, "state": bytes.fromhex(facts["state"])}, rows=table.select(PART_COLUMNS).to_pylist())
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the parts of a sample file lie. Not declared to Snakemake, which deletes what a rule declares."""
+    return path.with_suffix(".parts")
+
+
+def write_samples(path: Path, rows: list[dict]) -> dict:
+    """Write `rows` (one per sample, keys COLUMNS) whole or not at all; returns path, sha256 and row count."""
+    import pandas as pd
+
+    buffer = io.BytesIO()
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(buffer, index=False)
+    write_atomic(path, buffer.getvalue())
+    return {"path": str(path), "sha256": sha256(path), "rows": len(rows)}
+
+
+def read_samples(path: Path | str, expected_sha256: str, rebuild: str):
+    """The sample table as a data frame. Raises UserError if the file is absent or not the one that was scored."""
+    import pandas as pd
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is missing; rebuild it with: {rebuild}")
+    if sha256(path) != expected_sha256:
+        raise UserError(f"{path} is not the file its scores were computed from (SHA-256 differs); rebuild: {rebuild}")
+    return pd.read_parquet(path)

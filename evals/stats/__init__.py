@@ -1,0 +1,1 @@
+"""Intervals, paired tests, resampling, and what a design can detect."""
