@@ -4,6 +4,7 @@ import sys
 from snakemake.utils import min_version
 
 from dynclip.cli import pipeline
+from dynclip.plan.resources import needs, share_gpus, train_resources
 from dynclip.studies.arms import STUDIES
 
 min_version("9.27")
@@ -11,8 +12,8 @@ pipeline.prepare_environment()
 STUDY = pipeline.study_from(config, sys.argv[1:])
 RESULTS = f"results/{STUDY.name}"
 BENCHMARKS = STUDY.scale.benchmarks
-NEEDS = pipeline.needs(STUDY)
-pipeline.share_gpus(workflow, STUDY)
+NEEDS = needs(STUDY)
+share_gpus(workflow, STUDY)
 
 
 report: "workflow/report/workflow.rst"
@@ -51,7 +52,8 @@ onstart:
     pipeline.check_start(
         STUDY,
         sys.argv[1:],
-        elsewhere=workflow.nodes is not None or pipeline.engine_from(config) == "verl",
+        elsewhere=workflow.nodes is not None
+        or pipeline.engine_from(config) == "verl",
     )
 
 

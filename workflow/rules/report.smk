@@ -104,7 +104,9 @@ rule agreement:
     params:
         scale=STUDY.name,
         method=lambda wildcards: pipeline.sign_runs(STUDY, wildcards.study)[0],
-        seeds=lambda wildcards: ",".join(map(str, pipeline.sign_runs(STUDY, wildcards.study)[1])),
+        seeds=lambda wildcards: ",".join(
+            map(str, pipeline.sign_runs(STUDY, wildcards.study)[1])
+        ),
         code=pipeline.code_of("agreement"),
     shell:
         "python -m dynclip.lab.agreement.checkpoints --scale {params.scale} --method {params.method}"

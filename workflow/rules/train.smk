@@ -20,7 +20,7 @@ rule train:
         "../../environment.yml"
     threads: NEEDS["train"].threads
     resources:
-        **pipeline.train_resources(STUDY),
+        **train_resources(STUDY),
         mem_mb=NEEDS["train"].memory_mib,
         runtime=lambda wildcards, attempt: NEEDS["train"].limit(attempt),
     params:
