@@ -28,7 +28,7 @@ from evals.benchmarks.registry import read_problems
 from evals.grading import grade_many
 from evals.sampling.settings import Sampling
 from evals.sampling.transformers_engine import TransformersEngine
-from evals.stats.comparison import Difference, difference
+from evals.stats import Difference, difference
 
 ARMS_TRIED = ("clip_higher", "upper_0.4", "dynamic_upper", "clip_lower", "lower_0.4", "dynamic_lower")
 UPPER = ARMS_TRIED[:3]

@@ -8,8 +8,7 @@ learning is what spends entropy.
 import math
 
 from dynclip.report.evidence import Evidence, counts
-from evals.stats.comparison import Difference, difference, judge
-from evals.stats.curves import at_equal_success, smooth
+from evals.stats import Difference, at_equal_success, difference, judge, smooth
 
 
 def seed_means(evidence: Evidence, benchmark: str, method: str, checkpoint: str = "final") -> dict[int, float]:

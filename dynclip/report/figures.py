@@ -26,8 +26,7 @@ from dynclip.report.plot import (
     files,
 )
 from dynclip.runtime.files import write_atomic
-from evals.stats.comparison import Difference, mean_interval
-from evals.stats.curves import smooth
+from evals.stats import Difference, mean_interval, smooth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

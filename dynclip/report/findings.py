@@ -14,7 +14,7 @@ from dynclip.report.comparisons import (
     training_differences,
 )
 from dynclip.report.evidence import Evidence, samples
-from evals.stats.comparison import EXPLORATORY_SEEDS, Difference, mean_interval
+from evals.stats import EXPLORATORY_SEEDS, Difference, mean_interval
 
 BINDING = 0.01  # share of tokens below which the bounds hardly act
 

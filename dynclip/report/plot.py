@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dynclip.report.evidence import BASE, Evidence
-from evals.stats.curves import smooth
+from evals.stats import smooth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ from dynclip.report.tables import TABLES, Table, frame, markdown
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.arms import STUDIES, StudySpec, arm
-from evals.stats.comparison import (
+from evals.stats import (
     EXPLORATORY_SEEDS,
     Difference,
     Estimate,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dynclip.report.comparisons import at_share, benchmark_differences, flexible_means, seed_means, training_differences
 from dynclip.report.evidence import BASE, Evidence, load_evidence
 from dynclip.runtime.files import write_atomic
-from evals.stats.comparison import Interval, mean_interval
+from evals.stats import Interval, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,16 @@ from dataclasses import dataclass, replace
 from dynclip.report.comparisons import at_share, benchmark_differences, common_reward, entropy_at_reward
 from dynclip.report.evidence import Evidence, counts
 from evals.metrics import pass_at_k
-from evals.stats.comparison import EXPLORATORY_SEEDS, Difference, detectable_effect, difference, judge
-from evals.stats.curves import Shape, area_between, oscillation
+from evals.stats import (
+    EXPLORATORY_SEEDS,
+    Difference,
+    Shape,
+    area_between,
+    detectable_effect,
+    difference,
+    judge,
+    oscillation,
+)
 
 AS_CLAIMED, OPPOSITE, MISSING = "as claimed", "opposite", "missing"
 ENTROPY, REWARD, TIME = "policy/entropy", "train/reward", "time/step"

@@ -33,7 +33,7 @@ from dynclip.report.claims.parts import (
 from dynclip.report.claims.published import TRAINING_MINUTES, cell
 from dynclip.report.evidence import Evidence
 from dynclip.studies.arms import PHASES, UPDATES
-from evals.stats.curves import falls_rises_falls, rises_then_falls
+from evals.stats import falls_rises_falls, rises_then_falls
 
 VERDICTS = REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_RUN = "reproduced", "contradicted", "inconclusive", "not run"
 
