@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dynclip.lab.agreement.page import table
 from dynclip.methods.registry import method
 from dynclip.report.comparisons import training_differences
 from dynclip.report.evidence import load_evidence
+from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import environment
@@ -186,7 +186,7 @@ def page(rows: Sequence[dict]) -> str:
         f'"always lower" in {sum(row["run"] < 0 for row in rows)}. Both decided: {len(decided)} rows, '
         f"the same sign in {sum(row['agrees'] for row in decided)}."
     )
-    return f"{table(head, cells)}\n\n{counts}\n"
+    return f"{markdown_rows(head, cells)}\n\n{counts}\n"
 
 
 def main() -> int:
