@@ -199,8 +199,7 @@ FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
     ),
     "clip_fraction": (
         clip_fraction,
-        f"Share of tokens whose gradient each bound removed. {BAND}. {SMOOTHED} Dotted: 1 %, below "
-        "which a bound "
+        f"Share of tokens whose gradient each bound removed. {BAND}. {SMOOTHED} Dotted: 1 %, below which a bound "
         "hardly acts.",
     ),
     "bounds": (
@@ -209,19 +208,17 @@ FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
     ),
     "pass_at_k": (
         pass_at_k,
-        f"pass@k, unbiased estimate; a row of panels per evaluated checkpoint. {BAND}. base: the "
-        "policy before training.",
+        f"pass@k, unbiased estimate; a row of panels per evaluated checkpoint. {BAND}. "
+        "base: the policy before training.",
     ),
     "scores": (
         scores,
-        "Last checkpoint. Small dots: one training seed each; large marker: their mean; bar: 95 % t "
-        "interval over seeds. "
-        "Intervals that overlap do not decide a paired comparison: see the differences table.",
+        "Last checkpoint. Small dots: one training seed each; large marker: their mean; bar: 95 % t interval over "
+        "seeds. Intervals that overlap do not decide a paired comparison: see the differences table.",
     ),
     "entropy_reward": (
         entropy_reward,
-        "Entropy against reward along training, from the ring on: at equal steps methods may differ "
-        "only because one "
+        "Entropy against reward along training, from the ring on: at equal steps methods may differ only because one "
         "learns faster, here they are compared at equal reward. Thick: mean over seeds; thin: seeds. "
         f"Every seed is first smoothed by a running mean over {FRONTIER} % of the steps.",
     ),

@@ -262,18 +262,11 @@ def read_problems(path: Path) -> dict[str, dict]:
 
 def _runs(evidence: Evidence) -> Table:
     rows = [
-        [
-            f"{method}/seed{seed}",
-            _pairs(run["options"]) or "defaults",
-            str(run["steps"]),
-            f"{run['seconds']:.0f}",
-            str(run["fingerprint"])[:12],
-            run["base_model_sha256"][:12],
-            run["data_sha256"][:12],
-            str(run["environment"].get("git_commit") or "unknown")[:10],
-        ]
+        [f"{method}/seed{seed}", _pairs(run["options"]) or "defaults", str(run["steps"]), f"{run['seconds']:.0f}",
+         str(run["fingerprint"])[:12], run["base_model_sha256"][:12], run["data_sha256"][:12],
+         str(run["environment"].get("git_commit") or "unknown")[:10]]
         for (method, seed), run in evidence.runs.items()
-    ]
+    ]  # fmt: skip
     header = ["run", "options", "steps", "seconds", "fingerprint", "base policy", "data", "commit"]
     note = "Fingerprint: method, options, seed, data, base policy and the code that matters to a run."
     return Table("Runs", note, header, rows)
@@ -281,12 +274,9 @@ def _runs(evidence: Evidence) -> Table:
 
 def _scores(evidence: Evidence) -> Table:
     rows = [
-        [
-            f"{s['method']}/seed{s['seed']}/{s['checkpoint']}/{s['benchmark']}",
-            s["samples"]["sha256"][:16],
-            s["model"]["sha256"][:16],
-        ]
+        [f"{s['method']}/seed{s['seed']}/{s['checkpoint']}/{s['benchmark']}", s["samples"]["sha256"][:16],
+         s["model"]["sha256"][:16]]
         for s in evidence.scores
-    ]
+    ]  # fmt: skip
     note = "Checked before use: the samples' SHA-256 against the file, the policy's against its checkpoint."
     return Table("Scores", note, ["method/seed/checkpoint/benchmark", "samples sha256", "policy sha256"], rows)
