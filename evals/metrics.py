@@ -13,7 +13,8 @@ STATUSES = ("correct", "wrong", "unparsable", "truncated", "timed_out")
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased estimate of P(at least one of k samples is correct) from n samples with c correct ones.
 
-    1 − C(n−c, k)/C(n, k) (arXiv 2107.03374, eq. 1), as a product. NaN when n < k: fewer samples cannot tell.
+    1 − C(n−c, k)/C(n, k) (arXiv 2107.03374, eq. 1), as a product. NaN for n < k. Raises ValueError for c
+    outside 0..n or k < 1.
     """
     if not 0 <= c <= n or k < 1:
         raise ValueError(f"pass_at_k: expected 0 <= c <= n and k >= 1, given n={n}, c={c}, k={k}")
@@ -30,9 +31,9 @@ def avg_at_k(correct: Sequence[bool]) -> float:
 
 
 def maj_at_k(candidates: Sequence[str | None], correct: Sequence[bool]) -> bool:
-    """Whether the candidate with most votes is correct. Ties go to the one seen first; None does not vote.
+    """Whether the candidate with most votes is correct. A tie goes to the one seen first; None does not vote.
 
-    `candidates[i]` is what sample i votes for: one text for all answers with one value (`evals.grading.candidates`).
+    candidates[i]: what sample i votes for, the same text for all answers of equal value (`evals.grading.candidates`).
     """
     votes = Counter(candidate for candidate in candidates if candidate is not None)
     if not votes:
@@ -53,8 +54,8 @@ def clustered_stderr(means: Sequence[float]) -> float:
 def interval_of(means: Sequence[float], confidence: float = 0.95) -> dict:
     """Interval of the mean of `means`, one per problem in 0..1, as {"level", "low", "high", "method"}.
 
-    Student's t over problems. Where no problem differs from another it would claim certainty: if all are 0 or all are
-    1, the exact binomial interval over problems (Clopper-Pearson) stands in; else there is none, and "method" says why.
+    Student's t over problems. If all means are 0 or all are 1, it is the exact binomial interval over problems
+    (Clopper-Pearson). If all are equal to another value there is no interval, and "method" gives the reason.
     """
     n = len(means)
     entry = {"level": confidence, "low": None, "high": None}
@@ -69,9 +70,14 @@ def interval_of(means: Sequence[float], confidence: float = 0.95) -> dict:
         }
     if means[0] not in (0, 1):
         return entry | {"method": "none: no spread between problems"}
-    edge = ((1 - confidence) / 2) ** (1 / n)
-    low, high = (0.0, 1 - edge) if means[0] == 0 else (edge, 1.0)
-    return entry | {"low": low, "high": high, "method": "exact binomial over problems: all have the same mean"}
+    from scipy import stats
+
+    exact = stats.binomtest(n * int(means[0]), n).proportion_ci(confidence)
+    return entry | {
+        "low": float(exact.low),
+        "high": float(exact.high),
+        "method": "exact binomial over problems: all have the same mean",
+    }
 
 
 def lengths(tokens: Sequence[int]) -> dict:
@@ -88,11 +94,10 @@ def lengths(tokens: Sequence[int]) -> dict:
 def score(rows: Sequence[dict]) -> dict:
     """A score record's numbers from sample rows (problem_id, correct, flexible, status, tokens, candidate, finish).
 
-    `headline` says which correctness the numbers count: "strict", a marked answer. `flexible` holds avg@k and pass@K
-    with answers that nothing marks counted as well. `pass_at` holds K = 1, 2, 4, 8 where there are at least K samples
-    of every problem; `pass_at_missing` says of the other K why they are not given. maj@k votes with `candidate`.
-    `per_problem` is the table behind it all: samples n, correct c, flexibly correct f, whether the majority is right,
-    mean tokens, samples cut off. Raises ValueError where there are no rows.
+    headline: "strict", only marked answers count. flexible: avg@k and pass@K where unmarked answers count as well.
+    pass_at: K = 1, 2, 4, 8 as far as every problem has K samples; pass_at_missing: the reason for each other K. maj@k
+    votes with `candidate`. per_problem: samples n, correct c, flexibly correct f, whether the majority is correct, mean
+    tokens, samples cut off. Raises ValueError for no rows.
     """
     if not rows:
         raise ValueError("score: there are no samples to score")

@@ -1,6 +1,4 @@
-"""A small synthetic study in the project's file formats: what tables, figures, report and tracking are
-tested on.
-"""
+"""A small synthetic study in the project's file formats, for the tests of tables, figures, report and tracking."""
 
 import hashlib
 import json
@@ -25,9 +23,7 @@ SPEED = {"grpo": 1.0, "id": 0.8, "od": 0.9}  # how fast a method's entropy falls
 
 
 def write_study(results: Path, methods=("grpo", "id", "od"), seeds=(0, 1, 2), steps=12, k=4, problems=10) -> Path:
-    """Runs, samples and scores under `results`, drawn from generators that depend on names and seeds
-    alone.
-    """
+    """Write runs, samples and scores under `results`. The random numbers depend on names and seeds alone."""
     checkpoints = {f"step{steps // 3}": steps // 3, "final": steps} if steps >= 3 else {"final": steps}
     base_digest = _seal(results / "base", b"base")
     _write_data(results, problems)

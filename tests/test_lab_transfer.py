@@ -8,7 +8,7 @@ from tiny_trainer import PROMPTS, early_letters, model, tokenizer
 
 from dynclip.lab import transfer
 from dynclip.lab.transfer import held_against, mean_entropy, page, trial
-from evals.stats.comparison import difference
+from evals.stats import difference
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from evals.stats.comparison import (
+from evals.stats import (
     NO_CLAIM,
     bootstrap_difference,
     detectable_effect,
@@ -14,8 +14,8 @@ from evals.stats.comparison import (
     holm,
     judge,
     mean_interval,
-    paired_values,
 )
+from evals.stats.comparison import paired_values
 
 A = {0: 52.0, 1: 55.5, 2: 51.0, 3: 58.0, 4: 54.0}
 B = {0: 50.0, 1: 52.5, 2: 51.5, 3: 53.0, 4: 50.5}

@@ -4,7 +4,6 @@ Each function takes the registry's specs by family (`catalogue.grouped`) and ret
 lists the options that are drawn in more than their default; it is read by option, for whichever method has it.
 """
 
-import io
 import itertools
 import math
 import re
@@ -18,7 +17,7 @@ from dynclip.methods.objective import Method
 from dynclip.methods.spec import MethodSpec, piece_options
 from dynclip.methods.types import TokenBatch
 from dynclip.report.evidence import BASELINE
-from dynclip.report.plot import COLOURS, DASHES, STYLE
+from dynclip.report.plot import COLOURS, DASHES, STYLE, canvas, legend, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +72,7 @@ def schedules(specs: Grouped) -> "Figure":
         _draw_course(ax, bound)
     figure.supxlabel(TRAINING)
     figure.supylabel(BOUNDS)
-    _legend(figure, *axes, columns=5)
+    legend(figure, *axes, columns=5)
     return figure
 
 
@@ -92,7 +91,7 @@ def feedback(specs: Grouped) -> "Figure":
     axes[0].set_ylabel("entropy, nats")
     axes[columns].set_ylabel(BOUNDS)
     figure.supxlabel(TRAINING)
-    _legend(figure, *axes, columns=3)
+    legend(figure, *axes, columns=3)
     return figure
 
 
@@ -112,7 +111,7 @@ def gradients(specs: Grouped) -> "Figure":
     axes[0].set_xscale("log", base=2)
     axes[0].set(xlim=(1 / 8, 8), xticks=(0.25, 0.5, 1, 2, 4), ylim=(-0.15, 5.6))
     axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    _legend(figure, axes[0], columns=3)
+    legend(figure, axes[0], columns=3)
     return figure
 
 
@@ -153,12 +152,11 @@ def render(name: str, specs: Grouped, form: str = "svg") -> bytes:
     import matplotlib
 
     with matplotlib.rc_context(STYLE | {"font.size": 10, "axes.titlesize": 10, "figure.labelsize": 10}):
-        figure, buffer = FIGURES[name].draw(specs), io.BytesIO()
-        figure.savefig(buffer, format=form, metadata={"svg": {"Date": None}, "png": {"Software": None}}[form])
+        content = save(FIGURES[name].draw(specs), form)
     if form == "png":
-        return buffer.getvalue()
+        return content
     # A hundredth of a point is finer than any screen: half the bytes, and no rounding error of a processor is visible.
-    return re.sub(rb"\d+\.\d{3,}", lambda match: b"%g" % round(float(match[0]), 2), buffer.getvalue())
+    return re.sub(rb"\d+\.\d{3,}", lambda match: b"%g" % round(float(match[0]), 2), content)
 
 
 # What is drawn
@@ -281,13 +279,8 @@ def _entropies() -> list[float]:
 
 def _canvas(panels: int, columns: int, height: float, sharey: bool = True) -> "tuple[Figure, list]":
     """A figure with its axes; `height` in inches per row, the end of the last row left empty."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = max(1, math.ceil(panels / columns))
-    figure = Figure(figsize=(8, height * rows + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=sharey).flat)
+    figure, axes = canvas(height * rows + 0.6, rows, columns, sharex=True, sharey=sharey)
     for i, ax in enumerate(axes):
         ax.set_axis_on() if i < panels else ax.set_axis_off()
         ax.tick_params(labelbottom=i + columns >= panels)
@@ -320,7 +313,7 @@ def _draw_bounds(known: list[Course], wide: bool) -> "tuple[Figure, list]":
         ax.set_title(_title(panel, shown))
     figure.supxlabel("old probability q")
     figure.supylabel("ratio r")
-    _legend(figure, axes[0], columns=3)
+    legend(figure, axes[0], columns=3)
     return figure, axes
 
 
@@ -343,12 +336,3 @@ def _draw_course(ax, bound: Course) -> None:
         ax.plot(_share(), bound.upper[:, at], **look, linewidth=1.7)
         ax.plot(_share(), bound.lower[:, at], **look | {"label": ""}, linewidth=1.7)
     ax.axhline(1, color=FAINT, linewidth=0.8)
-
-
-def _legend(figure: "Figure", *axes, columns: int) -> None:
-    entries = {}
-    for ax in axes:
-        handles, labels = ax.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    if entries:
-        figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns, handlelength=3.4)

@@ -18,6 +18,7 @@ from dynclip.methods.objective import Method
 from dynclip.methods.registry import METHODS
 from dynclip.methods.spec import ROLES, MethodSpec
 from dynclip.methods.types import NEEDS
+from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -152,7 +153,7 @@ def page(specs: dict[str, MethodSpec]) -> str:
     example = next(name for name, key in families.items() if key == "training")
     parts = [
         INTRODUCTION.format(
-            count=len(specs), example=example, roles=table(["piece", "called as", "gives", "written in"], roles)
+            count=len(specs), example=example, roles=markdown_rows(["piece", "called as", "gives", "written in"], roles)
         ),
         overview(specs, families),
     ]
@@ -188,7 +189,7 @@ def overview(specs: dict[str, MethodSpec], families: dict[str, str]) -> str:
         "*Needs*: inputs beyond log-probabilities, advantages and mask. *Keeps*: state between rollout steps, in every "
         "checkpoint. *On policy, GRPO?*: with one update per rollout batch the method is GRPO exactly."
     )
-    return f"{table(header, rows)}\n\n{note}"
+    return f"{markdown_rows(header, rows)}\n\n{note}"
 
 
 def section(spec: MethodSpec) -> str:
@@ -201,8 +202,8 @@ def section(spec: MethodSpec) -> str:
         parts.append(f"```math\n{spec.equation}\n```")
     parts.append(f'```python\nmethod("{spec.name}", total_steps=400)\n```')
     if options:
-        parts.append(table(["option", "default", "source of the default"], options))
-    parts.append(table(["piece", "function", "what it does"], pieces))
+        parts.append(markdown_rows(["option", "default", "source of the default"], options))
+    parts.append(markdown_rows(["piece", "function", "what it does"], pieces))
     facts = [f"Needs `{need}`: {text(NEEDS[need])}." for need in spec.needs]
     if spec.controller:
         facts.append(f"Keeps {text(spec.keeps)}. Observes the rollout batch's mean `{spec.observes}`.")
@@ -211,12 +212,6 @@ def section(spec: MethodSpec) -> str:
     facts += [text(caveat) for caveat in spec.caveats]
     parts.append("\n".join(f"* {fact}" for fact in facts))
     return "\n\n".join(parts)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A GitHub table; cells are Markdown already."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def text(words: str) -> str:

@@ -1,6 +1,5 @@
-"""The figures of the microscope's questions: the same bytes every time, readable in grey and at half size."""
+"""The figures of docs/lab.md: the same bytes every time, readable in grey and at half size."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +9,15 @@ import numpy as np
 from dynclip.lab.bands import LOOSER, WHERE
 from dynclip.lab.grids import AXES, STORIES, factorial
 from dynclip.lab.tables import PLACES, PREDICTORS, accuracy, load_cells
-from dynclip.report.plot import COLOURS, DASHES, MARKERS, STYLE
+from dynclip.report.plot import COLOURS, MARKERS, STYLE, canvas, legend, look
+from dynclip.report.plot import files as plot_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MORE, LESS, NEITHER = "#D55E00", "#0072B2", "#999999"
-LEAST_TOKENS = 200  # a bin with fewer is left out of a curve
+BELOW = {"loc": "outside lower center", "fontsize": 9, "handlelength": 3.6}
+LEAST_TOKENS = 200  # bins with fewer tokens are left out of curves
 
 
 def render_all(out: Path) -> dict[str, bytes]:
@@ -28,32 +29,20 @@ def render_all(out: Path) -> dict[str, bytes]:
         for name, (needed, draw) in FIGURES.items():
             if not all((out / file).exists() for file in needed):
                 continue
-            figure = draw(out)
-            for end, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format=end, metadata=metadata)
-                files[f"lab-{name}.{end}"] = buffer.getvalue()
+            for end, content in plot_files(draw(out)).items():
+                files[f"lab-{name}.{end}"] = content
     return files
-
-
-def canvas(width: float, height: float, rows: int, columns: int, **shared) -> "tuple[Figure, np.ndarray]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
 def phase(out: Path) -> "Figure":
     """The factorial as a map: entropy of the dynamic bounds minus GRPO's, at half time and at equal success."""
     cells = load_cells(out, "train")
-    figure, axes = canvas(8, 8.6, 2, 2, sharex=True, sharey=True)
+    figure, axes = canvas(8.6, 2, 2, sharex=True, sharey=True)
     columns = [(reward, update) for update in AXES["updates"] for reward in AXES["reward"]]
     rows = [(start, rate) for start in AXES["start"] for rate in AXES["step size"]]
     for line, arm in enumerate(("dynamic_upper", "dynamic_lower")):
         for place, where in enumerate(("half", "success")):
-            ax = axes[line, place]
+            ax = axes[2 * line + place]
             some = cells[(cells["arm"] == arm) & (cells["where"] == where)].set_index("regime")
             for number, (start, reward, updates, rate) in enumerate(factorial()):
                 x, y = columns.index((reward, updates)), rows.index((start, rate))
@@ -67,16 +56,16 @@ def phase(out: Path) -> "Figure":
             ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(rows) - 0.4, -0.75))
             ax.set_xticks(range(len(columns)), [reward for reward, _ in columns], fontsize=8.5)
             ax.set_yticks(range(len(rows)), [f"{start}, {rate}" for start, rate in rows], fontsize=8.5)
-    for ax in axes[1]:
+    for ax in axes[2:]:
         ax.set_xlabel("chance of reward for even draws\n4 updates a batch (left), 16 (right)", fontsize=9.5)
-    for ax in axes[:, 0]:
+    for ax in axes[::2]:
         ax.set_ylabel("start, step size", fontsize=9.5)
     looks = (("^", MORE, True, "more entropy than GRPO"), ("v", LESS, False, "less"), (".", NEITHER, True, "undecided"))
     for marker, colour, full, text in looks:
         face = colour if full else "white"
-        axes[0, 0].plot([], [], marker, color=colour, markerfacecolor=face, markersize=9, label=text)
-    axes[0, 0].plot([], [], "x", color=NEITHER, markersize=6, label="no gain to compare at")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+        axes[0].plot([], [], marker, color=colour, markerfacecolor=face, markersize=9, label=text)
+    axes[0].plot([], [], "x", color=NEITHER, markersize=6, label="no gain to compare at")
+    legend(figure, axes[0], columns=4, **BELOW | {"handlelength": None})
     return figure
 
 
@@ -100,22 +89,20 @@ def rule(out: Path) -> "Figure":
     import pandas as pd
 
     counts = pd.read_csv(out / "rule.csv")
-    figure, axes = canvas(8, 5.6, 2, 2, sharex=True, sharey=True)
-    for ax, story in zip(axes.flat, STORIES, strict=True):
+    figure, axes = canvas(5.6, 2, 2, sharex=True, sharey=True)
+    for ax, story in zip(axes, STORIES, strict=True):
         for third, name in enumerate(("first third", "second third", "last third")):
             some = counts[(counts["story"] == story) & (counts["third"] == third) & (counts["tokens"] >= LEAST_TOKENS)]
             wrong = 100 * (some["wrong_good"] + some["wrong_bad"]) / some["tokens"]
-            look = {"color": COLOURS[third], "dashes": DASHES[third], "marker": MARKERS[third]}
-            ax.plot(some["entropy_low"] + 0.125, wrong, **look, markersize=4, linewidth=1.4, label=name)
+            ax.plot(some["entropy_low"] + 0.125, wrong, **look(third), markersize=4, linewidth=1.4, label=name)
         ax.axvline(np.log(2), color="#888888", linewidth=0.9, linestyle=(0, (1, 2)))
         ax.set_title(story, fontsize=10)
         ax.set_ylim(bottom=0)
-    for ax in axes[1]:
+    for ax in axes[2:]:
         ax.set_xlabel("entropy of the state, nats")
-    for ax in axes[:, 0]:
+    for ax in axes[::2]:
         ax.set_ylabel("wrong sign, % of tokens")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=3.6, fontsize=9)
+    legend(figure, axes[0], columns=3, **BELOW)
     return figure
 
 
@@ -124,22 +111,20 @@ def curves(out: Path) -> "Figure":
     import pandas as pd
 
     found = pd.read_csv(out / "curves.csv")
-    figure, axes = canvas(8, 6.2, 2, 2, sharex=True)
-    for ax, story in zip(axes.flat, STORIES, strict=True):
+    figure, axes = canvas(6.2, 2, 2, sharex=True)
+    for ax, story in zip(axes, STORIES, strict=True):
         some = found[found["regime"] == f"{story}, 0.05, 16 updates"].set_index("method").drop(columns="regime")
         steps = some.columns.astype(int)
         for number, name in enumerate(("grpo", "id", "did", "od 0.2", "od 0.5")):
-            look = {"color": COLOURS[number], "dashes": DASHES[number], "marker": MARKERS[number]}
             every = (number * 2, 12)
-            ax.plot(steps, some.loc[name], **look, markersize=4.5, linewidth=1.5, markevery=every, label=name)
+            ax.plot(steps, some.loc[name], **look(number), markersize=4.5, linewidth=1.5, markevery=every, label=name)
         ax.set_title(story, fontsize=10)
         ax.set_ylim(bottom=0)
-    for ax in axes[1]:
+    for ax in axes[2:]:
         ax.set_xlabel("rollout step")
-    for ax in axes[:, 0]:
+    for ax in axes[::2]:
         ax.set_ylabel("entropy, nats")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, handlelength=3.6, fontsize=9)
+    legend(figure, axes[0], columns=5, **BELOW)
     return figure
 
 
@@ -149,8 +134,8 @@ def variants(out: Path) -> "Figure":
 
     cells = pd.read_csv(out / "variants.csv")
     names = list(cells["variant"].unique())
-    figure, axes = canvas(8, 4.4, 1, 2, sharey=True)
-    for ax, where in zip(axes.flat, ("end", "success"), strict=True):
+    figure, axes = canvas(4.4, 1, 2, sharey=True)
+    for ax, where in zip(axes, ("end", "success"), strict=True):
         for row, name in enumerate(names):
             some = cells[(cells["variant"] == name) & (cells["where"] == where)].dropna(subset=["difference"])
             shift = np.linspace(-0.3, 0.3, len(some))
@@ -163,23 +148,23 @@ def variants(out: Path) -> "Figure":
         ax.set(title=PLACES[where], xlabel="difference of entropy, nats")
         ax.set_xscale("symlog", linthresh=0.01, linscale=0.8)
         ax.set_xticks([-0.1, -0.01, 0, 0.01, 0.1], ["−0.1", "−0.01", "0", "0.01", "0.1"])
-    axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
     return figure
 
 
 def prediction(out: Path) -> "Figure":
-    """Test grid: the score of a tried-out batch against what was measured, and every predictor's accuracy."""
+    """Test grid: the score of a trial batch against the measured difference, and every predictor's accuracy."""
     cells = load_cells(out, "test")
-    figure, axes = canvas(8, 6.8, 2, 3)
-    for ax, where in zip(axes[0], WHERE, strict=True):
+    figure, axes = canvas(6.8, 2, 3)
+    for ax, where in zip(axes[:3], WHERE, strict=True):
         some = cells[cells["where"] == where].dropna(subset=["difference", "batch"])
         for number, arm in enumerate(LOOSER):
             rows = some[some["arm"] == arm]
             clear = rows["sign"] != 0
-            look = {"color": COLOURS[number + 1], "marker": MARKERS[number + 1], "linestyle": "", "markersize": 4.5}
-            ax.plot(rows["batch"][clear], rows["difference"][clear], **look, label=arm)
-            ax.plot(rows["batch"][~clear], rows["difference"][~clear], **look, fillstyle="none", alpha=0.5)
+            dots = {"color": COLOURS[number + 1], "marker": MARKERS[number + 1], "linestyle": "", "markersize": 4.5}
+            ax.plot(rows["batch"][clear], rows["difference"][clear], **dots, label=arm)
+            ax.plot(rows["batch"][~clear], rows["difference"][~clear], **dots, fillstyle="none", alpha=0.5)
         ax.axhline(0, color="#444444", linewidth=0.8)
         ax.axvline(0, color="#444444", linewidth=0.8)
         for scale in (ax.set_xscale, ax.set_yscale):
@@ -188,8 +173,8 @@ def prediction(out: Path) -> "Figure":
         ax.set_yticks([-0.1, 0, 0.1], ["−0.1", "0", "0.1"])
         ax.set_title(PLACES[where], fontsize=10.5)
         ax.set_xlabel("score, nats", fontsize=9.5)
-    axes[0, 0].set_ylabel("measured difference, nats")
-    for ax, where in zip(axes[1], WHERE, strict=True):
+    axes[0].set_ylabel("measured difference, nats")
+    for ax, where in zip(axes[3:], WHERE, strict=True):
         for row, predictor in enumerate(PREDICTORS):
             spread, balanced, *_ = accuracy(cells[cells["where"] == where], predictor)
             if spread[0] is None:
@@ -203,13 +188,11 @@ def prediction(out: Path) -> "Figure":
         ax.axvline(50, color="#888888", linewidth=0.9, linestyle=(0, (1, 2)))
         ax.set(xlim=(0, 104), ylim=(len(PREDICTORS) - 0.5, -0.5), xlabel="% of decided signs")
         ax.set_yticks(range(len(PREDICTORS)), list(PREDICTORS) if where == WHERE[0] else [])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    more = dict(zip(*axes[1, 2].get_legend_handles_labels()[::-1], strict=True))
-    figure.legend([*handles, *more.values()], [*labels, *more], loc="outside lower center", ncols=4, fontsize=9)
+    legend(figure, axes[0], axes[5], columns=4, **BELOW | {"handlelength": None})
     return figure
 
 
-# Name → (files it needs, what draws it).
+# Name → (the files it needs, the function that draws it).
 FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Path], "Figure"]]] = {
     "phase": (("cells-train.csv",), phase),
     "rule": (("rule.csv",), rule),

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.provenance import environment
 from dynclip.studies.scales import LAPTOP, Scale, Study
@@ -139,7 +140,7 @@ def search(laptop: Path, out: Path, jobs: int) -> dict[str, list[Outcome]]:
             every = pool.map(trained, places, [laptop] * len(places), [out] * len(places))
             for (scale, seed), rows in zip(places, every, strict=True):
                 results[label(scale)].append(outcome(seed, rows))
-                print(line(label(scale), results[label(scale)]), flush=True)
+                print(" | ".join(cells(label(scale), results[label(scale)])), flush=True)
     return results
 
 
@@ -154,24 +155,26 @@ def trained(place: tuple[Scale, int], laptop: Path, out: Path) -> list[dict]:
 
 
 HEAD = (
-    "| prompts x samples, mini-batches x epochs, learning rate, factor on the thresholds | clipped, % | "
-    "reward first → last | entropy, nats | s per step | fails |\n|---|---|---|---|---|---|"
-)
+    "prompts x samples, mini-batches x epochs, learning rate, factor on the thresholds", "clipped, %",
+    "reward first → last", "entropy, nats", "s per step", "fails",
+)  # fmt: skip
 
 
-def line(name: str, found: Sequence[Outcome]) -> str:
-    """A table row: one value per seed."""
+def cells(name: str, found: Sequence[Outcome]) -> list[str]:
+    """The cells of a table row, one value per seed in each."""
 
     def each(text) -> str:
         return ", ".join(map(text, found))
 
     failures = sorted({failure for one in found for failure in one.failures})
-    return (
-        f"| {name} | {each(lambda o: f'{100 * o.clipped:.1f}')} | "
-        f"{each(lambda o: f'{o.reward_first:.2f} → {o.reward_last:.2f}')} | "
-        f"{each(lambda o: f'{o.entropy_first:.2f} → {o.entropy_last:.2f}')} | "
-        f"{each(lambda o: f'{o.step_seconds:.2f}')} | {', '.join(failures) or 'passes'} |"
-    )
+    return [
+        name,
+        each(lambda o: f"{100 * o.clipped:.1f}"),
+        each(lambda o: f"{o.reward_first:.2f} → {o.reward_last:.2f}"),
+        each(lambda o: f"{o.entropy_first:.2f} → {o.entropy_last:.2f}"),
+        each(lambda o: f"{o.step_seconds:.2f}"),
+        ", ".join(failures) or "passes",
+    ]
 
 
 def page(results: dict[str, list[Outcome]]) -> str:
@@ -185,7 +188,7 @@ def page(results: dict[str, list[Outcome]]) -> str:
             f"{BINDING:.0%} of tokens, reward gain ≥ {GAIN} from the first to the last sixth, last sixth at most "
             f"{DROP} below the best, entropy above {FLOOR} nats; of those that pass, the largest gain. Made by "
             "`python -m dynclip.lab.regime`.",
-            HEAD + "\n" + "\n".join(line(name, found) for name, found in results.items()),
+            markdown_rows(HEAD, [cells(name, found) for name, found in results.items()]),
             f"Taken: **{taken}**." if taken else "None passes.",
         ]
     )

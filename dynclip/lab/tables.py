@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynclip.lab.agreement.counts import ratios
-from dynclip.lab.agreement.page import interval, table
+from dynclip.lab.agreement.page import interval
 from dynclip.lab.bands import LOOSER, UPPER, WHERE
 from dynclip.lab.compare import guess
 from dynclip.lab.grids import AXES, GROUPS, STORIES, factorial, regimes
+from dynclip.report.tables import markdown_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ def sign_table(cells: "pd.DataFrame") -> str:
             some = cells[(cells["arm"] == arm) & (cells["where"] == where)]
             row.append(f"{signs(some)}, median {some['difference'].median():+.3f}")
         rows.append(row)
-    return table(["looser bound", *(PLACES[where] for where in WHERE)], rows)
+    return markdown_rows(["looser bound", *(PLACES[where] for where in WHERE)], rows)
 
 
 def axis_table(cells: "pd.DataFrame") -> str:
@@ -115,7 +116,7 @@ def axis_table(cells: "pd.DataFrame") -> str:
             row.append(signs(some[(some["arm"] == arm) & (some["where"] == where)]))
         rows.append(row)
     head = [f"{arm}, {PLACES[where]}" for arm, where in product(("upper", "lower"), WHERE)]
-    return table(["regimes", *head], rows)
+    return markdown_rows(["regimes", *head], rows)
 
 
 def same(one, other) -> bool:
@@ -157,7 +158,7 @@ def prediction_table(cells: "pd.DataFrame", head: str = "predictor") -> str:
     for where in WHERE:
         *_, less, more = accuracy(cells[cells["where"] == where], "lower")
         counts.append(f"{less}, {more}")
-    return table([head, *(PLACES[where] for where in WHERE)], [*rows, counts, correlation_row(cells)])
+    return markdown_rows([head, *(PLACES[where] for where in WHERE)], [*rows, counts, correlation_row(cells)])
 
 
 def correlation_row(cells: "pd.DataFrame") -> list[str]:
@@ -191,7 +192,7 @@ def rule_table(out: Path) -> str:
             drift = [1000 * some[name] / some["tokens"] for name in ("drift_rule", "drift_exact")]
             row.append(f"{wrong:.1f} %; {drift[0]:+.1f}, {drift[1]:+.1f}")
         rows.append(row)
-    return table(["GRPO's run", "first third", "second third", "last third"], rows)
+    return markdown_rows(["GRPO's run", "first third", "second third", "last third"], rows)
 
 
 def shape_table(out: Path) -> str:
@@ -207,7 +208,7 @@ def shape_table(out: Path) -> str:
         for name in ("od 0.2", "od 0.5"):
             row.append(f"{legs_text(methods[name]['legs'])} ({np.mean(methods[name]['switches']):.0f})")
         rows.append(row)
-    return table(
+    return markdown_rows(
         ["regime", "grpo", "id", "did", "id − grpo", "did − grpo", "od 0.2 (switches)", "od 0.5 (switches)"], rows
     )
 
@@ -227,4 +228,4 @@ def variant_table(out: Path) -> str:
             some = cells[(cells["variant"] == variant) & (cells["where"] == where)]
             row.append(f"{signs(some)}, median {some['difference'].median():+.4f}")
         rows.append(row)
-    return table(["variant", *(PLACES[where] for where in WHERE)], rows)
+    return markdown_rows(["variant", *(PLACES[where] for where in WHERE)], rows)

@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dynclip.lab.agreement.page import table
 from dynclip.methods.registry import method
 from dynclip.report.comparisons import training_differences
 from dynclip.report.evidence import load_evidence
+from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import environment
@@ -28,7 +28,7 @@ from evals.benchmarks.registry import read_problems
 from evals.grading import grade_many
 from evals.sampling.settings import Sampling
 from evals.sampling.transformers_engine import TransformersEngine
-from evals.stats.comparison import Difference, difference
+from evals.stats import Difference, difference
 
 ARMS_TRIED = ("clip_higher", "upper_0.4", "dynamic_upper", "clip_lower", "lower_0.4", "dynamic_lower")
 UPPER = ARMS_TRIED[:3]
@@ -186,7 +186,7 @@ def page(rows: Sequence[dict]) -> str:
         f'"always lower" in {sum(row["run"] < 0 for row in rows)}. Both decided: {len(decided)} rows, '
         f"the same sign in {sum(row['agrees'] for row in decided)}."
     )
-    return f"{table(head, cells)}\n\n{counts}\n"
+    return f"{markdown_rows(head, cells)}\n\n{counts}\n"
 
 
 def main() -> int:

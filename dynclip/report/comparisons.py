@@ -1,15 +1,13 @@
-"""The numbers that tables, figures and report share: values per seed, curves at a share of training,
-differences.
+"""The numbers that tables, figures and report share: values per seed, curves at a share of training, differences.
 
-Methods are compared at equal steps and at equal reward, always both: a looser bound also learns faster, and
-learning is what spends entropy.
+Methods are compared at equal steps and at equal reward, because a looser bound also learns faster, and learning lowers
+entropy.
 """
 
 import math
 
 from dynclip.report.evidence import Evidence, counts
-from evals.stats.comparison import Difference, difference, judge
-from evals.stats.curves import at_equal_success, smooth
+from evals.stats import Difference, at_equal_success, difference, judge, smooth
 
 
 def seed_means(evidence: Evidence, benchmark: str, method: str, checkpoint: str = "final") -> dict[int, float]:
@@ -29,17 +27,15 @@ def flexible_means(evidence: Evidence, benchmark: str, method: str, checkpoint: 
 
 
 def at_share(values: list[float], percent: float, width: float = 5) -> float:
-    """A curve's value at a share of training: the mean over `width` % of the steps around it, cut at the
-    curve's ends.
-    """
+    """A curve's value at a share of training: the mean over `width` % of the steps around it, fewer at the ends."""
     centre, half = round(percent / 100 * (len(values) - 1)), int(len(values) * width / 200)
     window = [v for v in values[max(0, centre - half) : centre + half + 1] if not math.isnan(v)]
     return sum(window) / len(window) if window else math.nan
 
 
 def entropy_at_reward(evidence: Evidence, level: float) -> dict[str, dict[int, float]]:
-    """method -> seed -> entropy (nats) when the smoothed reward first reaches `level`; NaN for runs that
-    never do, or start there.
+    """method -> seed -> entropy (nats) when the smoothed reward first reaches `level`. NaN for runs that never reach it
+    or start there.
     """
     found = {}
     for method in evidence.methods:
@@ -53,9 +49,7 @@ def entropy_at_reward(evidence: Evidence, level: float) -> dict[str, dict[int, f
 
 
 def common_reward(evidence: Evidence) -> float:
-    """Half of the reward gain that even the slowest run makes: the level at which entropies are
-    compared. NaN: no gain.
-    """
+    """The reward at which entropies are compared: half of the gain of the slowest run. NaN without a gain."""
     curves = [smooth(c) for method in evidence.methods for c in evidence.curves("train/reward", method).values()]
     if not curves:
         return math.nan
@@ -64,7 +58,7 @@ def common_reward(evidence: Evidence) -> float:
 
 
 def benchmark_differences(evidence: Evidence, checkpoint: str = "final") -> list[Difference]:
-    """Every method against the baseline on every benchmark: one Holm family."""
+    """Every method against the baseline on every benchmark, with Holm's correction over all of them."""
     baseline = evidence.baseline
     family = []
     for benchmark in evidence.benchmarks:
@@ -86,8 +80,8 @@ def benchmark_differences(evidence: Evidence, checkpoint: str = "final") -> list
 
 
 def training_differences(evidence: Evidence) -> list[Difference]:
-    """Entropy and reward against the baseline at half time and at the end, and entropy at equal reward:
-    three families.
+    """Entropy and reward against the baseline at half time and at the end, and entropy at equal reward. Holm's
+    correction is over each of these three.
     """
     baseline = evidence.baseline
     others = [method for method in evidence.methods if method != baseline]

@@ -1,13 +1,14 @@
-"""What a study measured, read back and checked: the only door to tables, figures, report and MLflow.
+"""The runs and scores of a study, read from disk and verified. Tables, figures, report and MLflow read them here.
 
-Nothing is used before it is verified: rows are complete, scores are those of the samples and of the weights
-on disk, and runs that are compared had the same data, the same start and the same length. Whatever fails
-names its file and the command that rebuilds it.
+Every file is checked before it is used: metrics rows are complete, a score belongs to the samples and the weights on
+disk, and compared runs have the same data, base policy, length and protocol. An error names the file and the command
+that rebuilds it.
 """
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from dynclip.runtime.files import sha256
 if TYPE_CHECKING:
     import pandas as pd
 
-BASE = "base"  # the untrained policy: it has scores and no run
+BASE = "base"  # the policy before training: it has scores and no run
 BASELINE = "grpo"
 
 Run = tuple[str, int]  # method, seed
@@ -27,11 +28,11 @@ Run = tuple[str, int]  # method, seed
 
 @dataclass(frozen=True)
 class Evidence:
-    """A verified study.
+    """The verified files of a study.
 
-    results: results/<scale>. methods: in the order of the tables, without the base policy. seeds: every
-    seed that is expected. runs: (method, seed) -> run.json. rows: (method, seed) -> the rows of
-    metrics.jsonl. scores: the score files' content, each with its own path under "file".
+    results: results/<scale>. methods: in the order of the tables, without the base policy. seeds: all expected seeds.
+    runs: (method, seed) -> run.json. rows: (method, seed) -> the rows of metrics.jsonl. scores: the content of the
+    score files, each with its path under "file".
     """
 
     results: Path
@@ -47,7 +48,7 @@ class Evidence:
 
     @property
     def baseline(self) -> str:
-        """The method that the others are compared with: grpo, or the first one of a study without it."""
+        """The method that the others are compared with: grpo, or the first method of a study without grpo."""
         return BASELINE if BASELINE in self.methods else self.methods[0]
 
     @property
@@ -57,16 +58,29 @@ class Evidence:
 
     @property
     def missing(self) -> list[Run]:
-        """Runs that the study should have and has not (never begun, or not finished)."""
+        """Expected runs that are not finished."""
         return [(m, s) for m in self.methods for s in self.seeds if (m, s) not in self.runs]
+
+    def subset(self, methods: Sequence[str], seeds: Sequence[int]) -> "Evidence":
+        """The runs of some methods and seeds, with their scores and those of the base policy."""
+        keys = {(method, seed) for method in methods for seed in seeds}
+        return replace(
+            self,
+            methods=tuple(methods),
+            seeds=tuple(seeds),
+            runs={key: run for key, run in self.runs.items() if key in keys},
+            rows={key: rows for key, rows in self.rows.items() if key in keys},
+            scores=[s for s in self.scores if s["method"] == BASE or (s["method"], s["seed"]) in keys],
+        )
 
     @cached_property
     def benchmarks(self) -> tuple[str, ...]:
+        """Names of the benchmarks that have a score."""
         return tuple(dict.fromkeys(score["benchmark"] for score in self.scores))
 
     @cached_property
     def checkpoints(self) -> tuple[str, ...]:
-        """Labels of the evaluated checkpoints, in the order of training; "final" is the last."""
+        """Labels of the evaluated checkpoints in the order of training. "final" comes last."""
         steps = {s["checkpoint"]: s["step"] for s in self.scores if s["method"] != BASE}
         return tuple(sorted(steps, key=lambda label: (label == "final", steps[label])))
 
@@ -84,7 +98,7 @@ class Evidence:
         return frame[["method", "seed", "step", *keys]]
 
     def curves(self, key: str, method: str) -> dict[int, list[float]]:
-        """seed -> the values of a metric by rollout step; seeds that lack it are absent."""
+        """seed -> the values of a metric by rollout step. Seeds without any value are left out."""
         found = {}
         for (name, seed), rows in self.rows.items():
             values = [_number(row.get(key)) for row in rows]
@@ -103,7 +117,7 @@ class Evidence:
 
     @cached_property
     def score_frame(self) -> "pd.DataFrame":
-        """Scores, long: method seed checkpoint step benchmark k n_problems metric value stderr."""
+        """Scores in long form: method seed checkpoint step benchmark k n_problems metric value stderr."""
         import pandas as pd
 
         columns = ["method", "seed", "checkpoint", "step", "benchmark", "k", "n_problems"]
@@ -127,7 +141,7 @@ class Evidence:
 
 
 def samples(score: dict) -> int:
-    """How many samples a score rests on."""
+    """Number of graded samples of a score."""
     return sum(problem["n"] for problem in score["per_problem"])
 
 
@@ -136,12 +150,12 @@ def counts(score: dict) -> dict[str, tuple[int, int]]:
     return {problem["id"]: (problem["n"], problem["c"]) for problem in score["per_problem"]}
 
 
-def load_evidence(results: Path | str, methods=None, seeds=None) -> Evidence:
+def load_evidence(results: Path | str, methods=None, seeds=None, comparable: bool = True) -> Evidence:
     """Read and verify results/<scale>.
 
-    `methods` and `seeds` are the study's own (what is missing of them is listed, what else lies in the
-    folder is left out); None takes what is there. Raises UserError at the first file that is damaged, or
-    does not belong to the others.
+    methods, seeds: those of the study. Missing runs are listed in `Evidence.missing`; other runs in the folder are
+    ignored. None: all that are there. comparable: also check that the runs may be compared. Raises UserError for the
+    first damaged file, and for runs that may not be compared.
     """
     results = Path(results)
     found: dict[Run, Path] = {}
@@ -162,7 +176,6 @@ def load_evidence(results: Path | str, methods=None, seeds=None) -> Evidence:
     runs, rows = {}, {}
     for key in wanted:
         runs[key], rows[key] = read_run(found[key])
-    _check_comparable(runs)
     scores = [
         read_score(path, results)
         for path in score_files
@@ -170,12 +183,20 @@ def load_evidence(results: Path | str, methods=None, seeds=None) -> Evidence:
     ]
     order = {name: place for place, name in enumerate((BASE, *methods))}
     scores.sort(key=lambda s: (s["benchmark"], order[s["method"]], s["seed"], s["step"]))
-    _check_same_sampling(scores)
-    return Evidence(results, methods, tuple(seeds), runs, rows, scores)
+    evidence = Evidence(results, methods, tuple(seeds), runs, rows, scores)
+    if comparable:
+        check_comparable(evidence)
+    return evidence
+
+
+def check_comparable(evidence: Evidence) -> None:
+    """Raise UserError unless runs have one base policy, data set, length and protocol, and scores one sampling."""
+    _check_same_protocol(evidence.runs)
+    _check_same_sampling(evidence.scores)
 
 
 def read_run(path: Path) -> tuple[dict, list[dict]]:
-    """A run.json and the rows of the metrics.jsonl beside it. UserError names what is damaged or missing."""
+    """A run.json and the rows of its metrics.jsonl. Raises UserError for a damaged or missing file."""
     rebuild = _retrain(path)
     try:
         run = json.loads(_text(path, rebuild))
@@ -196,7 +217,7 @@ def read_run(path: Path) -> tuple[dict, list[dict]]:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl. UserError names the first line that is not the next step's row."""
+    """The rows of a metrics.jsonl. Raises UserError for the first line that is not the row of the next step."""
     rows = []
     for number, line in enumerate(_text(path, _retrain(path)).splitlines(), 1):
         try:
@@ -213,10 +234,10 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def read_score(path: Path, results: Path) -> dict:
-    """One score file, checked against its samples and its checkpoint; "file" is added: its path.
+    """One score file, checked against its samples and its checkpoint. The entry "file" (its path) is added.
 
-    The samples must be there with the recorded SHA-256; the checkpoint, where its folder still exists, must
-    be the one that was scored. UserError names the file that differs and the command that scores it again.
+    The samples must exist and have the recorded SHA-256. If the checkpoint's folder exists, its weights must be those
+    that were scored. Raises UserError with the file that differs and the command that scores it again.
     """
     rebuild = rebuild_command("evaluate", path)
     try:
@@ -266,16 +287,14 @@ def read_score(path: Path, results: Path) -> dict:
 
 
 def checkpoint_folder(results: Path, method: str, seed: int, step: int) -> Path:
-    """Where the weights of a score lie."""
+    """The folder with the weights of a score."""
     if method == BASE:
         return results / "base"
     return results / "runs" / method / f"seed{seed}" / "checkpoints" / f"step{step}"
 
 
-def _check_comparable(runs: dict[Run, dict]) -> None:
-    """Seeds are compared in pairs, which holds only for runs with one start, one data set, one length and one protocol
-    (everything of a run that is not its method's: `dynclip.training.lifecycle.PROTOCOL`).
-    """
+def _check_same_protocol(runs: dict[Run, dict]) -> None:
+    # Pairing by seed needs runs that differ in their method alone (dynclip.training.lifecycle.PROTOCOL).
     shared = {"steps": "steps", "base_model_sha256": "base policy (SHA-256)", "data_sha256": "training data (SHA-256)"}
     facts = {key: {title: run[field] for field, title in shared.items()} | run["protocol"] for key, run in runs.items()}
     for name in dict.fromkeys(name for fact in facts.values() for name in fact):

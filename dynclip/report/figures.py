@@ -1,9 +1,4 @@
-"""The study's figures: one function each, registered in FIGURES with the caption that is printed under the
-plot.
-
-They are drawn for grey paper and half size: methods differ by line style and marker as well as by a
-colour-blind-safe colour (Okabe and Ito). Files are the same bytes every time: fixed hash salt, no date.
-"""
+"""The study's figures, one function each. FIGURES registers them with the captions under the plots."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,26 +12,23 @@ from dynclip.report.plot import (
     COLOURS,
     FORMATS,
     STYLE,
-    _draw_curves,
-    _draw_line,
-    _every,
-    _legend,
-    _look,
     canvas,
+    draw_curves,
+    draw_line,
     files,
+    legend,
+    mark_every,
+    method_look,
 )
 from dynclip.runtime.files import write_atomic
-from evals.stats.comparison import Difference, mean_interval
-from evals.stats.curves import smooth
+from evals.stats import Difference, mean_interval, smooth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def entropy(evidence: Evidence) -> "Figure":
-    """Entropy of the sampling policy by rollout step; below it, which bound OD loosens (where a run
-    records it).
-    """
+    """Entropy of the sampling policy by rollout step; below it the bound that OD loosens, where runs record it."""
     strips = {
         f"{method}, seed {seed}": states
         for method in evidence.methods
@@ -47,32 +39,32 @@ def entropy(evidence: Evidence) -> "Figure":
         figure, axes = canvas(4.4 + below, rows=2, heights=[3.6, below], sharex=True)
     else:
         figure, axes = canvas(4.4)
-    _draw_curves(evidence, axes[0], "policy/entropy")
+    draw_curves(evidence, axes[0], "policy/entropy")
     axes[0].set_ylabel("entropy, nats")
     axes[0].set_ylim(bottom=0)
     if strips:
         _draw_states(axes[1], strips)
     axes[-1].set_xlabel("rollout step")
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
 def reward(evidence: Evidence) -> "Figure":
     """Training reward by rollout step, smoothed."""
     figure, axes = canvas(4.6)
-    _draw_curves(evidence, axes[0], "train/reward", smoothed=True)
+    draw_curves(evidence, axes[0], "train/reward", smoothed=True)
     axes[0].set(xlabel="rollout step", ylabel="reward (share correct)")
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
 def grad_norm(evidence: Evidence) -> "Figure":
     """Gradient norm by rollout step, smoothed."""
     figure, axes = canvas(4.4)
-    _draw_curves(evidence, axes[0], "train/grad_norm", smoothed=True)
+    draw_curves(evidence, axes[0], "train/grad_norm", smoothed=True)
     axes[0].set(xlabel="rollout step", ylabel="gradient norm, before clipping")
     axes[0].set_ylim(bottom=0)
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
@@ -80,11 +72,11 @@ def regions(evidence: Evidence) -> "Figure":
     """Share of tokens in each of the four regions."""
     figure, axes = canvas(3.6, columns=4, sharey=True)
     for ax, region in zip(axes, ("E1", "E2", "E3", "E4"), strict=True):
-        _draw_curves(evidence, ax, f"region/{region}", factor=100, smoothed=True)
+        draw_curves(evidence, ax, f"region/{region}", factor=100, smoothed=True)
         ax.set(xlabel="rollout step", title=region)
     axes[0].set_ylabel("% of tokens")
     axes[0].set_ylim(bottom=0)
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
@@ -92,12 +84,12 @@ def clip_fraction(evidence: Evidence) -> "Figure":
     """Share of tokens that lost their gradient to each bound, smoothed."""
     figure, axes = canvas(4.2, columns=2, sharey=True)
     for ax, key, name in zip(axes, ("clip/low_fraction", "clip/high_fraction"), ("lower", "upper"), strict=True):
-        _draw_curves(evidence, ax, key, factor=100, smoothed=True)
+        draw_curves(evidence, ax, key, factor=100, smoothed=True)
         ax.axhline(1, color="#888888", linewidth=0.9, linestyle=(0, (1, 2)))
         ax.set(xlabel="rollout step", title=f"{name} bound")
     axes[0].set_ylabel("clipped, % of tokens")
     axes[0].set_ylim(bottom=0)
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
@@ -105,11 +97,11 @@ def bounds(evidence: Evidence) -> "Figure":
     """The clipping thresholds as applied, averaged over tokens."""
     figure, axes = canvas(4.2, columns=2, sharey=True)
     for ax, key, name in zip(axes, ("clip/eps_low_mean", "clip/eps_high_mean"), ("ε low", "ε high"), strict=True):
-        _draw_curves(evidence, ax, key)
+        draw_curves(evidence, ax, key)
         ax.set(xlabel="rollout step", title=name)
     axes[0].set_ylabel("mean threshold (ratio units)")
     axes[0].set_ylim(bottom=0)
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
@@ -126,7 +118,7 @@ def pass_at_k(evidence: Evidence) -> "Figure":
                     seed: {int(k): 100 * value for k, value in score["pass_at"].items() if value is not None}
                     for seed, score in scores.items()
                 }
-                _draw_line(evidence, ax, method, curves)
+                draw_line(evidence, ax, method, curves)
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             ax.set_title(benchmark if row == 0 else "")
@@ -134,7 +126,7 @@ def pass_at_k(evidence: Evidence) -> "Figure":
         axes[row * len(names)].set_ylabel(f"pass@k, %\n(step {', '.join(map(str, sorted(step)))})")
     for ax in axes[-len(names) :]:
         ax.set_xlabel("k")
-    _legend(figure, *axes)
+    legend(figure, *axes)
     return figure
 
 
@@ -148,12 +140,12 @@ def scores(evidence: Evidence) -> "Figure":
             if not values:
                 ax.text(0.02, place, "missing", transform=ax.get_yaxis_transform(), va="center", color="#777777")
                 continue
-            spread, look = mean_interval(values), _look(evidence, method)
+            spread, look = mean_interval(values), method_look(evidence, method)
             ax.plot(values, [place + 0.22] * len(values), ".", color=look["color"], markersize=4, alpha=0.65)
             if spread.n > 1:
                 ax.plot([spread.low, spread.high], [place, place], color=look["color"], linewidth=2)
             ax.plot([spread.mean], [place], marker=look["marker"], color=look["color"], markersize=7)
-        # The untrained policy is far to the left: as a number it does not squeeze the methods together.
+        # The base policy is far to the left. As a number in the title it does not stretch the axis.
         base = "".join(f"\nbefore training {v:.1f}" for v in seed_means(evidence, benchmark, BASE).values())
         ks = {s["k"] for s in evidence.scores if s["benchmark"] == benchmark}
         ax.set_title(f"{benchmark}{base}", fontsize=10)
@@ -165,7 +157,7 @@ def scores(evidence: Evidence) -> "Figure":
 
 
 def entropy_reward(evidence: Evidence) -> "Figure":
-    """Entropy against reward along training: what a method pays, in entropy, for a reward."""
+    """Entropy against reward along training."""
     figure, axes = canvas(5.0)
     for method in evidence.methods:
         rewards, entropies = (
@@ -176,14 +168,14 @@ def entropy_reward(evidence: Evidence) -> "Figure":
         pairs = [(smooth(rewards[s], FRONTIER), smooth(entropies[s], FRONTIER)) for s in seeds]
         if not pairs:
             continue
-        look = _look(evidence, method)
+        look = method_look(evidence, method)
         for path in pairs:
             axes[0].plot(*path, color=look["color"], linewidth=0.6, alpha=0.35)
         mean = [[sum(at) / len(at) for at in zip(*side, strict=True)] for side in zip(*pairs, strict=True)]
-        axes[0].plot(*mean, **look, markevery=_every(len(mean[0])), label=method)
+        axes[0].plot(*mean, **look, markevery=mark_every(len(mean[0])), label=method)
         axes[0].plot(mean[0][0], mean[1][0], "o", color=look["color"], fillstyle="none", markersize=10)
     axes[0].set(xlabel="reward (share correct)", ylabel="entropy, nats")
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
@@ -207,8 +199,7 @@ FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
     ),
     "clip_fraction": (
         clip_fraction,
-        f"Share of tokens whose gradient each bound removed. {BAND}. {SMOOTHED} Dotted: 1 %, below "
-        "which a bound "
+        f"Share of tokens whose gradient each bound removed. {BAND}. {SMOOTHED} Dotted: 1 %, below which a bound "
         "hardly acts.",
     ),
     "bounds": (
@@ -217,19 +208,17 @@ FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
     ),
     "pass_at_k": (
         pass_at_k,
-        f"pass@k, unbiased estimate; a row of panels per evaluated checkpoint. {BAND}. base: the "
-        "policy before training.",
+        f"pass@k, unbiased estimate; a row of panels per evaluated checkpoint. {BAND}. "
+        "base: the policy before training.",
     ),
     "scores": (
         scores,
-        "Last checkpoint. Small dots: one training seed each; large marker: their mean; bar: 95 % t "
-        "interval over seeds. "
-        "Intervals that overlap do not decide a paired comparison: see the differences table.",
+        "Last checkpoint. Small dots: one training seed each; large marker: their mean; bar: 95 % t interval over "
+        "seeds. Intervals that overlap do not decide a paired comparison: see the differences table.",
     ),
     "entropy_reward": (
         entropy_reward,
-        "Entropy against reward along training, from the ring on: at equal steps methods may differ "
-        "only because one "
+        "Entropy against reward along training, from the ring on: at equal steps methods may differ only because one "
         "learns faster, here they are compared at equal reward. Thick: mean over seeds; thin: seeds. "
         f"Every seed is first smoothed by a running mean over {FRONTIER} % of the steps.",
     ),
@@ -248,7 +237,7 @@ def caption(evidence: Evidence, name: str) -> str:
 
 
 def write_figures(results: Path | str, methods=None, seeds=None) -> list[Path]:
-    """Verify results/<scale> and write figures/<name>.{svg,png} with captions; returns the paths."""
+    """Verify results/<scale>, write figures/<name>.{svg,png} with captions, and return the paths."""
     evidence = load_evidence(results, methods, seeds)
     written = []
     for name in FIGURES:
@@ -258,7 +247,7 @@ def write_figures(results: Path | str, methods=None, seeds=None) -> list[Path]:
 
 
 def render(evidence: Evidence, name: str, captioned: bool, formats=FORMATS) -> dict[str, bytes]:
-    """The bytes of a figure by format, with its caption under the plot if `captioned`."""
+    """format -> bytes of a figure. captioned: with the caption under the plot."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -266,7 +255,7 @@ def render(evidence: Evidence, name: str, captioned: bool, formats=FORMATS) -> d
 
 
 def _draw_states(ax, strips: dict[str, list[float]]) -> None:
-    """One thin row per run: which bound a switching method loosens at each step."""
+    """One thin row per run: the bound that a switching method loosens at each step."""
     kinds = {
         1: ("#0072B2", "upper bound loosened"),
         0: ("#E69F00", "lower bound loosened"),
@@ -340,7 +329,7 @@ def panels(evidence: Evidence) -> "Figure":
                 ax.plot([sum(v) / len(v) for v in at], color=colour, dashes=dashes, linewidth=1.4)
         ax.set_title(name, fontsize=8.5)
         ax.tick_params(labelsize=8)
-    axes[0].set_ylim(bottom=0)  # after all are drawn: it ends the automatic scale that the panels share
+    axes[0].set_ylim(bottom=0)  # after all panels are drawn, because it ends their shared automatic scale
     for ax in axes[len(arms) :]:
         ax.set_axis_off()
     from matplotlib.lines import Line2D

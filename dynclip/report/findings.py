@@ -1,6 +1,4 @@
-"""What a study shows, in sentences computed from its numbers: none is written by hand, and none claims
-more than its interval allows.
-"""
+"""The findings of a study as sentences that are computed from its numbers."""
 
 import math
 from dataclasses import dataclass
@@ -14,14 +12,14 @@ from dynclip.report.comparisons import (
     training_differences,
 )
 from dynclip.report.evidence import Evidence, samples
-from evals.stats.comparison import EXPLORATORY_SEEDS, Difference, mean_interval
+from evals.stats import EXPLORATORY_SEEDS, Difference, mean_interval
 
 BINDING = 0.01  # share of tokens below which the bounds hardly act
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence under a heading; `warning` marks what weakens the comparison itself."""
+    """One sentence under a heading. warning: the sentence says that the comparison is weak."""
 
     heading: str
     text: str
@@ -29,7 +27,7 @@ class Finding:
 
 
 def findings(evidence: Evidence) -> list[Finding]:
-    """Everything that the study says about itself, in the order of a reader's questions."""
+    """All findings: design, entropy, clipping, training, scores."""
     return [
         *_design(evidence),
         *_entropy(evidence),

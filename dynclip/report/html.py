@@ -1,27 +1,45 @@
-"""results/<scale>/report.html: the whole study in one file that needs no network and runs no script.
+"""results/<scale>/report.html: the whole study in one file that loads nothing from the network and runs no script.
 
-Everything that comes from a file is escaped: completions are written by a model, and so by nobody we trust.
+Jinja escapes every value in the template, because a model wrote the completions. The content security policy forbids
+scripts and requests as a second protection.
 """
 
 import base64
 import json
 import random
 import re
-from html import escape
 from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
 
 from dynclip.report.claims.page import table_of
 from dynclip.report.evidence import BASE, Evidence, load_evidence
 from dynclip.report.figures import FIGURES, caption, render
-from dynclip.report.findings import findings
+from dynclip.report.findings import Finding, findings
 from dynclip.report.tables import TABLES, Table
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import write_atomic
 
-SHOWN = 3  # right and wrong samples per benchmark
-LONGEST = 2000  # characters of a completion
+SAMPLES = 3  # correct and wrong samples per benchmark
+MAX_CHARACTERS = 2000  # of a completion
 
-CSS = """
+TEMPLATE = """\
+{% macro table(content, level) %}
+<h{{ level }}>{{ content.title }}</h{{ level }}>
+<div class="wide"><table><thead><tr>
+{% for cell in content.header %}<th>{{ cell }}</th>{% endfor %}
+</tr></thead><tbody>
+{% for row in content.rows %}
+<tr>{% for cell in row %}<td>{{ cell | unbroken }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div><p class="note">{{ content.note }}</p>
+{% endmacro %}
+{% macro heading(name) %}<h2 id="{{ name | lower }}">{{ name }}</h2>{% endmacro %}
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title><style>
 :root { --ink: #1c1c1c; --soft: #5f6368; --line: #dcdcdc; --warn: #8a4b00; --paper: #fff; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 64rem; padding: 2.5rem 1.5rem 5rem;
@@ -52,39 +70,86 @@ pre.command { background: #f5f5f3; padding: .7rem .9rem; border-radius: 4px; }
 .sample.no { border-left-style: dashed; border-left-color: #b3261e; }
 summary { cursor: pointer; margin: .6rem 0; }
 @media print { body { max-width: none; padding: 0; } figure, .sample { break-inside: avoid; } }
+</style></head><body>
+<h1>{{ title }}</h1>
+<nav class="soft">
+{% for name in ("Findings", "Claims", "Figures", "Tables", "Samples", "Provenance", "Explore") %}
+<a href="#{{ name | lower }}">{{ name }}</a>
+{% endfor %}
+</nav>
+<dl>{% for name, text in facts.items() %}<dt>{{ name }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>
+
+{{ heading("Findings") }}
+<p class="note">Every sentence is computed from the files listed under Provenance. Brackets are 95 % intervals over
+seeds.</p>
+{% for name, group in findings.items() %}
+<h3>{{ name }}</h3><ul>
+{% for finding in group %}
+<li{% if finding.warning %} class="warning"{% endif %}>{{ finding.text }}</li>
+{% endfor %}
+</ul>
+{% endfor %}
+
+{{ heading("Claims") }}
+{{ table(claims, 3) }}
+
+{{ heading("Figures") }}
+{% for figure in figures %}
+<figure id="figure-{{ figure.name }}"><img alt="{{ figure.caption }}"
+src="data:image/svg+xml;base64,{{ figure.svg }}"><figcaption>{{ figure.caption }}</figcaption></figure>
+{% endfor %}
+
+{{ heading("Tables") }}
+{% for content in tables %}{{ table(content, 3) }}{% endfor %}
+
+{{ heading("Samples") }}
+<p class="note">{{ samples.note }}</p>
+{% for benchmark, chosen in samples.benchmarks.items() %}
+<h3>{{ benchmark }}</h3>
+{% for sample in chosen %}
+<div class="sample{% if not sample.correct %} no{% endif %}"><div class="soft">{{ sample.facts }}</div>
+{% if sample.problem %}<pre>{{ sample.problem.problem }}</pre>{% endif %}
+<pre>→ {{ sample.text }}</pre>
+{% if sample.problem %}<p class="note">expected {{ sample.problem.answer }}</p>{% endif %}
+</div>
+{% endfor %}
+{% endfor %}
+
+{{ heading("Provenance") }}
+{{ table(runs, 3) }}
+<details><summary>{{ scores.rows | length }} score files</summary>{{ table(scores, 4) }}</details>
+
+{{ heading("Explore") }}
+<p>Every run with its curves, options, scores and samples, in MLflow:</p>
+<pre class="command">mlflow ui --backend-store-uri sqlite:///{{ results.parent / "mlflow.db" }}</pre>
+<p>The numbers behind the figures: <code>runs/*/seed*/metrics.jsonl</code>, <code>scores.parquet</code> and
+<code>tables/*.csv</code> in <code>{{ results }}</code>.</p>
+</body></html>
 """
 
 
 def write_report(results: Path | str, methods=None, seeds=None) -> Path:
-    """Verify results/<scale> and write its report.html; returns the path. Raises UserError for a damaged
-    file.
-    """
+    """Verify results/<scale>, write its report.html and return the path. Raises UserError for a damaged file."""
     evidence = load_evidence(results, methods, seeds)
-    title = f"dynclip · {evidence.scale}"
-    sections = {
-        "Findings": _findings(evidence),
-        "Claims": _table(table_of(evidence), level=3),
-        "Figures": "".join(_figure(evidence, name) for name in FIGURES),
-        "Tables": "".join(_table(build(evidence), level=3) for build in TABLES.values()),
-        "Samples": _samples(evidence),
-        "Provenance": _provenance(evidence),
-        "Explore": _explore(evidence),
-    }
-    nav = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
-    body = "".join(f'<h2 id="{name.lower()}">{name}</h2>{content}' for name, content in sections.items())
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        # Belt and braces next to escaping: this page may load nothing and run nothing.
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head><body>"
-        f"<h1>{escape(title)}</h1><nav class=soft>{nav}</nav>{_header(evidence)}{body}</body></html>\n"
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters["unbroken"] = _unbroken
+    page = environment.from_string(TEMPLATE).render(
+        title=f"dynclip · {evidence.scale}",
+        results=evidence.results,
+        facts=_facts(evidence),
+        findings=_findings(evidence),
+        claims=table_of(evidence),
+        figures=[_figure(evidence, name) for name in FIGURES],
+        tables=[build(evidence) for build in TABLES.values()],
+        samples=_samples(evidence),
+        runs=_runs(evidence),
+        scores=_scores(evidence),
     )
-    return write_atomic(evidence.results / "report.html", page)
+    return write_atomic(evidence.results / "report.html", page + "\n")
 
 
-def _header(evidence: Evidence) -> str:
+def _facts(evidence: Evidence) -> dict[str, str]:
+    """What was compared, on what machine and with which code: name -> text."""
     updates = sorted({run["updates_per_rollout"] for run in evidence.runs.values()})
     benchmarks = []
     for name in evidence.benchmarks:
@@ -106,8 +171,7 @@ def _header(evidence: Evidence) -> str:
     facts["Code"] = f"commit {_values(evidence, 'git_commit') or 'unknown'}"
     if any(run["environment"].get("git_dirty") for run in evidence.runs.values()):
         facts["Code"] += ", with uncommitted changes"
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
-    return f"<dl>{items}</dl>"
+    return facts
 
 
 def _values(evidence: Evidence, key: str) -> str:
@@ -120,91 +184,72 @@ def _pairs(mapping: dict) -> str:
     return ", ".join(f"{key} {value}" for key, value in mapping.items())
 
 
-def _findings(evidence: Evidence) -> str:
-    groups: dict[str, list[str]] = {}
+def _findings(evidence: Evidence) -> dict[str, list[Finding]]:
+    groups: dict[str, list[Finding]] = {}
     for finding in findings(evidence):
-        mark = ' class="warning"' if finding.warning else ""
-        groups.setdefault(finding.heading, []).append(f"<li{mark}>{escape(finding.text)}</li>")
-    parts = [f"<h3>{escape(heading)}</h3><ul>{''.join(items)}</ul>" for heading, items in groups.items()]
-    note = "Every sentence is computed from the files listed under Provenance. Brackets are 95 % intervals over seeds."
-    return f'<p class="note">{note}</p>{"".join(parts)}'
+        groups.setdefault(finding.heading, []).append(finding)
+    return groups
 
 
-def _figure(evidence: Evidence, name: str) -> str:
-    # As an image each SVG keeps its ids to itself; inline, two figures would share them.
-    data = base64.b64encode(render(evidence, name, captioned=False, formats=("svg",))["svg"]).decode()
-    text = escape(caption(evidence, name))
-    return (
-        f'<figure id="figure-{name}"><img alt="{text}" src="data:image/svg+xml;base64,{data}">'
-        f"<figcaption>{text}</figcaption></figure>"
-    )
+def _figure(evidence: Evidence, name: str) -> dict[str, str]:
+    # As images the figures keep their element ids apart; inline SVGs would share them.
+    svg = render(evidence, name, captioned=False, formats=("svg",))["svg"]
+    return {"name": name, "caption": caption(evidence, name), "svg": base64.b64encode(svg).decode()}
 
 
-def _table(table: Table, level: int) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
-    rows = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return (
-        f"<h{level}>{escape(table.title)}</h{level}><div class=wide><table><thead><tr>{head}</tr></thead>"
-        f'<tbody>{rows}</tbody></table></div><p class="note">{escape(table.note)}</p>'
-    )
+def _unbroken(cell: str) -> str:
+    """The cell with no-break spaces in an interval, around ± and in a difference."""
+    return re.sub(r"\[[^]]*\]|\S+ [±−] \S+", lambda part: part[0].replace(" ", "\u00a0"), cell)
 
 
-def _cell(text: str) -> str:
-    """Escaped; an interval, a ± or a difference is never broken across lines."""
-    whole = re.sub(r"\[[^]]*\]|\S+ [±−] \S+", lambda part: part[0].replace(" ", "\u00a0"), text)
-    return escape(whole)
-
-
-def _samples(evidence: Evidence) -> str:
-    """A few right and wrong completions per benchmark of one run's last checkpoint, drawn with a fixed
-    seed.
-    """
+def _samples(evidence: Evidence) -> dict:
+    """A few correct and wrong completions per benchmark of one run's last checkpoint, drawn with a fixed seed."""
     chosen = next(
         (s for m in (evidence.baseline, *evidence.methods, BASE) for s in evidence.scores
          if (s["method"], s["checkpoint"]) == (m, "final")),
         None,
     )  # fmt: skip
     if chosen is None:
-        return '<p class="note">No checkpoint is scored yet.</p>'
+        return {"note": "No checkpoint is scored yet.", "benchmarks": {}}
     method, seed = chosen["method"], chosen["seed"]
-    note = f"Run {method}, seed {seed}, last checkpoint; up to {SHOWN} right and {SHOWN} wrong, drawn at random."
-    parts = [f'<p class="note">{escape(note)}</p>']
-    for benchmark in evidence.benchmarks:
-        if seed in evidence.select(benchmark, method):
-            parts.append(f"<h3>{escape(benchmark)}</h3>" + _benchmark_samples(evidence, benchmark, method, seed))
-    return "".join(parts)
+    return {
+        "note": f"Run {method}, seed {seed}, last checkpoint; up to {SAMPLES} right and {SAMPLES} wrong, drawn at "
+        "random.",
+        "benchmarks": {
+            benchmark: _benchmark_samples(evidence, benchmark, method, seed)
+            for benchmark in evidence.benchmarks
+            if seed in evidence.select(benchmark, method)
+        },
+    }
 
 
-def _benchmark_samples(evidence: Evidence, benchmark: str, method: str, seed: int) -> str:
+def _benchmark_samples(evidence: Evidence, benchmark: str, method: str, seed: int) -> list[dict]:
     import pandas as pd
 
     folder = evidence.results / "samples" / method / f"seed{seed}" / "final"
     rows = pd.read_parquet(folder / f"{benchmark}.parquet").to_dict("records")
     problems = read_problems(evidence.results / "data" / f"{benchmark}.jsonl")
-    draw, parts = random.Random(f"{benchmark}-{seed}"), []
-    for right in (True, False):
-        kind = [row for row in rows if bool(row["correct"]) is right]
-        for row in draw.sample(kind, min(SHOWN, len(kind))):
-            parts.append(_sample(row, problems.get(row["problem_id"], {})))
-    return "".join(parts)
+    draw, chosen = random.Random(f"{benchmark}-{seed}"), []
+    for correct in (True, False):
+        kind = [row for row in rows if bool(row["correct"]) is correct]
+        for row in draw.sample(kind, min(SAMPLES, len(kind))):
+            chosen.append(_sample(row, problems.get(row["problem_id"])))
+    return chosen
 
 
-def _sample(row: dict, problem: dict) -> str:
-    right, text = bool(row["correct"]), str(row["text"])
-    cut = f"\n… {len(text) - LONGEST} more characters" if len(text) > LONGEST else ""
-    facts = f"{row['status']} · {row['problem_id']} · {row['tokens']} tokens · ended by {row['finish']}"
-    question = f"<pre>{escape(str(problem['problem']))}</pre>" if problem else ""
-    answer = f'<p class="note">expected {escape(str(problem["answer"]))}</p>' if problem else ""
-    return (
-        f'<div class="sample{"" if right else " no"}"><div class=soft>{escape(facts)}</div>{question}'
-        f"<pre>→ {escape(text[:LONGEST])}{cut}</pre>{answer}</div>"
-    )
+def _sample(row: dict, problem: dict | None) -> dict:
+    text = str(row["text"])
+    rest = len(text) - MAX_CHARACTERS
+    return {
+        "correct": bool(row["correct"]),
+        "facts": f"{row['status']} · {row['problem_id']} · {row['tokens']} tokens · ended by {row['finish']}",
+        "text": text[:MAX_CHARACTERS] + (f"\n… {rest} more characters" if rest > 0 else ""),
+        "problem": problem,
+    }
 
 
 def read_problems(path: Path) -> dict[str, dict]:
-    """problem id -> its row of data/<benchmark>.jsonl; empty if the file is gone, UserError if it is
-    damaged.
-    """
+    """problem id -> its row of data/<benchmark>.jsonl, empty without that file. Raises UserError for a damaged file."""
     if not path.is_file():
         return {}
     try:
@@ -215,48 +260,23 @@ def read_problems(path: Path) -> dict[str, dict]:
         ) from None
 
 
-def _provenance(evidence: Evidence) -> str:
-    runs = Table(
-        "Runs",
-        "Fingerprint: method, options, seed, data, base policy and the code that matters to a run.",
-        ["run", "options", "steps", "seconds", "fingerprint", "base policy", "data", "commit"],
-        [
-            [
-                f"{method}/seed{seed}",
-                _pairs(run["options"]) or "defaults",
-                str(run["steps"]),
-                f"{run['seconds']:.0f}",
-                str(run["fingerprint"])[:12],
-                run["base_model_sha256"][:12],
-                run["data_sha256"][:12],
-                str(run["environment"].get("git_commit") or "unknown")[:10],
-            ]
-            for (method, seed), run in evidence.runs.items()
-        ],
-    )
-    scores = Table(
-        "Scores",
-        "Checked before use: the samples' SHA-256 against the file, the policy's against its checkpoint.",
-        ["method/seed/checkpoint/benchmark", "samples sha256", "policy sha256"],
-        [
-            [
-                f"{s['method']}/seed{s['seed']}/{s['checkpoint']}/{s['benchmark']}",
-                s["samples"]["sha256"][:16],
-                s["model"]["sha256"][:16],
-            ]
-            for s in evidence.scores
-        ],
-    )
-    files = f"<details><summary>{len(scores.rows)} score files</summary>{_table(scores, level=4)}</details>"
-    return _table(runs, level=3) + files
+def _runs(evidence: Evidence) -> Table:
+    rows = [
+        [f"{method}/seed{seed}", _pairs(run["options"]) or "defaults", str(run["steps"]), f"{run['seconds']:.0f}",
+         str(run["fingerprint"])[:12], run["base_model_sha256"][:12], run["data_sha256"][:12],
+         str(run["environment"].get("git_commit") or "unknown")[:10]]
+        for (method, seed), run in evidence.runs.items()
+    ]  # fmt: skip
+    header = ["run", "options", "steps", "seconds", "fingerprint", "base policy", "data", "commit"]
+    note = "Fingerprint: method, options, seed, data, base policy and the code that matters to a run."
+    return Table("Runs", note, header, rows)
 
 
-def _explore(evidence: Evidence) -> str:
-    command = f"mlflow ui --backend-store-uri sqlite:///{evidence.results.parent / 'mlflow.db'}"
-    return (
-        "<p>Every run with its curves, options, scores and samples, in MLflow:</p>"
-        f'<pre class="command">{escape(command)}</pre>'
-        "<p>The numbers behind the figures: <code>runs/*/seed*/metrics.jsonl</code>, "
-        "<code>scores.parquet</code> and "
-        f"<code>tables/*.csv</code> in <code>{escape(str(evidence.results))}</code>.</p>"
-    )
+def _scores(evidence: Evidence) -> Table:
+    rows = [
+        [f"{s['method']}/seed{s['seed']}/{s['checkpoint']}/{s['benchmark']}", s["samples"]["sha256"][:16],
+         s["model"]["sha256"][:16]]
+        for s in evidence.scores
+    ]  # fmt: skip
+    note = "Checked before use: the samples' SHA-256 against the file, the policy's against its checkpoint."
+    return Table("Scores", note, ["method/seed/checkpoint/benchmark", "samples sha256", "policy sha256"], rows)

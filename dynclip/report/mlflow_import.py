@@ -1,14 +1,13 @@
-"""Finished runs into MLflow, and live runs to the terminal. Losing MLflow loses nothing: it is rebuilt from
-results/.
+"""Import of finished runs into MLflow. The database is a copy: it can be deleted and rebuilt from results/.
 
-One experiment per scale; in it a study run, under it a run per method, under that a run per seed with its
-training curves, its scores and its last samples. A named study is a run with its page and figures; its trainings carry
-the tag `study.<name>`, to be searched by: tags."study.thresholds" = 'yes'.
+One experiment per scale. It holds a run "study", under it a run per method, and under that a run per seed with its
+training curves, scores and last samples. A named study is a run with its page and figures. Its trainings have the tag
+`study.<name>`; search for it with tags."study.thresholds" = 'yes'. Replaced runs are marked as deleted;
+`mlflow gc` removes them from disk.
 """
 
 import math
 import os
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -19,20 +18,21 @@ from dynclip.runtime.files import sha256, write_json
 from dynclip.runtime.provenance import digest
 from dynclip.studies.arms import STUDIES
 
-TABLE_ROWS = 400  # samples per benchmark in the artifact; all of them are in results/<scale>/samples
+TABLE_ROWS = 400  # samples per benchmark in the artifact; results/<scale>/samples holds all of them
+POINTS = 500  # per curve: more points slow the UI and show no more
+BATCH = 1000  # MLflow's limit for one log_batch call
 PARENT = "mlflow.parentRunId"
+ENTITY = "dynclip.entity"  # what a run stands for, unique in its experiment: study, <method> or <method>/seed<k>
 STUDY_TAG = "study."
-DIGEST = "dynclip.digest"  # of all that was imported; set last: a run without it is incomplete
+DIGEST = "dynclip.digest"  # of everything that was imported; set last, so that a run without it is incomplete
 
 
 def track(results: Path | str, scale: str, methods=None, seeds=None) -> dict:
-    """Bring results/mlflow.db (or what MLFLOW_TRACKING_URI names) up to date with the finished runs of results/<scale>;
-    returns and writes tracking.json.
+    """Import the finished runs of results/<scale> into results/mlflow.db or into what MLFLOW_TRACKING_URI names.
 
-    The answer maps "<method>/seed<k>" to {"run_id", "fingerprint", "state"}, state being "imported",
-    "replaced" or "unchanged" ("state" is not written). A run whose content changed is deleted for good and
-    imported again. Runs in MLflow that are not part of the evidence are left alone. Raises UserError for
-    damaged files or database.
+    Returns "<method>/seed<k>" -> {"run_id", "fingerprint", "state"}; state: "imported", "replaced" or "unchanged".
+    Writes the same without state to tracking.json. A run whose content changed is deleted and imported again; other
+    runs in MLflow stay. Raises UserError for a damaged file or database.
     """
     results = Path(results).resolve()
     evidence = load_evidence(results / scale, methods, seeds)
@@ -40,21 +40,16 @@ def track(results: Path | str, scale: str, methods=None, seeds=None) -> dict:
         experiment = experiment_id(client, results, scale)
         known = known_runs(client, experiment)
         study = _container(client, experiment, known, "study", {})
-        report = {}
-        for method, seed in evidence.runs:
-            parent = _container(client, experiment, known, method, {PARENT: study, "method": method})
-            name = f"{method}/seed{seed}"
-            report[name] = _import_run(client, experiment, known, evidence, method, seed, name, parent)
+        report = _import_runs(client, experiment, known, evidence, study)
         _refresh_artifacts(client, study, sorted((evidence.results / "figures").glob("*.png")), "figures")
-    written = {n: {key: entry[key] for key in ("run_id", "fingerprint")} for n, entry in report.items()}
-    write_json(evidence.results / "tracking.json", written)
+    _write_tracking(evidence.results, report)
     return report
 
 
 def track_study(results: Path | str, scale: str, name: str, seeds=None) -> dict:
-    """Bring the runs of the study `name` and its page into MLflow; returns and writes studies/<name>/tracking.json.
+    """Import the runs and the page of the study `name`, and write studies/<name>/tracking.json.
 
-    As `track`: the answer, what is replaced, and what is raised.
+    Return value, replaced runs and errors are those of `track`.
     """
     results, spec = Path(results).resolve(), STUDIES[name]
     folder, report = results / scale / "studies" / name, {}
@@ -63,22 +58,23 @@ def track_study(results: Path | str, scale: str, name: str, seeds=None) -> dict:
         known = known_runs(client, experiment)
         study = _container(client, experiment, known, "study", {})
         for group in spec.groups or (spec.arms,):
-            evidence = load_evidence(results / scale, group, seeds)
-            for method, seed in evidence.runs:
-                parent = _container(client, experiment, known, method, {PARENT: study, "method": method})
-                run = f"{method}/seed{seed}"
-                report[run] = _import_run(client, experiment, known, evidence, method, seed, run, parent)
-                client.set_tag(report[run]["run_id"], f"{STUDY_TAG}{name}", "yes")
+            report |= _import_runs(client, experiment, known, load_evidence(results / scale, group, seeds), study)
+        for entry in report.values():
+            client.set_tag(entry["run_id"], f"{STUDY_TAG}{name}", "yes")
         page = _container(client, experiment, known, f"study/{name}", {PARENT: study, "question": spec.question})
         files = sorted(path for path in folder.glob("*") if path.suffix in (".md", ".csv", ".png"))
         _refresh_artifacts(client, page, files, "")
-    written = {n: {key: entry[key] for key in ("run_id", "fingerprint")} for n, entry in report.items()}
-    write_json(folder / "tracking.json", written)
+    _write_tracking(folder, report)
     return report
 
 
+def _write_tracking(folder: Path, report: dict) -> None:
+    written = {n: {key: entry[key] for key in ("run_id", "fingerprint")} for n, entry in report.items()}
+    write_json(folder / "tracking.json", written)
+
+
 def _container(client, experiment: str, known: dict, entity: str, tags: dict) -> str:
-    """The run that holds others: made once, its tags kept right. Returns its id."""
+    """Id of the run that holds others. It is created if there is none, and its tags are updated."""
     runs = known.get(entity)
     if not runs:
         tags = {ENTITY: entity, **tags}
@@ -93,8 +89,17 @@ def _container(client, experiment: str, known: dict, entity: str, tags: dict) ->
     return runs[0].info.run_id
 
 
-def _import_run(client, experiment, known, evidence: Evidence, method, seed, name, parent) -> dict:
-    run = evidence.runs[method, seed]
+def _import_runs(client, experiment: str, known: dict, evidence: Evidence, study: str) -> dict:
+    """Import every run of the evidence under the run of its method; "<method>/seed<k>" -> entry, as `track` returns."""
+    report = {}
+    for method, seed in evidence.runs:
+        parent = _container(client, experiment, known, method, {PARENT: study, "method": method})
+        report[f"{method}/seed{seed}"] = _import_run(client, experiment, known, evidence, method, seed, parent)
+    return report
+
+
+def _import_run(client, experiment, known, evidence: Evidence, method, seed, parent) -> dict:
+    run, name = evidence.runs[method, seed], f"{method}/seed{seed}"
     scores = [s for s in evidence.scores if (s["method"], s["seed"]) == (method, seed)]
     folder = evidence.results / "runs" / method / f"seed{seed}"
     content = digest(
@@ -113,13 +118,8 @@ def _import_run(client, experiment, known, evidence: Evidence, method, seed, nam
     start = end - int(1000 * run["seconds"])
     made = client.create_run(experiment, start_time=start, tags=_tags(run, name, parent) | studies, run_name=name)
     run_id = made.info.run_id
-    log(
-        client,
-        run_id,
-        training_points(evidence.rows[method, seed], start),
-        {**run["options"], "steps": run["steps"]},
-    )
-    log(client, run_id, _score_points(scores, end), {})
+    points = training_points(evidence.rows[method, seed], start) + _score_points(scores, end)
+    log(client, run_id, points, {**run["options"], "steps": run["steps"]})
     for score in scores:
         if score["checkpoint"] == "final":
             _log_samples(client, run_id, evidence, score)
@@ -129,10 +129,12 @@ def _import_run(client, experiment, known, evidence: Evidence, method, seed, nam
 
 
 def _artifacts(run, scores: list[dict]) -> bool:
-    """Whether the samples that belong to an imported run are still on disk; a server's are taken to be there."""
-    folder = artifact_folder(run)
-    names = [f"{score['benchmark']}.json" for score in scores if score["checkpoint"] == "final"]
-    return folder is None or all((folder / "samples" / name).is_file() for name in names)
+    """Whether the sample tables of an imported run are on disk. Those on a server are not checked."""
+    place = urlparse(run.info.artifact_uri)
+    if place.scheme not in ("", "file"):
+        return True
+    folder = Path(unquote(place.path)) / "samples"
+    return all((folder / f"{score['benchmark']}.json").is_file() for score in scores if score["checkpoint"] == "final")
 
 
 def _tags(run: dict, name: str, parent: str) -> dict[str, str]:
@@ -172,7 +174,7 @@ def _log_samples(client, run_id: str, evidence: Evidence, score: dict) -> None:
 
 
 def _refresh_artifacts(client, run_id: str, files: list[Path], folder: str) -> None:
-    """Files as artifacts of a run that holds others; those of the same name are overwritten."""
+    """Log files as artifacts if their content changed. Files of the same name are overwritten."""
     content = digest([[path.name, sha256(path)] for path in files])
     if client.get_run(run_id).data.tags.get(DIGEST) != content:
         for path in files:
@@ -180,14 +182,9 @@ def _refresh_artifacts(client, run_id: str, files: list[Path], folder: str) -> N
         client.set_tag(run_id, DIGEST, content)
 
 
-POINTS = 500  # per curve: more slows the UI and shows no more
-BATCH = 1000  # MLflow's limit for one log_batch call
-ENTITY = "dynclip.entity"  # study | <method> | <method>/seed<k>: what a run stands for, unique in its experiment
-
-
 @contextmanager
 def open_client(results: Path):
-    """An MlflowClient on results/mlflow.db or what MLFLOW_TRACKING_URI names, held by this process alone."""
+    """An MlflowClient on results/mlflow.db or on what MLFLOW_TRACKING_URI names, under a file lock."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
@@ -210,18 +207,15 @@ def open_client(results: Path):
 
 
 def given_uri() -> str | None:
-    """The database or server that MLFLOW_TRACKING_URI names; None: results/mlflow.db is meant."""
+    """The database or server in MLFLOW_TRACKING_URI, None if it is not set."""
     return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
-def _store(client):
-    # MLflow offers hard deletion only as the command `mlflow gc`, which makes these same calls.
-    return client._tracking_client.store
-
-
 def experiment_id(client, results: Path, scale: str) -> str:
-    """Id of the experiment dynclip/<scale>; in results/mlflow.db one whose artifacts lie elsewhere (a moved folder) is
-    started afresh.
+    """Id of the experiment dynclip/<scale>, created if there is none.
+
+    If results/mlflow.db was moved, its artifact paths are wrong. That experiment is renamed and deleted, and a new one
+    is created.
     """
     from mlflow.entities import ViewType
     from mlflow.store.db.db_types import DATABASE_ENGINES
@@ -229,20 +223,20 @@ def experiment_id(client, results: Path, scale: str) -> str:
     location = (results / "mlartifacts").as_uri()
     name, given = f"dynclip/{scale}", given_uri()
     if given and urlparse(given).scheme.partition("+")[0] not in DATABASE_ENGINES:
-        location = None  # a server has a place of its own for artifacts
+        location = None  # the server decides where artifacts are stored
     for found in client.search_experiments(ViewType.ALL, filter_string=f"name = '{name}'"):
-        if given and found.lifecycle_stage != "active":
+        if found.lifecycle_stage != "active":
             client.restore_experiment(found.experiment_id)
-        if given or (found.lifecycle_stage == "active" and found.artifact_location == location):
+        if given or found.artifact_location == location:
             return found.experiment_id
-        if found.lifecycle_stage == "active":
-            client.delete_experiment(found.experiment_id)
-        _store(client)._hard_delete_experiment(found.experiment_id)
+        # A deleted experiment keeps its name, and names are unique.
+        client.rename_experiment(found.experiment_id, f"{name}, moved ({found.experiment_id})")
+        client.delete_experiment(found.experiment_id)
     return client.create_experiment(name, artifact_location=location)
 
 
 def known_runs(client, experiment: str) -> dict[str, list]:
-    """entity -> its runs; more than one only after an interrupted import."""
+    """entity -> its active runs. There are several only after an interrupted import."""
     known: dict[str, list] = {}
     token = None
     while True:
@@ -254,24 +248,13 @@ def known_runs(client, experiment: str) -> dict[str, list]:
             return known
 
 
-def artifact_folder(run) -> Path | None:
-    """Where a run's artifacts lie on this machine; None where a server keeps them."""
-    place = urlparse(run.info.artifact_uri)
-    return Path(unquote(place.path)) if place.scheme in ("", "file") else None
-
-
 def delete_run(client, run) -> None:
-    """Delete a run for good; a server lets it be marked as deleted only."""
+    """Mark a run as deleted."""
     client.delete_run(run.info.run_id)
-    if hasattr(_store(client), "_hard_delete_run"):
-        _store(client)._hard_delete_run(run.info.run_id)
-    folder = artifact_folder(run)
-    if folder and folder.parent.name == run.info.run_id:  # never a path that MLflow did not make for this run
-        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def training_points(rows: list[dict], start: int) -> list:
-    """At most POINTS rows, first and last among them, with their own steps; times follow from time/step."""
+    """MLflow metrics of at most POINTS rows, the first and the last among them. Times are sums of time/step."""
     from mlflow.entities import Metric
 
     count = min(POINTS, len(rows))
@@ -287,6 +270,7 @@ def training_points(rows: list[dict], start: int) -> list:
 
 
 def log(client, run_id: str, points: list, options: dict) -> None:
+    """Log metrics in batches, and options as parameters."""
     from mlflow.entities import Param
 
     params = [Param(key, str(value)) for key, value in options.items()]

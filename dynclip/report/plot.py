@@ -1,4 +1,8 @@
-"""Canvas, style, legend and file formats of every figure of a report."""
+"""Canvas, style, legend and file formats of all figures, and the curves of a study's methods.
+
+Figures stay readable in grey and at half size: lines differ by dashes and marker as well as by a colour of the
+colour-blind-safe palette of Okabe and Ito. Files have the same bytes every time: a fixed hash salt and no date.
+"""
 
 import io
 import textwrap
@@ -6,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dynclip.report.evidence import BASE, Evidence
-from evals.stats.curves import smooth
+from evals.stats import smooth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,27 +39,32 @@ FORMATS = ("svg", "png")
 
 
 def files(figure: "Figure", text: str = "", formats=FORMATS) -> dict[str, bytes]:
-    """The bytes of a drawn figure by format, with `text` as the caption under the plot."""
+    """format -> bytes of a drawn figure. text: a caption under the plot."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
         if text:
             lines = textwrap.wrap(text, 122)
-            # A label of the whole figure takes part in the layout, so nothing is cut off.
+            # A label of the whole figure is part of the layout, so the caption is not cut off.
             figure.supxlabel("\n".join(lines), fontsize=8.5, x=0.015, ha="left", color="#333333")
             width, height = figure.get_size_inches()
             figure.set_size_inches(width, height + 0.16 * len(lines))
-        written = {}
-        for end in formats:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=end, metadata={"svg": {"Date": None}, "png": {"Software": None}}[end])
-            written[end] = buffer.getvalue()
-        return written
+        return {form: save(figure, form) for form in formats}
+
+
+def save(figure: "Figure", form: str) -> bytes:
+    """The bytes of a figure as "svg" or "png", without date and version."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, metadata={"svg": {"Date": None}, "png": {"Software": None}}[form])
+    return buffer.getvalue()
 
 
 def canvas(height: float, rows: int = 1, columns: int = 1, heights=None, **shared) -> "tuple[Figure, list]":
-    """An empty figure, 8 inches wide, and its axes in reading order. Draw within `matplotlib.rc_context(STYLE)`."""
-    # The object interface, without pyplot: no global state, no display, nothing to close.
+    """An empty figure, 8 inches wide, and its axes in reading order. Draw within `matplotlib.rc_context(STYLE)`.
+
+    height: inches. heights: ratios of the rows. shared: of `Figure.subplots`.
+    """
+    # Without pyplot there is no global state, no display and nothing to close.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -65,23 +74,29 @@ def canvas(height: float, rows: int = 1, columns: int = 1, heights=None, **share
     return figure, list(axes.flat)
 
 
-def _look(evidence: Evidence, method: str) -> dict:
-    """A method's line: the same in every figure of a study."""
+def look(number: int) -> dict:
+    """Colour, dashes and marker of the line with this number."""
+    pick = number % len(COLOURS)
+    return {"color": COLOURS[pick], "dashes": DASHES[pick], "marker": MARKERS[pick]}
+
+
+def method_look(evidence: Evidence, method: str) -> dict:
+    """A method's line style, the same in every figure of a study."""
     if method == BASE:
         return {"color": "#777777", "dashes": (1, 2), "marker": "", "linewidth": 1.2}
     place = evidence.methods.index(method)
-    pick = place % len(COLOURS)
-    # Past the palette's end, colours come back with the next method's dashes.
-    dashes = DASHES[(pick + place // len(COLOURS)) % len(DASHES)]
-    look = {"color": COLOURS[pick], "marker": MARKERS[pick], "markersize": 5, "linewidth": 1.6}
-    return look | {"dashes": dashes}
+    # After the last colour the palette starts again with other dashes.
+    dashes = DASHES[(place + place // len(COLOURS)) % len(DASHES)]
+    return look(place) | {"markersize": 5, "linewidth": 1.6, "dashes": dashes}
 
 
-def _every(points: int) -> int:
+def mark_every(points: int) -> int:
+    """Steps between two markers of a line with so many points."""
     return max(1, points // 8)
 
 
-def _draw_curves(evidence: Evidence, ax, key: str, factor: float = 1, smoothed: bool = False) -> None:
+def draw_curves(evidence: Evidence, ax, key: str, factor: float = 1, smoothed: bool = False) -> None:
+    """Draw a metric by rollout step, times `factor`: a line and a band per method."""
     drawn = False
     for method in evidence.methods:
         curves = {
@@ -89,41 +104,46 @@ def _draw_curves(evidence: Evidence, ax, key: str, factor: float = 1, smoothed: 
             for seed, values in evidence.curves(key, method).items()
         }
         drawn |= bool(curves)
-        _draw_line(evidence, ax, method, curves)
+        draw_line(evidence, ax, method, curves)
     if not drawn:
         ax.text(0.5, 0.5, f"{key} was not recorded", transform=ax.transAxes, ha="center", color="#777777")
 
 
-def _draw_line(evidence: Evidence, ax, method: str, curves: dict[int, dict[int, float]]) -> None:
-    """Mean over seeds and the band from the lowest to the highest; `curves`: seed -> x -> y."""
+def draw_line(evidence: Evidence, ax, method: str, curves: dict[int, dict[int, float]]) -> None:
+    """Mean over seeds and the band from the lowest to the highest seed. curves: seed -> x -> y."""
     if not curves:
         return
     xs = sorted(set.intersection(*(set(curve) for curve in curves.values())))
     ys = [[curve[x] for curve in curves.values()] for x in xs]
-    look = _look(evidence, method)
+    style = method_look(evidence, method)
     if len(curves) > 1:
-        ax.fill_between(xs, list(map(min, ys)), list(map(max, ys)), color=look["color"], alpha=0.13, linewidth=0)
-    # Markers of different methods are staggered, so that lines on top of each other remain countable.
-    start = 0 if method == BASE else evidence.methods.index(method) * _every(len(xs)) // max(1, len(evidence.methods))
-    marks = (start, _every(len(xs)))
-    ax.plot(xs, [sum(at) / len(at) for at in ys], **look, markevery=marks, label=method)
+        ax.fill_between(xs, list(map(min, ys)), list(map(max, ys)), color=style["color"], alpha=0.13, linewidth=0)
+    # Markers of different methods are staggered, so that equal lines can be told apart.
+    start = (
+        0 if method == BASE else evidence.methods.index(method) * mark_every(len(xs)) // max(1, len(evidence.methods))
+    )
+    marks = (start, mark_every(len(xs)))
+    ax.plot(xs, [sum(at) / len(at) for at in ys], **style, markevery=marks, label=method)
 
 
-def _legend(figure, *axes) -> None:
+def legend(figure: "Figure", *axes, columns: int | None = None, **options) -> None:
+    """One legend for the lines of all `axes`, above the plot. columns: default as many as fit. options: of `legend`."""
     entries = {}
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     if entries:
-        columns = next(n for n in range(6, 0, -1) if n == 1 or _legend_width(list(entries), n) <= LEGEND_WIDTH)
-        figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns, handlelength=3.4)
+        labels = list(entries)
+        columns = columns or next(n for n in range(6, 0, -1) if n == 1 or _legend_width(labels, n) <= LEGEND_WIDTH)
+        options = {"loc": "outside upper center", "handlelength": 3.4} | options
+        figure.legend(entries.values(), labels, ncols=columns, **options)
 
 
-LEGEND_WIDTH = 80  # characters that fit side by side in a figure's width
+LEGEND_WIDTH = 80  # characters that fit in a figure's width
 
 
 def _legend_width(labels: list[str], columns: int) -> int:
-    """Characters across a legend whose first columns take one label more; a line's sample counts as 8."""
+    """Characters across a legend. The first columns hold one label more; the sample of a line counts as 8."""
     rows, longer = divmod(len(labels), columns)
     starts = [column * rows + min(column, longer) for column in range(columns + 1)]
     return sum(max(map(len, labels[a:b]), default=0) + 8 for a, b in pairwise(starts))

@@ -1,4 +1,4 @@
-"""Committed evidence: the small files of a finished study, with what it cost and where it came from.
+"""Reference results: the small files of a finished study, with its cost and its provenance.
 
 dynclip reference --scale laptop --out results/reference/laptop-2core
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dynclip.report.evidence import Evidence, counts, load_evidence, read_run, read_score
 from dynclip.report.findings import findings
+from dynclip.report.tables import markdown_rows
 from dynclip.runtime.checkpoints import weights_sha256
 from dynclip.runtime.files import sha256, write_atomic, write_json
 
@@ -24,14 +25,14 @@ KEPT = (
     "tables/*.md", "tables/*.csv", "figures/*.svg", "figures/entropy.png", "scores.parquet", "data/manifest.json",
     "studies/*/*.md", "studies/*/*.csv", "studies/*/*.png", "claims.*",
 )  # fmt: skip
-STAMP = Path(".venv/.installed")  # what the installation left: lock, device, seconds
+STAMP = Path(".venv/.installed")  # written by the installation: lock, device, seconds
 
 
 def write_reference(results: Path, out: Path, methods=None, seeds=None) -> Path:
-    """Copy a finished study's small files to `out` and describe them in its README.md; returns `out`.
+    """Copy the small files of a finished study to `out`, write a README.md there, and return `out`.
 
-    With it go the pages of the named studies and the claims, where they are, and the numbers of every run there is:
-    `dynclip.report.reference` reads them back. Every file is checked as the tables check it. `out` is replaced.
+    The pages of the named studies, the claims and the numbers of every finished run are included. `read_committed`
+    reads them back. Every file is verified first. `out` is replaced. Raises UserError for a damaged file.
     """
     evidence = load_evidence(results, methods, seeds)
     aside = out.with_name(f".{out.name}.writing")
@@ -54,7 +55,7 @@ def write_reference(results: Path, out: Path, methods=None, seeds=None) -> Path:
 
 
 def write_metrics(runs: Iterable[tuple[dict, list[dict]]], path: Path) -> None:
-    """Every metrics row of every run in one small file; numbers as float32."""
+    """Write every metrics row of every run to one Parquet file, numbers as float32."""
     import pandas as pd
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def write_metrics(runs: Iterable[tuple[dict, list[dict]]], path: Path) -> None:
 
 
 def write_counts(results: Path, path: Path) -> None:
-    """Samples and right ones of every problem, of every score."""
+    """Write the number of samples and of correct samples of every problem and score to one Parquet file."""
     import pandas as pd
 
     keys = ("method", "seed", "checkpoint", "step", "benchmark")
@@ -82,7 +83,7 @@ def write_counts(results: Path, path: Path) -> None:
 
 
 def timings(results: Path, evidence: Evidence) -> dict:
-    """Seconds of every part, from what Snakemake, the installation and the runs recorded (wall-clock)."""
+    """Wall-clock seconds of every part, as recorded by Snakemake, the installation and the runs."""
     warmup = base_record(results)
     steps = {
         method: [row["time/step"] for (name, _), rows in evidence.rows.items() if name == method for row in rows]
@@ -100,7 +101,7 @@ def timings(results: Path, evidence: Evidence) -> dict:
 
 
 def base_record(results: Path) -> dict:
-    """What was done for the base policy: a warm start from nothing, or a model of the hub and its supervised stage."""
+    """The record of the base policy: its warm start, or the hub model and its supervised stage."""
     tiny = results / "base" / "warmup.json"
     if tiny.exists():
         return json.loads(tiny.read_text())
@@ -109,13 +110,13 @@ def base_record(results: Path) -> dict:
 
 
 def benchmark(results: Path, pattern: str) -> dict | None:
-    """Wall seconds of the jobs whose Snakemake benchmark files match."""
+    """Spread of the wall-clock seconds of the matching Snakemake jobs, None without any."""
     found = seconds(results, pattern)
     return spread(found) if found else None
 
 
 def seconds(results: Path, pattern: str) -> list[float]:
-    """Wall seconds of each of these jobs; of an interrupted one those of its last attempt."""
+    """Wall-clock seconds of each matching job; for an interrupted job those of its last attempt."""
     files = sorted((results / "benchmarks").glob(f"{pattern}.tsv"))
     return [float(path.read_text().splitlines()[1].split("\t")[0]) for path in files]
 
@@ -132,8 +133,8 @@ def spread(values: Iterable[float]) -> dict:
 
 
 def provenance(results: Path, evidence: Evidence, runs: list[dict]) -> dict:
-    """What decides the numbers: code, data, base policy, lock, machine, every run's fingerprint and what differs from
-    the protocol of the first.
+    """Code, data, base policy, lock files, machine, and every run's fingerprint with its differences from the protocol
+    of the first run.
     """
     any_run = next(iter(evidence.runs.values()))
     usual = any_run["protocol"]
@@ -157,10 +158,19 @@ def provenance(results: Path, evidence: Evidence, runs: list[dict]) -> dict:
 
 
 def page(evidence: Evidence, costs: dict) -> str:
-    """README.md of the evidence: machine, cost, and the computed findings word for word."""
+    """README.md of the reference results: machine, cost and the computed findings."""
     machine = next(iter(evidence.runs.values()))["environment"]
     state = " with uncommitted changes" if machine["git_dirty"] else ""
     scale = next(iter(evidence.runs.values()))["scale"]
+    warm = costs["warm_start"]
+    parts = {
+        "installation": costs["install"],
+        "warm start, trainings and evaluations, one after the other": f"{60 * costs['all_jobs_minutes']:.0f}",
+        f"warm start, {warm['steps']} steps": str(warm["seconds"]),
+        "one training, with start-up": spread_text(costs["training_job"]),
+        "one evaluation job": spread_text(costs["evaluation_job"]),
+        **{f"rollout step, {method}": spread_text(found) for method, found in costs["rollout_step"].items()},
+    }
     lines = [
         f"# Evidence of a `{scale}` study",
         "",
@@ -178,21 +188,10 @@ def page(evidence: Evidence, costs: dict) -> str:
         "",
         "## Time",
         "",
-        "| part | seconds (wall-clock) |",
-        "|---|---|",
+        markdown_rows(["part", "seconds (wall-clock)"], [[part, str(time)] for part, time in parts.items() if time]),
+        "",
+        "Medians; jobs ran side by side.",
     ]
-    if costs["install"] is not None:
-        lines.append(f"| installation | {costs['install']} |")
-    lines.append(
-        f"| warm start, trainings and evaluations, one after the other | {60 * costs['all_jobs_minutes']:.0f} |"
-    )
-    warm = costs["warm_start"]
-    lines.append(f"| warm start, {warm['steps']} steps | {warm['seconds']} |")
-    for title, part in (("one training, with start-up", "training_job"), ("one evaluation job", "evaluation_job")):
-        if costs[part]:
-            lines.append(f"| {title} | {words(costs[part])} |")
-    lines += [f"| rollout step, {method} | {words(found)} |" for method, found in costs["rollout_step"].items()]
-    lines += ["", "Medians; jobs ran side by side."]
     heading = None
     for finding in findings(evidence):
         if finding.heading != heading:
@@ -202,16 +201,16 @@ def page(evidence: Evidence, costs: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def words(found: dict) -> str:
-    """median [min, max], n."""
-    return f"{found['median']} [{found['min']}, {found['max']}], n = {found['n']}"
+def spread_text(found: dict | None) -> str:
+    """`median [min, max], n`, or "" where nothing was timed."""
+    return f"{found['median']} [{found['min']}, {found['max']}], n = {found['n']}" if found else ""
 
 
 def read_committed(folder: Path | str, arms: Iterable[str], seeds: Iterable[int]) -> Evidence:
-    """The runs of `arms` with `seeds` in a folder of committed evidence.
+    """The runs of `arms` with `seeds` in a folder that `write_reference` wrote.
 
-    Metrics rows and per-problem counts are those of the runs (float32); scores hold nothing else, and runs what
-    provenance.json says of them. Raises OSError for a folder that holds no evidence.
+    Metrics rows are those of the runs as float32. Scores hold the per-problem counts alone, and runs the fields of
+    provenance.json. Raises OSError for a folder without these files.
     """
     folder, arms, seeds = Path(folder), tuple(arms), tuple(seeds)
     metrics, counted = _tables(folder)

@@ -1,8 +1,9 @@
-"""A study's own page: question, arms, what the comparisons decide, tables and figures.
+"""The page of a named study: question, arms, results of the comparisons, tables and figures.
 
     results/<scale>/studies/<study>/README.md, effects.{svg,png}, panels.{svg,png}, {differences,curves,...}.{md,csv}
 
-Arms that must not be compared (another number of updates per rollout batch, say) are kept in groups, one section each.
+Arms that cannot be compared (for example with other numbers of updates per rollout batch) are in groups, one section
+each.
 """
 
 import json
@@ -21,7 +22,7 @@ from dynclip.report.tables import TABLES, Table, frame, markdown
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.arms import STUDIES, StudySpec, arm
-from evals.stats.comparison import (
+from evals.stats import (
     EXPLORATORY_SEEDS,
     Difference,
     Estimate,
@@ -34,9 +35,9 @@ from evals.stats.power import Components, Design, minimum_detectable_effect, var
 
 
 def write_study(results: Path, name: str, seeds: Sequence[int]) -> list[Path]:
-    """Verify the runs of study `name` under results/<scale> = `results` and write its page; returns the paths.
+    """Verify the runs of study `name` under results/<scale> = `results`, write its page, and return the paths.
 
-    Raises UserError for damaged runs and for arms that cannot be compared; missing runs are listed as missing.
+    Raises UserError for damaged runs and for arms that cannot be compared. The page lists missing runs.
     """
     import matplotlib
 
@@ -72,7 +73,7 @@ def write_study(results: Path, name: str, seeds: Sequence[int]) -> list[Path]:
 
 
 def head(study: StudySpec, seeds: Sequence[int]) -> str:
-    """Title, question, arms with what makes them, and what so many seeds allow."""
+    """Title, question, arms with their options, and the number of seeds."""
     arms = []
     for name in study.arms:
         made = arm(name)
@@ -89,7 +90,7 @@ def head(study: StudySpec, seeds: Sequence[int]) -> str:
 
 
 def verdicts(evidence: Evidence, gaps: Sequence[Difference]) -> str:
-    """What the comparisons decide, in sentences: the decided ones, then how many are not."""
+    """The significant comparisons as sentences, then the number of the others and the missing runs."""
     decided = [gap for gap in gaps if gap.claim or gap.verdict.startswith("exploratory")]
     lines = [f"* {gap.sentence}" for gap in decided]
     rest = len(gaps) - len(decided)
@@ -100,7 +101,7 @@ def verdicts(evidence: Evidence, gaps: Sequence[Difference]) -> str:
 
 
 def runs(evidence: Evidence) -> str:
-    """The part of a caption that says how many runs are shown."""
+    """The end of a caption: the number of runs that are shown."""
     seeds = ", ".join(map(str, evidence.seeds))
     absent = ", ".join(f"{method}/seed{seed}" for method, seed in evidence.missing)
     return (
@@ -119,7 +120,7 @@ def scores_of(evidence: Evidence, method: str) -> np.ndarray:
 
 
 def aggregate(evidence: Evidence) -> Table:
-    """Interquartile mean over benchmarks and the chance that a run is better than the baseline's."""
+    """Interquartile mean over benchmarks and the probability that a run is better than the baseline's."""
     rows, records, base = [], [], scores_of(evidence, evidence.baseline)
     for method in evidence.methods:
         table = scores_of(evidence, method)
@@ -142,7 +143,7 @@ def aggregate(evidence: Evidence) -> Table:
 
 
 def power(evidence: Evidence) -> Table:
-    """Where the scores' spread comes from, and the smallest difference that more seeds would show."""
+    """The variance components of the scores, and the smallest difference that more seeds would detect."""
     rows, records = [], []
     for benchmark in evidence.benchmarks:
         base = {s: counts(score) for s, score in evidence.select(benchmark, evidence.baseline).items()}
@@ -174,7 +175,7 @@ def _detectable(parts: Components, seeds: int) -> float:
 
 
 def ranking(evidence: Evidence) -> Table:
-    """The arms in the order of their reward over the last fifth of training, with the interval of each place."""
+    """The arms by their reward over the last fifth of training, with the interval of each rank."""
     table = {}
     for name in evidence.methods:
         last = {s: at_share(curve, 90, 20) for s, curve in evidence.curves("train/reward", name).items()}
@@ -198,7 +199,7 @@ def ranking(evidence: Evidence) -> Table:
 
 
 def read_signs(path: Path) -> dict:
-    """What the rule `agreement` measured. Raises UserError where it is missing or no JSON."""
+    """The measurement of the rule `agreement`. Raises UserError for a missing file or one that is not JSON."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -206,7 +207,7 @@ def read_signs(path: Path) -> dict:
 
 
 def signs(evidence: Evidence, measured: dict) -> Table:
-    """How often the token-only rule has the exact expression's sign on the baseline's own tokens, by checkpoint."""
+    """Share of the baseline's tokens on which the token-only rule has the exact sign, by checkpoint."""
     groups = {"agree": "all tokens", **{f"agree_E{n}": f"E{n}" for n in (1, 2, 3, 4)}}
     found: dict[int, list[dict]] = {}
     for one in measured["checkpoints"]:

@@ -1,10 +1,10 @@
-"""The study's tables, each once: as Markdown for people, CSV with every digit, LaTeX for papers.
+"""The study's tables: Markdown for people, CSV with every digit, LaTeX for papers.
 
 Entry points: `write_tables(results)`, or `TABLES[name](evidence)` for one table in memory.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dynclip.report.comparisons import at_share, benchmark_differences, flexible_means, seed_means, training_differences
 from dynclip.report.evidence import BASE, Evidence, load_evidence
 from dynclip.runtime.files import write_atomic
-from evals.stats.comparison import Interval, mean_interval
+from evals.stats import Interval, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ CURVES = {  # shown in the curves table: key -> (title, factor, unit)
 
 @dataclass(frozen=True)
 class Table:
-    """What a reader sees (`header`, `rows` of text) and the same with every digit (`records`: CSV rows)."""
+    """header, rows: the cells as text. records: the CSV rows with every digit."""
 
     title: str
     note: str
@@ -42,8 +42,8 @@ class Table:
 
 
 def main_table(evidence: Evidence) -> Table:
-    """Methods by benchmarks: avg@k of the last checkpoint, its interval, avg@k with unmarked answers counted
-    (flexible), the paired difference to the baseline.
+    """Methods by benchmarks: avg@k of the last checkpoint with its interval, flexible avg@k (unmarked answers count as
+    well), and the paired difference to the baseline.
     """
     differences = {(d.a, d.where): d for d in benchmark_differences(evidence)}
     baseline = evidence.baseline
@@ -139,7 +139,7 @@ def cost_table(evidence: Evidence) -> Table:
 
 
 def differences_table(evidence: Evidence) -> Table:
-    """Every comparison with the baseline, with what the design could have seen."""
+    """Every comparison with the baseline, with the smallest effect that the design detects."""
     rows, records = [], []
     for gap in [*benchmark_differences(evidence), *training_differences(evidence)]:
         digits = 1 if gap.unit == "pt" else 3
@@ -156,24 +156,8 @@ def differences_table(evidence: Evidence) -> Table:
                 gap.verdict,
             ]
         )
-        fields = (
-            "where",
-            "a",
-            "b",
-            "unit",
-            "effect",
-            "low",
-            "high",
-            "boot_low",
-            "boot_high",
-            "n",
-            "p",
-            "p_holm",
-        )
-        records.append(
-            {name: getattr(gap, name) for name in (*fields, "detectable", "verdict")}
-            | {"comparisons_in_family": gap.family}
-        )
+        fields = {name: getattr(gap, name) for name in RECORDED}
+        records.append(fields | {"comparisons_in_family": gap.family})
     note = (
         "Paired by seed: 95 % t interval, bootstrap interval over problems and seeds (scores only), "
         "Holm-corrected p within scores, entropy, reward and entropy at equal reward, and the smallest "
@@ -181,17 +165,14 @@ def differences_table(evidence: Evidence) -> Table:
     )
     if not rows:
         note = f"One method only: nothing to compare. {_absent(evidence)}"
-    header = [
-        "quantity",
-        "comparison",
-        "difference [95 % t]",
-        "[95 % bootstrap]",
-        "seeds",
-        "p (Holm)",
-        "detectable",
-        "verdict",
-    ]
-    return Table("Differences", note, header, rows, records)
+    header = ["quantity", "comparison", "difference [95 % t]", "[95 % bootstrap]"]
+    return Table("Differences", note, [*header, "seeds", "p (Holm)", "detectable", "verdict"], rows, records)
+
+
+RECORDED = (  # fields of a Difference in the CSV
+    "where", "a", "b", "unit", "effect", "low", "high", "boot_low", "boot_high", "n", "p", "p_holm", "detectable",
+    "verdict",
+)  # fmt: skip
 
 
 TABLES: dict[str, Callable[[Evidence], Table]] = {
@@ -207,7 +188,7 @@ FORMATS = ("md", "csv", "tex")
 
 
 def write_tables(results: Path | str, methods=None, seeds=None) -> list[Path]:
-    """Verify results/<scale>, write scores.parquet and tables/<name>.{md,csv,tex}; returns the paths."""
+    """Verify results/<scale>, write scores.parquet and tables/<name>.{md,csv,tex}, and return the paths."""
     evidence = load_evidence(results, methods, seeds)
     written = [write_scores(evidence)]
     for name, build in TABLES.items():
@@ -227,19 +208,26 @@ def write_scores(evidence: Evidence) -> Path:
 
 
 def frame(table: Table) -> "pd.DataFrame":
-    """The table's records, every digit."""
+    """The table's records as a data frame."""
     import pandas as pd
 
     return pd.DataFrame(table.records)
 
 
 def markdown(table: Table) -> str:
-    """GitHub Markdown with aligned columns, the note below."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [table.header, *table.rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(table.header))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return f"## {table.title}\n\n" + "\n".join(lines) + f"\n\n{table.note}\n"
+    """Title, aligned GitHub table and note. Cells are plain text."""
+    header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows))
+    return f"## {table.title}\n\n{markdown_rows(header, rows, aligned=True)}\n\n{table.note}\n"
+
+
+def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]], aligned: bool = False) -> str:
+    """A GitHub table without a final newline. Cells are Markdown. aligned: pad cells to the width of their column."""
+    lines = [header, ["---"] * len(header), *rows]
+    if aligned:
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in lines]
+        lines[1] = ["-" * width for width in widths]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
 _TEX = {
@@ -254,7 +242,7 @@ _TEX |= {char: "\\" + char for char in "&%$#_{}"}
 
 
 def latex(table: Table) -> str:
-    """A booktabs `tabular`, to be \\input into a paper; the note is a comment above it."""
+    """A booktabs `tabular` for \\input in a paper. The note is a comment above it."""
 
     def line(row: list[str]) -> str:
         return " & ".join("".join(_TEX.get(char, char) for char in cell) for cell in row) + r" \\"

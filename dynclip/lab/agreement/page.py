@@ -1,6 +1,5 @@
 """The page of the sign-agreement finding: tables (README.md) and figure, from the files of `measure` alone."""
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,8 @@ import numpy as np
 
 from dynclip.lab.agreement.counts import BANDS, H_EDGES, P_EDGES
 from dynclip.lab.agreement.measure import FAMILIES, VOCABULARIES
-from dynclip.report.plot import COLOURS, DASHES, MARKERS, STYLE
+from dynclip.report.plot import COLOURS, STYLE, canvas, files, legend, look
+from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def policy_table(policies: list[dict]) -> str:
         "mean of −A [p (ln p + H) − B], 10⁻³": lambda p: interval(p.get("change_exact"), 1000),
         "their difference, mean of −A B, 10⁻³": lambda p: interval(p.get("change_baseline"), 1000),
     }
-    return table(["", *(p["name"] for p in policies)], [[name, *map(cell, policies)] for name, cell in rows.items()])
+    return markdown_rows(
+        ["", *(p["name"] for p in policies)], [[name, *map(cell, policies)] for name, cell in rows.items()]
+    )
 
 
 def random_table(random: dict, draw: str) -> str:
@@ -91,11 +93,7 @@ def random_table(random: dict, draw: str) -> str:
             found = [cells[family, scale, vocabulary] for vocabulary in VOCABULARIES]
             texts = [f"{interval(s['agree'])} at {s['mean_entropy'][0]:.2f} nats" for s in found]
             rows.append([f"{family} {scale:g}", *texts])
-    return table(["logits, scale", *(f"V = {vocabulary}" for vocabulary in VOCABULARIES)], rows)
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+    return markdown_rows(["logits, scale", *(f"V = {vocabulary}" for vocabulary in VOCABULARIES)], rows)
 
 
 def interval(row: list | None, factor: float = 100, digits: int = 1) -> str:
@@ -110,26 +108,15 @@ def render(policies: list[dict], bins: "pd.DataFrame") -> dict[str, bytes]:
     """The figure's bytes by format: the same every time."""
     import matplotlib
 
-    files = {}
     with matplotlib.rc_context(STYLE):
-        figure = draw(policies, bins)
-        for end, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=end, metadata=metadata)
-            files[end] = buffer.getvalue()
-    return files
+        return files(draw(policies, bins))
 
 
 def draw(policies: list[dict], bins: "pd.DataFrame") -> "Figure":
     """Agreement over p and H for the policy with the largest vocabulary and for random logits; below, by p and by H
     alone for every policy and for some random logits.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 8.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2, height_ratios=(1.15, 1)).flat
+    figure, axes = canvas(8.4, rows=2, columns=2, heights=(1.15, 1))
     largest = max((p["settings"]["vocabulary"] for p in policies), default=0)
     names = [p["name"] for p in policies if p["settings"]["vocabulary"] == largest]
     for ax, title, sources in ((axes[0], "\nand ".join(names), names), (axes[1], f"random: {MAPPED}", [MAPPED])):
@@ -144,8 +131,7 @@ def draw(policies: list[dict], bins: "pd.DataFrame") -> "Figure":
     axes[2].set(xlabel="probability p of the token", ylabel="sign agrees, % of tokens")
     curves(axes[3], policies, bins, "by_entropy", "entropy_low", H_EDGES[:-1], np.array(H_EDGES[:-1]) + 0.25)
     axes[3].set(xlim=(-0.3, H_EDGES[-1]), xlabel="entropy H of the position, nats")
-    handles, labels = axes[3].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=3.6, fontsize=9)
+    legend(figure, axes[3], columns=2, loc="outside lower center", handlelength=3.6, fontsize=9)
     return figure
 
 
@@ -181,10 +167,9 @@ def curves(ax, policies: list[dict], bins: "pd.DataFrame", key: str, column: str
             values[nearest(edges, edge)] = 100 * (1 - wrong / tokens) if tokens >= LEAST else np.nan
         lines[f"random: {name}"] = values[None]
     for number, (name, rows) in enumerate(lines.items()):
-        look = {"color": COLOURS[number % 7], "dashes": DASHES[number % 7], "marker": MARKERS[number % 7]}
-        ax.plot(middles, rows[0], **look, markersize=4, linewidth=1.4, label=name)
+        ax.plot(middles, rows[0], **look(number), markersize=4, linewidth=1.4, label=name)
         if len(rows) == 3:
-            ax.fill_between(middles, *rows[1:], color=look["color"], alpha=0.15, linewidth=0)
+            ax.fill_between(middles, *rows[1:], color=look(number)["color"], alpha=0.15, linewidth=0)
     ax.set_ylim(top=102)
 
 

@@ -1,16 +1,16 @@
-"""What became of the paper's claims, for people and for programs: results/<scale>/claims.md and claims.json."""
+"""The verdicts on the paper's claims: results/<scale>/claims.md and claims.json."""
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from dynclip.report.claims.parts import Part
 from dynclip.report.claims.published import table as published_table
 from dynclip.report.claims.registry import CLAIMS, NOT_RUN, RULES, VERDICTS, Claim, Decision, decide
-from dynclip.report.evidence import Evidence, load_evidence
-from dynclip.report.tables import Table
+from dynclip.report.evidence import Evidence, check_comparable, load_evidence
+from dynclip.report.tables import Table, markdown_rows
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.arms import STUDIES
 
@@ -28,13 +28,17 @@ def write_claims(results: Path, seeds: Sequence[int]) -> list[Path]:
 
     Writes claims.json and claims.md there and returns their paths. Raises UserError for damaged runs.
     """
-
+    arms = dict.fromkeys(arm for claim in CLAIMS.values() for arm in claim.arms)
+    present = [arm for arm in arms if (results / "runs" / arm).is_dir()]
+    # Read once for all claims. Whether runs may be compared is checked for each claim: no claim compares all of them.
+    evidence = load_evidence(results, present, seeds, comparable=False) if present else None
     seen = []
 
     def runs_of(claim: Claim) -> Evidence | None:
-        if not any((results / "runs" / arm).is_dir() for arm in claim.arms):
+        if not set(claim.arms) & set(present):
             return None
-        seen.append(load_evidence(results, claim.arms, seeds[: STUDIES[claim.study].seeds]))
+        seen.append(subset_of(evidence, claim))
+        check_comparable(seen[-1])
         return seen[-1]
 
     decisions = decide_all(runs_of)
@@ -44,41 +48,35 @@ def write_claims(results: Path, seeds: Sequence[int]) -> list[Path]:
 
 
 def thresholds_note(evidence: Iterable[Evidence]) -> str:
-    """What a threshold named in a claim is in these runs, where their scale multiplies it; else ""."""
+    """A sentence with the thresholds of these runs where their scale multiplies those of the paper, else ""."""
     protocols = [run["protocol"] for each in evidence for run in each.runs.values()]
     factors = sorted({float(protocol.get("factor on thresholds", 1)) for protocol in protocols})
-    told = [
+    sentences = [
         f"In these runs every threshold is {factor:g} times the one named: 0.2 is {0.2 * factor:g}, 0.7-1.3 is "
         f"{1 - 0.3 * factor:g}-{1 + 0.3 * factor:g}."
         for factor in factors
         if factor != 1
     ]
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 def decide_all(runs_of: Callable[[Claim], Evidence | None]) -> list[Decision]:
-    """Every claim decided, in the order of the registry, from what `runs_of` gives for it."""
+    """Every claim decided, in the order of the registry. runs_of: claim -> its runs, None where there are none."""
     return [decide(claim, runs_of(claim)) for claim in CLAIMS.values()]
 
 
 def part_of(evidence: Evidence, claim: Claim) -> Evidence | None:
-    """The claim's runs among those of `evidence`, None unless all its arms and its study are among them."""
-    spec = STUDIES[claim.study]
-    if not set(claim.arms) <= set(evidence.methods):
-        return None
-    seeds = evidence.seeds[: spec.seeds]
+    """The claim's runs among those of `evidence`, None unless all its arms are among them."""
+    return subset_of(evidence, claim) if set(claim.arms) <= set(evidence.methods) else None
 
-    def kept(mapping: Mapping) -> dict:
-        return {(arm, seed): value for (arm, seed), value in mapping.items() if arm in claim.arms and seed in seeds}
 
-    scores = [score for score in evidence.scores if score["method"] in claim.arms and score["seed"] in seeds]
-    return replace(
-        evidence, methods=claim.arms, seeds=seeds, runs=kept(evidence.runs), rows=kept(evidence.rows), scores=scores
-    )
+def subset_of(evidence: Evidence, claim: Claim) -> Evidence:
+    """The runs of the claim's arms, with as many seeds as its study takes."""
+    return evidence.subset(claim.arms, evidence.seeds[: STUDIES[claim.study].seeds])
 
 
 def records(decisions: Sequence[Decision]) -> list[dict]:
-    """The decisions as plain data; a number that does not exist is None."""
+    """The decisions as JSON data. NaN becomes None."""
     found = []
     for made in decisions:
         claim = made.claim
@@ -91,13 +89,11 @@ def records(decisions: Sequence[Decision]) -> list[dict]:
 
 
 def page(decisions: Sequence[Decision], conditions: str = "") -> str:
-    """claims.md. conditions: what holds for all its runs and differs from the paper, a sentence."""
+    """The text of claims.md. conditions: a sentence on how all these runs differ from the paper."""
     counted = ", ".join(f"{sum(made.verdict == word for made in decisions)} {word}" for word in VERDICTS)
     lines = ["# The paper's claims", "", f"{len(decisions)} claims: {counted}.", "", NOTE, ""]
     lines += [conditions, ""] if conditions else []
-    lines += [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
-    lines += [f"| {' | '.join(cells)} |" for cells in rows(decisions)]
-    lines += ["", "## Rules and parts", ""]
+    lines += [markdown_rows(HEAD, rows(decisions)), "", "## Rules and parts", ""]
     for made in decisions:
         claim = made.claim
         lines.append(
@@ -116,12 +112,12 @@ PUBLISHED = (
 
 
 def table_of(evidence: Evidence) -> Table:
-    """The claims that the runs of one comparison speak to, for a report."""
+    """The claims that the runs of one comparison can decide, for the report."""
     decisions = decide_all(lambda claim: part_of(evidence, claim))
-    told = [made for made in decisions if made.verdict != NOT_RUN]
-    rest = f"{len(decisions) - len(told)} more need other runs: snakemake --cores all studies, then claims.md."
+    decided = [made for made in decisions if made.verdict != NOT_RUN]
+    rest = f"{len(decisions) - len(decided)} more need other runs: snakemake --cores all studies, then claims.md."
     note = " ".join(filter(None, [NOTE.replace("`", ""), thresholds_note([evidence]), rest]))
-    return Table("The paper's claims", note, list(HEAD), rows(told))
+    return Table("The paper's claims", note, list(HEAD), rows(decided))
 
 
 def rows(decisions: Sequence[Decision]) -> list[list[str]]:

@@ -1,7 +1,7 @@
-"""Numbers that claims rest on: each part of a claim with its interval, the side it has to lie on, and what it shows.
+"""The numbers behind the claims: each part of a claim with its interval, the expected side, and its finding.
 
-Builders such as `areas(pairs, expected)` return a function from the verified runs to parts; `registry` says which
-claim takes which.
+Functions such as `areas(pairs, expected)` return a function from the verified runs to parts. `registry` says which
+claim uses which.
 """
 
 import math
@@ -11,8 +11,16 @@ from dataclasses import dataclass, replace
 from dynclip.report.comparisons import at_share, benchmark_differences, common_reward, entropy_at_reward
 from dynclip.report.evidence import Evidence, counts
 from evals.metrics import pass_at_k
-from evals.stats.comparison import EXPLORATORY_SEEDS, Difference, detectable_effect, difference, judge
-from evals.stats.curves import Shape, area_between, oscillation
+from evals.stats import (
+    EXPLORATORY_SEEDS,
+    Difference,
+    Shape,
+    area_between,
+    detectable_effect,
+    difference,
+    judge,
+    oscillation,
+)
 
 AS_CLAIMED, OPPOSITE, MISSING = "as claimed", "opposite", "missing"
 ENTROPY, REWARD, TIME = "policy/entropy", "train/reward", "time/step"
@@ -22,9 +30,9 @@ EXTRA_TIME = 1.10  # of GRPO's time per step: "bounded"
 
 @dataclass(frozen=True)
 class Part:
-    """A number that a claim rests on: `effect` with its interval [low, high] over n seeds, in `unit`; on the side
-    `expected` (+1 above, −1 below) of `null` if the claim is right. detectable: as `Difference.detectable`. finding:
-    "as claimed", "opposite", "missing", or why it is undecided.
+    """A number of a claim: `effect` with its interval [low, high] over n seeds, in `unit`. expected: the side of `null`
+    that the claim says (+1 above, −1 below). detectable: as `Difference.detectable`. finding: "as claimed", "opposite",
+    "missing", or the reason why it is undecided.
     """
 
     what: str
@@ -43,7 +51,7 @@ Parts = Callable[[Evidence], list[Part]]
 
 
 def as_part(gap: Difference, expected: int, null: float = 0.0, verdict: str | None = None) -> Part:
-    """A comparison, taken against `null`, as a part. verdict: of a test that joins the comparison's own."""
+    """A comparison against `null` as a part. verdict: replaces the comparison's own."""
     verdict = verdict or gap.verdict
     side = {"higher": 1, "lower": -1}.get(verdict)
     finding = verdict if side is None else AS_CLAIMED if side == expected else OPPOSITE
@@ -53,6 +61,7 @@ def as_part(gap: Difference, expected: int, null: float = 0.0, verdict: str | No
 
 
 def judged(gaps: Sequence[Difference], expected: int, null: float = 0.0) -> list[Part]:
+    """Comparisons as parts, with Holm's correction over all of them."""
     return [as_part(gap, expected, null) for gap in judge(gaps)]
 
 
@@ -62,7 +71,7 @@ def per_seed(evidence: Evidence, key: str, arm: str, number: Callable[[list[floa
 
 
 def against_null(values: Mapping[int, float], arm: str, where: str, unit: str, null: float = 0.0) -> Difference:
-    """Is the mean of the values over seeds on one side of `null`?"""
+    """Comparison of the values' mean over seeds with `null`."""
     shifted = {seed: value - null for seed, value in values.items()}
     return difference(shifted, dict.fromkeys(shifted, 0.0), (arm, ""), where, unit=unit)
 
@@ -98,7 +107,7 @@ def halves(key: str) -> Parts:
 
 
 def areas(pairs: Sequence[tuple[str, str]], expected: int) -> Parts:
-    """Mean entropy over training of one arm minus another's, t over seeds and, where they can, sign flips."""
+    """Mean entropy over training of one arm minus another's, by t test and sign flips over seeds."""
 
     def parts(evidence: Evidence) -> list[Part]:
         found = [
@@ -141,7 +150,7 @@ def reward_gaps(percent: float, width: float, pairs: Sequence[tuple[str, str]], 
 
 
 def slopes(arm: str, test: Callable[[Mapping[int, Sequence[float]]], Shape]) -> Parts:
-    """The slopes of a shape's segments, each with its own side."""
+    """The slopes of a shape's segments, each with its own expected side."""
 
     def parts(evidence: Evidence) -> list[Part]:
         found = test(evidence.curves(ENTROPY, arm))
@@ -160,7 +169,7 @@ def slopes(arm: str, test: Callable[[Mapping[int, Sequence[float]]], Shape]) -> 
 
 
 def swings(evidence: Evidence) -> list[Part]:
-    """OD's entropy against OD's own two thresholds, and what the amplitudes do."""
+    """Crossings of OD's entropy through OD's own two thresholds, and the growth of the amplitudes."""
     curves = evidence.curves(ENTROPY, "od")
     low, high = {}, {}
     for seed, curve in curves.items():
@@ -180,7 +189,7 @@ def swings(evidence: Evidence) -> list[Part]:
 
 
 def _mostly_not(times: int, n: int, alpha: float = 0.05) -> bool:
-    """Whether so few of n seeds would be chance if every second run did it."""
+    """Whether `times` of n seeds is significantly less than half (one-sided binomial test)."""
     from scipy import stats
 
     return n > EXPLORATORY_SEEDS and stats.binom.cdf(times, n, 0.5) <= alpha
@@ -192,7 +201,7 @@ def accuracy(evidence: Evidence) -> list[Part]:
 
 
 def pass_gap(evidence: Evidence) -> list[Part]:
-    """(pass@K − pass@1) minus GRPO's, mean over benchmarks, K the number of samples; of every method and checkpoint."""
+    """(pass@K − pass@1) minus GRPO's, mean over benchmarks, for every method and checkpoint. K: number of samples."""
     gaps = []
     for checkpoint in evidence.checkpoints:
         spread = {arm: spread_of_pass(evidence, arm, checkpoint) for arm in ("grpo", *OURS)}

@@ -1,12 +1,13 @@
-"""What the paper reports (Chen et al., arXiv 2602.09782 v1, "main table"): one run per cell, no seeds, no intervals.
+"""The paper's scores (Chen et al., arXiv 2602.09782 v1, "main table"): one run per cell, no seeds, no intervals.
 
-Shown beside our numbers, with the interval that a cell would have had from its choice of problems alone
-(`evals.stats.power.problem_interval`).
+They are shown beside our numbers with the interval that follows from the choice of problems alone
+(`evals.stats.problem_interval`).
 """
 
 from dataclasses import dataclass
 
-from evals.stats.power import problem_interval
+from dynclip.report.tables import markdown_rows
+from evals.stats import problem_interval
 
 BENCHMARKS = {  # benchmark -> (problems, samples of each)
     "AIME24": (30, 32),
@@ -56,8 +57,8 @@ TRAINING_MINUTES = {  # 400 steps on 8 x H100: Qwen2.5-Math-7B, Qwen2.5-7B
 
 @dataclass(frozen=True)
 class Cell:
-    """A published score in per cent with its widest and its narrower interval from problems alone: answers to one
-    problem all alike (`low`, `high`), or correlated by a half (`low_half`, `high_half`).
+    """A published score in per cent with two intervals from problems alone: answers to one problem all alike (`low`,
+    `high`, the widest), or with a correlation of 0.5 (`low_half`, `high_half`).
     """
 
     score: float
@@ -73,7 +74,7 @@ class Cell:
 
 
 def cell(model: str, method: str, benchmark: str) -> Cell:
-    """The published score of a method on a benchmark. Raises KeyError for what the paper does not report."""
+    """The published score of a method on a benchmark. Raises KeyError for a model or method without a score."""
     score = SCORES[model][method][list(BENCHMARKS).index(benchmark)]
     problems, samples = BENCHMARKS[benchmark]
     widest = problem_interval(score, problems, samples)
@@ -82,8 +83,8 @@ def cell(model: str, method: str, benchmark: str) -> Cell:
 
 def table(model: str = "Qwen2.5-Math-7B", methods: tuple[str, ...] = ("grpo", "clip_higher", "id")) -> str:
     """The published scores of some methods with their intervals, as Markdown."""
-    lines = [f"| benchmark | problems × samples | {' | '.join(methods)} |", "|" + "---|" * (2 + len(methods))]
-    for benchmark, (problems, samples) in BENCHMARKS.items():
-        cells = " | ".join(cell(model, method, benchmark).text for method in methods)
-        lines.append(f"| {benchmark} | {problems} × {samples} | {cells} |")
-    return "\n".join(lines)
+    rows = [
+        [benchmark, f"{problems} × {samples}", *(cell(model, method, benchmark).text for method in methods)]
+        for benchmark, (problems, samples) in BENCHMARKS.items()
+    ]
+    return markdown_rows(["benchmark", "problems × samples", *methods], rows)

@@ -1,9 +1,9 @@
-"""The paper's claims as code: what each says, which runs speak to it, and the rule that decides, fixed here.
+"""The paper's claims as code: the sentence, the runs that can decide it, and the rule for the verdict.
 
-A claim rests on parts, each a number with its interval and the side it has to lie on. All parts on their side:
-reproduced. One decidedly on the other side: contradicted. Else inconclusive, with the smallest effect the design could
-have seen; without any of its runs: not run. "Decidedly" is `Difference.claim`: every route excludes the null, after
-Holm's correction over the claim's parts, with more than three seeds. `dynclip.report.claims.page` writes them down.
+A claim has parts. Each part is a number with its interval and the side on which the claim expects it. Reproduced: every
+part is significantly on its side. Contradicted: one part is significantly on the other side. Not run: no run exists.
+Inconclusive: everything else. Significant means `Difference.claim`: every interval excludes the null value, also after
+Holm's correction over the claim's parts, with more than three seeds. `dynclip.report.claims.page` writes the verdicts.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,15 +33,15 @@ from dynclip.report.claims.parts import (
 from dynclip.report.claims.published import TRAINING_MINUTES, cell
 from dynclip.report.evidence import Evidence
 from dynclip.studies.arms import PHASES, UPDATES
-from evals.stats.curves import falls_rises_falls, rises_then_falls
+from evals.stats import falls_rises_falls, rises_then_falls
 
 VERDICTS = REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_RUN = "reproduced", "contradicted", "inconclusive", "not run"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper. study: where its runs are from; arms: the runs; statistic: the number per seed; paper:
-    what the paper shows for it; decide: from the parts' findings to the verdict.
+    """A sentence of the paper. study, arms: its runs. statistic: the number per seed. paper: what the paper shows for
+    it. parts: runs -> parts. decide: parts -> verdict.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Decision:
-    """A claim and what the runs say about it."""
+    """A claim with its verdict and parts."""
 
     claim: Claim
     verdict: str
@@ -64,12 +64,12 @@ class Decision:
 
     @property
     def seeds(self) -> int:
-        """Of the part with the fewest."""
+        """Number of seeds of the part with the fewest."""
         return min((part.n for part in self.parts), default=0)
 
 
 def decide(claim: Claim, evidence: Evidence | None) -> Decision:
-    """What `evidence`, the runs of the claim's arms, says; None where there is none of them."""
+    """The verdict from the runs of the claim's arms. evidence: None where no run exists."""
     parts = tuple(claim.parts(evidence)) if evidence else ()
     verdict = claim.decide(parts) if any(part.n for part in parts) else NOT_RUN
     return Decision(claim, verdict, parts)
