@@ -6,6 +6,7 @@ affinity mask's and the control groups' limits. Importing this module imports no
 
 import math
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -44,17 +45,20 @@ class Hardware:
 def detect() -> Hardware:
     """This machine, in milliseconds; torch is imported only where NVIDIA's library cannot be asked."""
     quota, limit = cgroup_limits()
-    info = _read(Path("/proc/cpuinfo"))
-    flags = next((line.split() for line in info.splitlines() if line.startswith("flags")), [])
-    name = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "CPU")
+    flags = _cpuinfo("flags").split()
     return Hardware(
-        cpu=name,
+        cpu=processor(),
         cores=usable_cores(quota),
         cores_present=os.cpu_count() or 1,
         memory_gib=min(physical_memory(), limit) / GIB,
         cpu_bf16="avx512_bf16" in flags or "amx_bf16" in flags,
         gpus=gpus(),
     )
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def usable_cores(quota: float = math.inf) -> int:
@@ -210,6 +214,11 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def _cpuinfo(key: str) -> str:
+    lines = (line.partition(":") for line in _read(Path("/proc/cpuinfo")).splitlines())
+    return next((value.strip() for name, _, value in lines if name.strip() == key), "")
 
 
 def _number(text: str) -> float:
