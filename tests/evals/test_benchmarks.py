@@ -28,11 +28,11 @@ def data(tmp_path_factory):
     return folder, write_data(folder, "laptop", "laptop_train", NAMES)
 
 
-def replace(monkeypatch, registry, name, **changes):
+def replace(monkeypatch, entries, name, **changes):
     """Change an entry for one test, with the pin that goes with it."""
-    entry = dataclasses.replace(registry[name], **changes)
+    entry = dataclasses.replace(entries[name], **changes)
     entry = dataclasses.replace(entry, content=content_hash(registry.draw(entry)))
-    monkeypatch.setitem(registry, name, entry)
+    monkeypatch.setitem(entries, name, entry)
 
 
 def test_pins_match_what_the_generators_make():
