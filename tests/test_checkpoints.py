@@ -1,4 +1,4 @@
-"""Sealed folders: whole or named as damaged."""
+"""Checkpoint folders: complete, or reported with the damaged file."""
 
 import pytest
 

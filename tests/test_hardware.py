@@ -101,9 +101,6 @@ def management_library(init=lambda: None):
         nvmlDeviceGetCudaComputeCapability=lambda card: card[2],
         nvmlDeviceGetMemoryInfo=lambda card: types.SimpleNamespace(total=card[1] * hardware.GIB),
         nvmlSystemGetDriverVersion=lambda: b"590.48",
-        NVML_P2P_STATUS_OK=0,
-        NVML_P2P_CAPS_INDEX_NVLINK=2,
-        nvmlDeviceGetP2PStatus=lambda one, other, index: 0 if index == 0 else 3,
     )
 
 
@@ -134,13 +131,12 @@ def test_torch_is_asked_only_where_nvidias_library_cannot_be(library, asked, mon
     assert hardware.gpus() == () and calls == asked
 
 
-def test_the_driver_and_the_links_of_its_gpus(monkeypatch):
+def test_the_drivers_version(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", management_library())
     assert hardware.driver() == "590.48"
-    assert hardware.links() == "1 pairs: 0 by NVLink, 1 read each other's memory"
     for library in (management_library(lambda: fail(NoLibrary())), None):
         monkeypatch.setitem(sys.modules, "pynvml", library)
-        assert hardware.driver() is None and hardware.links() is None
+        assert hardware.driver() is None
 
 
 def test_detection_is_light_and_sane():

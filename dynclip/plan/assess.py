@@ -1,9 +1,4 @@
-"""What would run here: scale and why, runs, time, memory, disk; refuses to start what cannot finish.
-
-A tiny policy's minutes come from seconds measured on one machine, stretched by how much slower this one is in half a
-second of the same kind of work; a language model's from seconds per rollout step (`dynclip.plan.calibration`). They are
-an estimate, meant to tell ten minutes from two hours, or a day from a month.
-"""
+"""What would run on this machine: scale, runs, time, memory, disk. A study that cannot finish here is refused."""
 
 import json
 import os
@@ -11,30 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynclip.plan import disk, memory
-from dynclip.plan.calibration import (
-    REFERENCE,
-    Estimate,
-    estimate,
-    estimate_minutes,
-    hub_minutes,
-    measure_speed,
-)
+from dynclip.plan import cost, disk, memory
 from dynclip.plan.disk import MIB, amount
+from dynclip.plan.memory import is_large
 from dynclip.runtime import hardware
 from dynclip.runtime.hardware import GIB
-from dynclip.studies.scales import REHEARSAL, SCALES, HubPolicy, Scale, Study
+from dynclip.studies.scales import REHEARSAL, SCALES, Scale, Study
 
-# GPU memory from which a scale is meant: one GPU, and each of eight (cards of 80 GB report 79 to 80 GiB).
+# GPU memory that a scale asks for: of one GPU, and of each of eight (80 GB cards report 79 to 80 GiB).
 WORKSTATION_GIB, PAPER_GIB, PAPER_GPUS = 16, 79, 8
-# Disk of a tiny policy's study, per training (two checkpoints, resumable state with optimizer moments), per evaluated
-# checkpoint (samples), and once (base policy, data, figures, report, MLflow database): rounded up from a laptop study.
+# Disk of a tiny policy's study, rounded up from a laptop study. RUN: one training with two checkpoints and its
+# resumable state. EVALUATION: samples of one checkpoint. FIXED: base policy, data, figures, report, MLflow database.
 RUN_MIB, EVALUATION_MIB, FIXED_MIB = 12, 3, 100
+TINY_PROCESS_GIB = 1.5  # one training of a tiny policy, measured
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study on this machine. `minutes` and `disk_needed` (bytes) count what is left to do.
+    """A study on this machine. `seconds` and `disk_needed` (bytes) count what is left to do.
 
     studies: the named ones that are planned, empty for the default study of methods × seeds.
     """
@@ -47,21 +36,20 @@ class Plan:
     runs_left: int
     evaluations: int  # checkpoints scored on all of the scale's benchmarks, the base policy among them
     evaluations_left: int
-    at_once: int  # jobs running side by side
-    speed: float  # of this machine in units of the reference machine; 1 where nothing is stretched by it
-    minutes: float
+    at_once: int  # jobs side by side
+    cost: cost.Cost
+    seconds: dict[str, float]  # phase (base, train, evaluate, report) -> its time
     results: Path
     disk_needed: int
     disk_free: int
-    cost: Estimate | None = None  # of a language model's parts
     refusal: str | None = None  # why it cannot finish here, in one line
 
 
 def assess(study: Study, results: Path = Path("results"), studies: Sequence[str] = (), remote=False) -> Plan:
     """The plan of a study, or of the named `studies` at its scale; starts and leaves nothing.
 
-    remote: its jobs run on other machines, so that this one's size refuses nothing. What does not fit is in the plan's
-    `refusal`. Raises UserError for a results folder that cannot be written.
+    remote: jobs run on other machines, so that this machine's size refuses nothing. The plan's `refusal` says what does
+    not fit. Raises UserError for a results folder that cannot be written.
     """
     machine, scale = hardware.detect(), study.scale
     suitable, reason = choose_scale(machine)
@@ -76,34 +64,28 @@ def assess(study: Study, results: Path = Path("results"), studies: Sequence[str]
     left = sum(not is_finished(folder, *run, study.steps) for run in runs)
     scored = [("base", 0, "final"), *((*run, label) for run in evaluated for label in study.checkpoints)]
     scored_left = sum(not is_scored(folder, *place, scale.benchmarks) for place in scored)
-    warm_start_left = not (folder / "base" / "model.json").exists()
-    at_once, speed, cost = jobs_at_once(scale, machine), 1.0, None
+    base_left = not (folder / "base" / "model.json").exists()
+    at_once, parts = jobs_at_once(scale, machine), cost.estimate(scale, machine, folder)
+    disk_needed = (RUN_MIB * left + EVALUATION_MIB * scored_left + FIXED_MIB) * MIB
     if is_large(scale):
-        cost = estimate(scale, machine, folder)
-        minutes = hub_minutes(cost, study.steps, warm_start_left, left, scored_left, at_once)
         disk_needed = disk.written(scale, left, len(study.checkpoints), scored_left, at_once)
         disk_needed += sum(disk.downloads(scale).values())
-    else:
-        speed = measure_speed() / REFERENCE.reference_score
-        minutes = estimate_minutes(study.steps, warm_start_left, left, scored_left, at_once, speed)
-        disk_needed = (RUN_MIB * left + EVALUATION_MIB * scored_left + FIXED_MIB) * MIB
     disk_free = hardware.disk_free(folder)
     return Plan(
         study=study,
         studies=tuple(studies),
-        why=reason if study.name == suitable else f"asked for; this machine's own is {suitable}: {reason}",
+        why=reason if study.name == suitable else f"this machine suits {suitable}: {reason}",
         machine=machine,
         runs=len(runs),
         runs_left=left,
         evaluations=len(scored),
         evaluations_left=scored_left,
         at_once=at_once,
-        speed=speed,
-        minutes=minutes,
+        cost=parts,
+        seconds=cost.phase_seconds(parts, study.steps, base_left, left, scored_left, at_once),
         results=Path(results),
         disk_needed=disk_needed,
         disk_free=disk_free,
-        cost=cost,
         refusal=refuse(scale, machine, folder, disk_needed, disk_free, remote),
     )
 
@@ -111,7 +93,7 @@ def assess(study: Study, results: Path = Path("results"), studies: Sequence[str]
 def refuse(
     scale: Scale, machine: hardware.Hardware, folder: Path, disk_needed: int, disk_free: int, remote: bool
 ) -> str | None:
-    """Why the scale cannot finish here, in one line that says what would; None if it can."""
+    """Why the scale cannot finish here and what would, in one line; None if it can finish."""
     if scale.execution.nodes > 1 and not remote and "SLURM_JOB_ID" not in os.environ:
         return (
             f"nodes={scale.execution.nodes}: trainings on several machines are jobs of SLURM: add --workflow-profile "
@@ -129,13 +111,8 @@ def refuse(
     return None
 
 
-def is_large(scale: Scale) -> bool:
-    """Whether the scale trains a language model of the hub, at its full width."""
-    return isinstance(scale.policy, HubPolicy) and not scale.policy.random
-
-
 def choose_scale(machine: hardware.Hardware) -> tuple[str, str]:
-    """(scale, why) for a machine: the largest study that it can carry in sensible time."""
+    """(scale, why): the largest study that the machine can finish in sensible time."""
     if not machine.gpus:
         return "laptop", "no GPU here"
     able = [gpu for gpu in machine.gpus if gpu.bf16]
@@ -157,7 +134,7 @@ def is_finished(folder: Path, method: str, seed: int, steps: int) -> bool:
         record = json.loads((folder / "runs" / method / f"seed{seed}" / "run.json").read_text())
         return record["state"] == "finished" and record["steps"] == steps
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # no record or an unreadable one: the workflow will rebuild it or say what is wrong with it
+        return False  # no record or an unreadable one: the workflow rebuilds it or reports it
 
 
 def is_scored(folder: Path, method: str, seed: int, checkpoint: str, benchmarks: tuple[str, ...]) -> bool:
@@ -167,8 +144,8 @@ def is_scored(folder: Path, method: str, seed: int, checkpoint: str, benchmarks:
 
 
 def jobs_at_once(scale: Scale, machine: hardware.Hardware) -> int:
-    """Trainings that run side by side: each takes its GPUs, or the scale's threads and its memory."""
+    """Trainings side by side: limited by GPUs, or by cores and memory."""
     if scale.execution.gpus:
         return max(1, len(memory.usable_gpus(scale, machine)) // scale.execution.gpus)
-    each = memory.needed(memory.as_computed(scale, machine)) / GIB if is_large(scale) else 1.5
-    return max(1, min(machine.cores // scale.threads, int(machine.memory_gib // each)))
+    size = memory.needed(memory.as_computed(scale, machine)) / GIB if is_large(scale) else TINY_PROCESS_GIB
+    return max(1, min(machine.cores // scale.threads, int(machine.memory_gib // size)))

@@ -1,4 +1,4 @@
-"""The plan in words, one labelled line at a time."""
+"""The plan as text: one labelled line per fact."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,6 @@ from pathlib import Path
 
 from dynclip.plan import disk, memory
 from dynclip.plan.assess import Plan, assess
-from dynclip.plan.calibration import (
-    Estimate,
-)
 from dynclip.plan.disk import amount
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import GIB
@@ -16,8 +13,8 @@ from dynclip.studies.scales import Scale, Study
 
 
 def print_plan(study: Study, results: Path = Path("results"), studies: Sequence[str] = (), remote=False) -> Plan:
-    """Print the plan of a study, or of the named ones, and return it. Raises UserError, after printing, for what cannot
-    finish here; `remote` as in `assess`."""
+    """Print the plan of a study, or of the named ones, and return it. Raises UserError, after printing, for a study
+    that cannot finish here; `remote` as in `assess`."""
     from rich.console import Console
     from rich.table import Table
 
@@ -35,111 +32,74 @@ def print_plan(study: Study, results: Path = Path("results"), studies: Sequence[
 
 def describe(made: Plan) -> list[tuple[str, str]]:
     """A plan as (name, text) lines."""
-    study, machine = made.study, made.machine
+    study, scale, machine = made.study, made.study.scale, made.machine
     gpus = ", ".join(f"{gpu.name} {gpu.memory_gib:.0f} GiB" for gpu in machine.gpus) or "no GPU"
-    trainings, evaluations = (
-        f"{made.runs_left} of {made.runs}",
-        f"{made.evaluations_left} of {made.evaluations}",
-    )
     size = f"{len(study.methods)} methods x {len(study.seeds)} seeds"
     if made.studies:
         size = f"{len(made.studies)} studies, {made.runs} different runs"
+    tested = f"{', '.join(study.checkpoints)} on {', '.join(scale.benchmarks)}"
     needed, free = amount(made.disk_needed, made.disk_needed), amount(made.disk_free, made.disk_needed)
+    missing = downloads(scale)
     return [
-        ("scale", f"{study.name}: {study.scale.title} ({made.why})"),
-        (
-            "machine",
-            f"{machine.cores} of {machine.cores_present} cores, {machine.memory_gib:.1f} GiB, {gpus}",
-        ),
+        ("scale", f"{study.name}: {scale.title} ({made.why})"),
+        ("machine", f"{machine.cores} of {machine.cores_present} cores, {machine.memory_gib:.1f} GiB, {gpus}"),
         ("studies", " ".join(made.studies)) if made.studies else ("methods", " ".join(study.methods)),
         ("seeds", " ".join(map(str, study.seeds))),
-        ("runs", f"{size}, {trainings} trainings left"),
-        ("steps", f"{study.steps} rollout batches a run, {study.scale.updates_per_rollout} updates on each"),
-        (
-            "evaluated",
-            f"{', '.join(study.checkpoints)} on {', '.join(study.scale.benchmarks)}, {evaluations} left",
-        ),
-        *(describe_memory(made) + describe_cost(made, made.cost) if made.cost else [("minutes", duration(made))]),
+        ("runs", f"{size}, {made.runs_left} of {made.runs} trainings left"),
+        ("steps", f"{study.steps} rollout batches a run, {scale.updates_per_rollout} updates on each"),
+        ("evaluated", f"{tested}, {made.evaluations_left} of {made.evaluations} left"),
+        *([("memory", describe_memory(made))] if memory.is_large(scale) else []),
+        *describe_time(made),
         ("disk", f"{needed} needed, {free} free; {made.results} is writable"),
-        *describe_downloads(study.scale),
+        *([("download", missing)] if missing else []),
     ]
 
 
-def duration(made: Plan) -> str:
-    """The minutes that are left, in words; a language model's many in hours."""
-    if made.cost and made.minutes >= 120:
-        number = f"{made.minutes / 60:.0f} hours"
-    else:
-        number = f"{made.minutes:.0f}" if made.minutes >= 1 else "less than 1" if made.minutes else "0: nothing is left"
-        number += " minutes" if made.cost and made.minutes else ""
-    speed = "" if made.cost else f", speed {made.speed:.1f} of the reference machine's"
-    return f"about {number} ({made.at_once} at once{speed})"
-
-
-def describe_memory(made: Plan) -> list[tuple[str, str]]:
-    """What each phase holds, part by part with its source, and what that asks of a GPU or of the machine."""
-    scale, machine = memory.as_computed(made.study.scale, made.machine), made.machine
-    gpus, micro = scale.execution.gpus, memory.micro_batch(scale)
-    lines = []
-    for phase in memory.phases(scale):
-        lines.append((f"{phase.name} memory", f"{phase.size / GIB:.1f} GiB {'a GPU' if gpus else 'a process'}"))
-        lines += [("", f"{item.size / GIB:6.2f}  {item.name}: {item.source}") for item in phase.items if item.size]
+def describe_memory(made: Plan) -> str:
+    """What a training asks of the GPUs or of the machine, and the size of its two phases."""
+    scale = memory.as_computed(made.study.scale, made.machine)
+    execution, micro = scale.execution, memory.micro_batch(scale)
     least, own = (math.ceil(memory.needed(scale, size) / GIB) for size in (1, micro))
-    share = f" (vLLM may take {scale.execution.gpu_share:g} of each)" if scale.execution.sampler == "vllm" else ""
-    asks = f"{gpus} GPU{'s' if gpus > 1 else ''} of {own} GiB{share}" if gpus else f"{own} GiB of memory"
-    asks += f" on each of {scale.execution.nodes} machines" if scale.execution.nodes > 1 else ""
-    usable = memory.usable_gpus(scale, machine)[:gpus] if gpus else []
-    room = min(gpu.memory_gib for gpu in usable) if len(usable) == gpus and gpus else machine.memory_gib
-    fits = memory.largest_micro_batch(scale, room * GIB) if usable or not gpus else 0
-    here = f", {fits} fit here" if fits else ""
-    passes = f"{micro} completions of {memory.length(scale)} tokens a pass{here}"
-    return [*lines, ("asks for", f"{asks} at {passes}; {least} GiB at 1")]
+    count = execution.gpus
+    asked = f"{count} GPU{'s' if count > 1 else ''} of {own} GiB" if count else f"{own} GiB"
+    asked += f" on each of {execution.nodes} machines" if execution.nodes > 1 else ""
+    each = ", ".join(f"{name} {size / GIB:.1f} GiB" for name, size in memory.phases(scale).items())
+    share = f", vLLM may take {execution.gpu_share:g} of it" if count and execution.sampler == "vllm" else ""
+    passes = f"with {micro} completions of {memory.length(scale)} tokens a pass"
+    return f"{asked} {passes}, {least} with 1 ({each} on each {'GPU' if count else 'process'}{share})"
 
 
-def describe_cost(made: Plan, cost: Estimate) -> list[tuple[str, str]]:
-    """Tokens, hours and GPU hours of what is left, each with its basis."""
-    study, scale, gpus = made.study, made.study.scale, made.study.scale.execution.all_gpus
-    run_tokens = study.steps * scale.completions * scale.max_completion
-    trained = (
-        f"training up to {count(made.runs_left * run_tokens)} = {made.runs_left} runs x {study.steps} steps x "
-        f"{scale.completions} completions x {scale.max_completion}"
-    )
-    samples, tokens = sum(disk.evaluation_samples(scale).values()), disk.evaluation_tokens(scale)
-    scored = (
-        f"evaluation up to {count(made.evaluations_left * tokens)} = {made.evaluations_left} checkpoints x "
-        f"{samples} samples x {tokens // samples}"
-    )
-    run_hours = study.steps * cost.step_s / 3600
-    run = f"{run_hours:.1f} hours" if run_hours >= 2 else f"{60 * run_hours:.0f} minutes"
-    hours, evaluation_hours = made.runs_left * run_hours, made.evaluations_left * cost.evaluation_s / 3600
-    step = f"{cost.step_s:.1f} s a step: {cost.basis}"
-    scoring = f"{cost.evaluation_s / 60:.1f} minutes a checkpoint: {cost.evaluation_basis}"
-    lines = [
-        ("tokens", trained),
-        ("", scored),
-        ("training", f"{run} a run, {step}"),
-        ("evaluation", scoring),
-    ]
-    if scale.policy.supervised:
-        lines.append(("warm start", f"about {cost.warm_start_s:.0f} s, from its operations at an assumed rate"))
-    lines.append(("time", duration(made)))
+def describe_time(made: Plan) -> list[tuple[str, str]]:
+    """The time of each phase that is left, with its reason, and of all together."""
+    scale, parts, gpus = made.study.scale, made.cost, made.study.scale.execution.all_gpus
+    if not any(made.seconds.values()):
+        return [("time", "nothing is left")]
+    train = f"{made.runs_left} runs x {made.study.steps} steps x {parts.step_s:.1f} s, {parts.source}"
     if gpus:
-        product = f"{hours:.0f} hours x {gpus} GPU{'s' if gpus > 1 else ''} = {hours * gpus:.0f} of training"
-        lines.append(("GPU hours", f"about {product}, {evaluation_hours:.0f} of evaluation"))
-    return lines
+        hours = made.runs_left * made.study.steps * parts.step_s / 3600 * gpus
+        train += f"; {hours:.0f} GPU hours"
+    reasons = {
+        "base": "supervised stage" if memory.is_large(scale) else "warm start",
+        "train": train,
+        "evaluate": f"{made.evaluations_left} checkpoints x {duration(parts.evaluation_s)}",
+        "report": "tables, figures, report, MLflow",
+    }
+    lines = [(name, f"{duration(seconds)} ({reasons[name]})") for name, seconds in made.seconds.items() if seconds]
+    together = f"{made.at_once} jobs at once" if made.at_once > 1 else "one job at a time"
+    total = f"about {duration(sum(made.seconds.values()))}, {together}"
+    return [*lines, ("time", f"{total}; expect a factor of two either way")]
 
 
-def describe_downloads(scale: Scale) -> list[tuple[str, str]]:
-    """What has still to come from the hub; no line where nothing ever does."""
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits their size."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
+
+
+def downloads(scale: Scale) -> str:
+    """What has still to come from the hub; empty where nothing has."""
     missing = disk.downloads(scale)
     named = [f"{name} {amount(size, size)}" for name, size in missing.items() if size > disk.SMALL_DATA]
     small = sum(size <= disk.SMALL_DATA for size in missing.values())
-    named += [f"{small} data sets of a few MB"] if small else []
-    return [("download", ", ".join(named))] if named else []
-
-
-def count(number: float) -> str:
-    """A number of tokens, in millions or billions where it is large."""
-    if number < 1e6:
-        return f"{number:,.0f}"
-    return f"{number / 1e9:.1f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
+    return ", ".join(named + ([f"{small} data sets of a few MB"] if small else []))

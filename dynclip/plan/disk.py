@@ -1,4 +1,4 @@
-"""What a study of the hub's models writes, asks for and downloads: disk, samples, tokens."""
+"""Disk, samples and downloads of a study that trains a language model of the hub."""
 
 import os
 from pathlib import Path
@@ -10,46 +10,40 @@ from evals.benchmarks.hub import LOCAL_COPY
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
 
 MIB = 2**20
-# Bytes of the hub's files of a data set; the others have a few MB. DAPO's file repeats its rows about 100 times.
+# Bytes of a data set's files on the hub; the others have a few MB. DAPO's file repeats its rows about 100 times.
 DATA_BYTES = {"dapo": 300 * MIB}
 SMALL_DATA = 5 * MIB
 
 
 def written(scale: Scale, trainings: int, checkpoints: int, evaluations: int, at_once: int) -> int:
-    """Bytes that what is left of a hub scale's study writes.
-
-    trainings: left, each with `checkpoints` exported policies in float32 (`save_pretrained` of the trainer's model).
-    While a training lasts: weights and two moments in float32, two of these kept and a third being written, and the
-    exports a second time until they are published. evaluations: checkpoints left to score. Once: the base policy in
-    bfloat16 and what every study has.
-    """
+    """Bytes that the rest of a study writes: `trainings` with `checkpoints` policies each, and `evaluations`."""
     weights = architecture(scale.policy).parameters
-    exports = checkpoints * 4 * weights
+    exports = checkpoints * 4 * weights  # float32
+    # A running training keeps two states (weights and two moments in float32) and writes a third. Its exports exist
+    # twice until they are published.
     running = min(at_once, trainings) * (3 * 12 * weights + exports)
-    samples = 2 * evaluations * evaluation_tokens(scale)  # bytes a token: text, compressed, with verdicts
-    return trainings * exports + running + samples + 2 * weights + 100 * MIB
-
-
-def evaluation_samples(scale: Scale) -> dict[str, int]:
-    """Benchmark -> samples of one checkpoint."""
-    given, entries = scale.evaluation, [BENCHMARKS[name] for name in scale.benchmarks]
-    return {entry.name: min(entry.count, given.limit or entry.count) * (given.k or entry.k) for entry in entries}
+    samples = 2 * evaluations * evaluation_tokens(scale)  # 2 bytes a token: compressed text with verdicts
+    base = 2 * weights  # bfloat16
+    return trainings * exports + running + samples + base + 100 * MIB
 
 
 def evaluation_tokens(scale: Scale) -> int:
-    """Tokens that the evaluation of one checkpoint may ask for: samples times the longest response."""
-    longest = scale.evaluation.max_tokens
-    return sum(n * (longest or BENCHMARKS[name].sampling.max_tokens) for name, n in evaluation_samples(scale).items())
+    """Most tokens of one checkpoint's evaluation: samples times the longest response."""
+    given, tokens = scale.evaluation, 0
+    for entry in (BENCHMARKS[name] for name in scale.benchmarks):
+        samples = min(entry.count, given.limit or entry.count) * (given.k or entry.k)
+        tokens += samples * (given.max_tokens or entry.sampling.max_tokens)
+    return tokens
 
 
 def downloads(scale: Scale) -> dict[str, int]:
-    """Hub repository -> bytes still to be fetched: the model in bfloat16 and the data sets that are in no cache."""
+    """Hub repository -> bytes to download: the model in bfloat16 and the data sets, where the cache lacks them."""
     found, policy, train = {}, scale.policy, TRAIN_SETS[scale.train_set]
     if isinstance(policy, HubPolicy) and not policy.random and not _cached("models", policy.id):
         found[policy.id] = 2 * policy.architecture.parameters
     if train.kind != "hub" or os.environ.get(LOCAL_COPY):
         return found
-    # Training problems are compared with every benchmark of the hub, evaluated here or not.
+    # Decontamination compares the training problems with every benchmark of the hub, evaluated here or not.
     for entry in (train, *(each for each in BENCHMARKS.values() if each.kind == "hub")):
         if not _cached("datasets", entry.id):
             found[entry.id] = DATA_BYTES.get(entry.name, SMALL_DATA)
@@ -64,5 +58,5 @@ def _cached(kind: str, name: str) -> bool:
 
 
 def amount(size: float, scale: float) -> str:
-    """Bytes in MiB, or in GiB where `scale` is large."""
+    """`size` bytes as text: in GiB where `scale` (bytes) is at least 10 GiB, else in MiB."""
     return f"{size / GIB:.0f} GiB" if scale >= 10 * GIB else f"{size / MIB:.0f} MiB"

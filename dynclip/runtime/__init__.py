@@ -1,1 +1,1 @@
-"""Files, checkpoints, hardware, progress, provenance: used by all packages, imports none of them."""
+"""Files, checkpoints, hardware, progress and provenance. All packages use it; it imports none of them."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent: folders whose `model.json`, their files' SHA-256, is written last."""
+"""Checkpoint folders with checksums: `model.json` lists the SHA-256 of every file and is written last."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ MANIFEST = "model.json"
 
 
 def seal(aside: Path, target: Path) -> Path:
-    """Checksum every file of `aside` into its `model.json`, flush all to disk, rename the folder to `target`.
+    """Write the checksums of `aside` to its `model.json`, flush all files to disk, rename the folder to `target`.
 
-    A `target` that exists (an older attempt) is replaced. Returns `target`.
+    An existing `target` (of an earlier attempt) is replaced. Returns `target`.
     """
     files = sorted(path for path in aside.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
@@ -31,7 +31,7 @@ def seal(aside: Path, target: Path) -> Path:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, in words that name the file; None if every checksum holds."""
+    """The first missing or changed file of a checkpoint, as a message; None if every checksum holds."""
     manifest = folder / MANIFEST
     try:
         files = json.loads(manifest.read_text())["files"]
@@ -51,7 +51,7 @@ def damage(folder: Path) -> str | None:
 
 
 def verify(folder: Path | str, rebuild: str) -> Path:
-    """`folder` if it is whole; else UserError naming the damaged file and `rebuild`, the command that remakes it."""
+    """`folder` if every checksum holds. Raises UserError with the damaged file and `rebuild`, the command to run."""
     folder = Path(folder)
     problem = damage(folder)
     if problem:
@@ -60,21 +60,22 @@ def verify(folder: Path | str, rebuild: str) -> Path:
 
 
 def latest(state: Path) -> Path | None:
-    """The newest whole `checkpoint-<optimizer step>` of a training state folder; damaged ones are passed over."""
-    found = sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
-    return next((path for path in found if damage(path) is None), None)
+    """The newest undamaged `checkpoint-<optimizer step>` of a training state folder; None if there is none."""
+    return next((path for path in _newest_first(state) if damage(path) is None), None)
 
 
 def prune(state: Path, keep: int = 2) -> None:
     """Delete all but the newest `keep` checkpoints of a training state folder."""
-    found = sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
-    for path in found[keep:]:
+    for path in _newest_first(state)[keep:]:
         shutil.rmtree(path)
 
 
+def _newest_first(state: Path) -> list[Path]:
+    return sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+
 def weights_sha256(folder: Path | str) -> str:
-    """SHA-256 of a sealed folder's weights, as its manifest records it: of `model.safetensors`, or of the list of the
-    sums of a larger model's parts."""
+    """SHA-256 of a checkpoint's weights, from its manifest: of the one safetensors file, or of the list of all sums."""
     files = json.loads((Path(folder) / MANIFEST).read_text())["files"]
     sums = [files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")]
     return sums[0] if len(sums) == 1 else hashlib.sha256(json.dumps(sums).encode()).hexdigest()

@@ -1,15 +1,15 @@
-"""The one exception a user is meant to read."""
+"""The exception for bad user input: the CLI prints its message without a traceback."""
 
 
 class UserError(ValueError):
-    """Bad input or a damaged file: the message is one line that says what, where, what was expected and what to run.
+    """Bad input or a damaged file: one line that says what, where, what was expected and what to run.
 
-    The command line prints it without a traceback and exits with status 2.
+    The CLI exits with status 2.
     """
 
 
 def rebuild_command(rule: str, path) -> str:
-    """The shell command that makes the result file `path` again by running `rule` anew."""
+    """The shell command that runs `rule` again to rebuild the result file `path`."""
     parts = str(path).split("/")
     scale = parts[parts.index("results") + 1] if "results" in parts[:-1] else "laptop"
     config = "" if scale == "laptop" else f"--config scale={scale} "

@@ -1,17 +1,17 @@
-"""A quick start for processes that train or sample with transformers and from local files only."""
+"""Faster imports for processes that train or sample with transformers from local files."""
 
 import os
 import sys
 
-# Packages that TRL and transformers import wherever they find them, and that such a process never calls. Marked absent
-# in this process alone, they cost nothing; imported, they take longer than a short run's first ten steps.
+# Packages that TRL and transformers import if they are installed, and that such a process does not use. Their import
+# takes longer than the first ten steps of a short run, so this process treats them as absent.
 UNUSED = ("vllm", "mlflow", "sklearn", "wandb", "trackio")
 
 
 def prepare(keep: tuple[str, ...] = ()) -> None:
-    """Call before importing transformers or trl: no needless imports, no hub look-ups, no progress bars of others.
+    """Skip unused imports, hub requests and progress bars. Call it before importing transformers or trl.
 
-    `keep`: packages of UNUSED that this process does use. Has no effect on packages that are already imported.
+    `keep`: packages of UNUSED that this process uses. Packages that are already imported stay.
     """
     for package in UNUSED:
         if package not in keep:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write aside, flush to disk, rename; checksums for what is read back."""
+"""Atomic writes (temporary file, flush to disk, rename) and checksums."""
 
 import hashlib
 import json
@@ -7,10 +7,9 @@ from pathlib import Path
 
 
 def write_atomic(path: Path | str, content: str | bytes) -> Path:
-    """Write `content` to `path` so that a reader, or a crash, never sees half of it.
+    """Write `content` to `path` so that neither a reader nor a crash leaves a partial file; returns `path`.
 
-    The bytes go to a sibling file first, reach the disk (fsync) and are then renamed over `path`.
-    Parent folders are made. Returns `path`.
+    Parent folders are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +23,7 @@ def write_atomic(path: Path | str, content: str | bytes) -> Path:
 
 
 def write_json(path: Path | str, value) -> Path:
-    """`write_atomic` of `value` as readable JSON (NaN is refused: it is not JSON)."""
+    """Write `value` as indented JSON, atomically. Raises ValueError for NaN, which is not JSON."""
     return write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 

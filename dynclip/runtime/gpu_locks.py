@@ -1,8 +1,8 @@
-"""GPUs for one job by lock, so that two jobs on a machine never share one unasked.
+"""File locks on GPUs, so that two jobs of a user on one machine do not share a GPU.
 
-Snakemake counts GPUs and does not say which. Each GPU has a lock file, named by the GPU's own identity, in a folder of
-this user in the temporary directory: every checkout and every workflow of the user on this machine sees the same locks.
-The kernel releases them when the process ends, however it ends. Other users' jobs are not seen.
+Snakemake counts GPUs but does not assign them. Each GPU has a lock file, named by its UUID, in a folder of this user in
+the temporary directory, which all checkouts and workflows of the user share. The kernel releases a lock when its
+process ends. Jobs of other users are not seen.
 """
 
 import os
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 
-REMINDER_S = 300.0  # between two lines of a job that waits
+REMINDER_S = 300.0  # between two messages of a waiting job
 
 
 def _to_standard_error(line: str) -> None:
@@ -33,11 +33,11 @@ def take(
     say: Callable[[str], None] = _to_standard_error,
     poll_s: float = 2.0,
 ) -> Iterator[str | None]:
-    """Hold `count` free GPUs; yields their identities as a value for CUDA_VISIBLE_DEVICES, None for a count of 0.
+    """Lock `count` free GPUs and yield their UUIDs as a value for CUDA_VISIBLE_DEVICES; None for a count of 0.
 
-    `gpus` are the candidates, by default those that CUDA_VISIBLE_DEVICES leaves visible (a batch system sets it).
-    Waits while too few are free, without holding any, and says so. Raises UserError if there are fewer candidates than
-    `count`, or if the locks cannot be kept.
+    `gpus` are the candidates, by default those that CUDA_VISIBLE_DEVICES leaves visible (a batch system sets it). While
+    too few are free it waits, holds none, and reports through `say`. Raises UserError if there are fewer candidates
+    than `count`, or if the lock files cannot be written.
     """
     if count == 0:
         yield None
@@ -56,10 +56,9 @@ def take(
 
 @contextmanager
 def use(most: int, gpus: Sequence[hardware.Gpu] | None = None, **options) -> Iterator[None]:
-    """`take` for this process itself: while this holds, CUDA_VISIBLE_DEVICES names the GPUs that it took.
+    """Lock up to `most` GPUs for this process and set CUDA_VISIBLE_DEVICES to them; none on a machine without GPUs.
 
-    At most `most`, fewer where fewer are visible, none without a GPU: for what also runs on a CPU. Enter it before CUDA
-    is first used; the variable is not read again. `options`: those of `take`.
+    Enter it before CUDA is initialised, which reads the variable once. `options`: those of `take`.
     """
     candidates = () if most == 0 else hardware.gpus() if gpus is None else gpus
     with take(min(most, len(candidates)), candidates, **options) as taken:
@@ -76,7 +75,7 @@ def use(most: int, gpus: Sequence[hardware.Gpu] | None = None, **options) -> Ite
 
 
 def lock_folder() -> Path:
-    """Where this user's GPU locks lie on this machine."""
+    """The folder of this user's GPU locks on this machine."""
     return Path(tempfile.gettempdir()) / f"dynclip-{os.getuid()}"
 
 
@@ -97,9 +96,9 @@ def _hold(count: int, candidates: list[str], folder: Path, say, poll_s: float) -
 
 
 def _lock_free(count: int, candidates: list[str], folder: Path, locks: ExitStack) -> list[str]:
-    """Lock the first `count` free candidates, to be released by `locks`, and name them.
+    """Lock the first `count` free candidates until `locks` closes, and return the candidates that were free.
 
-    Where fewer are free none stays locked: two jobs that each kept a part of what both need would wait for ever.
+    If fewer are free, none stays locked: two jobs that each hold a part of what both need would wait forever.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,21 +1,23 @@
-"""What this machine has and what this process may use of it: cores, memory, GPUs, disk.
+"""Cores, memory, GPUs and disk that this process may use.
 
-Containers and batch systems give a process less than the machine has. Numbers here are the usable ones: the
-smallest of the machine's, the affinity mask's and the control groups' limits. Importing this module imports
-no torch.
+Containers and batch systems give a process less than the machine has: each number is the smallest of the machine's, the
+affinity mask's and the control groups' limits. Importing this module imports no torch.
 """
 
 import math
 import os
+import platform
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
 
 GIB = 2**30
-VLLM_CPU_CACHE_GIB = 1.0  # keys and values of vLLM inside a training on a CPU: thousands of tokens of a small model
+VLLM_CPU_CACHE_GIB = 1.0  # KV cache of vLLM inside a training on a CPU: thousands of tokens of a small model
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Gpu:
 
     name: str
     memory_gib: float
-    bf16: bool  # matrix units for bfloat16: compute capability 8.0 and up
-    uuid: str = field(default="", compare=False)  # the same in every process, whatever CUDA_VISIBLE_DEVICES says
+    bf16: bool  # bfloat16 matrix units: compute capability 8.0 and up
+    uuid: str = field(default="", compare=False)  # does not depend on CUDA_VISIBLE_DEVICES
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,19 @@ class Hardware:
     """One machine as this process sees it."""
 
     cpu: str
-    cores: int  # usable at once: affinity and control-group quota
+    cores: int  # usable at once, by affinity and control-group quota
     cores_present: int
-    memory_gib: float  # usable in all: physical memory and control-group limit
-    cpu_bf16: bool  # bfloat16 instructions; without them bfloat16 on a CPU is slower than float32
+    memory_gib: float  # usable, by physical memory and control-group limit
+    cpu_bf16: bool  # bfloat16 instructions; without them float32 is faster
     gpus: tuple[Gpu, ...]
 
 
 def detect() -> Hardware:
-    """This machine, measured now (milliseconds; no torch unless NVIDIA's library cannot be asked)."""
+    """This machine, in milliseconds; torch is imported only where NVIDIA's library cannot be asked."""
     quota, limit = cgroup_limits()
-    info = _read(Path("/proc/cpuinfo"))
-    flags = next((line.split() for line in info.splitlines() if line.startswith("flags")), [])
-    name = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "CPU")
+    flags = _cpuinfo("flags").split()
     return Hardware(
-        cpu=name,
+        cpu=processor(),
         cores=usable_cores(quota),
         cores_present=os.cpu_count() or 1,
         memory_gib=min(physical_memory(), limit) / GIB,
@@ -56,8 +56,13 @@ def detect() -> Hardware:
     )
 
 
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
 def usable_cores(quota: float = math.inf) -> int:
-    """Cores this process may keep busy at once, at least 1; `quota` is the control group's, in cores."""
+    """Cores that this process may use at once, at least 1; `quota` is the control group's limit in cores."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min(allowed, quota)))
 
@@ -72,8 +77,8 @@ def cgroup_limits(
 ) -> tuple[float, float]:
     """(cores, bytes of memory) that this process's control groups allow; infinity without a limit.
 
-    Reads version 2 (cpu.max, memory.max) and version 1 (cpu.cfs_quota_us, memory.limit_in_bytes) from the
-    process's own group up to the root: every level limits those below it.
+    Reads version 2 (cpu.max, memory.max) and version 1 (cpu.cfs_quota_us, memory.limit_in_bytes) of the process's group
+    and of all its parents, because a parent limits its children. joblib's cpu_count reads the root group alone.
     """
     cores, memory = [math.inf], [math.inf]
     for line in _read(membership).splitlines():
@@ -96,82 +101,53 @@ def cgroup_limits(
 def gpus() -> tuple[Gpu, ...]:
     """The NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible; empty without a driver.
 
-    NVIDIA's management library answers in milliseconds. Where it is missing or refuses (some virtual
-    machines), torch is asked, which costs its import.
+    NVIDIA's management library answers in milliseconds. Where it is missing or fails (some virtual machines), torch is
+    asked, whose import takes seconds.
     """
     try:
         import pynvml
     except ImportError:
         return _gpus_by_torch()
     try:
-        pynvml.nvmlInit()
+        with _nvml(pynvml):
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            uuids = [_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+            found = []
+            for index in visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES")):
+                major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(handles[index])
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handles[index]).total / GIB
+                found.append(Gpu(_text(pynvml.nvmlDeviceGetName(handles[index])), memory, major >= 8, uuids[index]))
+            return tuple(found)
     except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
         return ()
     except pynvml.NVMLError:
         return _gpus_by_torch()
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        identities = [_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-        found = []
-        for index in visible(identities, os.environ.get("CUDA_VISIBLE_DEVICES")):
-            handle = handles[index]
-            major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB
-            found.append(Gpu(_text(pynvml.nvmlDeviceGetName(handle)), memory, major >= 8, identities[index]))
-        return tuple(found)
-    except pynvml.NVMLError:
-        return _gpus_by_torch()
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def driver() -> str | None:
     """The NVIDIA driver's version; None without a driver or its management library."""
-    pynvml = _management_library()
-    if pynvml is None:
+    try:
+        import pynvml
+    except ImportError:
         return None
     try:
-        return _text(pynvml.nvmlSystemGetDriverVersion())
+        with _nvml(pynvml):
+            return _text(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return None
-    finally:
-        pynvml.nvmlShutdown()
 
 
-def links() -> str | None:
-    """How the machine's GPUs reach each other, in words; None for fewer than two, or where the driver does not say."""
-    pynvml = _management_library()
-    if pynvml is None:
-        return None
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        pairs = [(a, b) for i, a in enumerate(handles) for b in handles[i + 1 :]]
-        if not pairs:
-            return None
-
-        def connected(index: int) -> int:
-            return sum(pynvml.nvmlDeviceGetP2PStatus(*pair, index) == pynvml.NVML_P2P_STATUS_OK for pair in pairs)
-
-        # 0 is reading a peer's memory: the binding's own name for it is a tuple.
-        nvlink, peers = connected(pynvml.NVML_P2P_CAPS_INDEX_NVLINK), connected(0)
-        return f"{len(pairs)} pairs: {nvlink} by NVLink, {peers} read each other's memory"
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def visible(identities: list[str], selection: str | None) -> list[int]:
-    """Indices of the GPUs that a CUDA_VISIBLE_DEVICES value selects, by CUDA's rules: numbers or identity
-    prefixes, in the order given, up to the first entry that is no GPU; None selects all."""
+def visible(uuids: list[str], selection: str | None) -> list[int]:
+    """Indices of the GPUs that a CUDA_VISIBLE_DEVICES value selects, by CUDA's rules: numbers or UUID prefixes, in the
+    order given, up to the first entry that is no GPU; None selects all."""
     if selection is None:
-        return list(range(len(identities)))
+        return list(range(len(uuids)))
     chosen = []
     for word in (part.strip() for part in selection.split(",")):
-        if word.isdigit() and int(word) < len(identities):
+        if word.isdigit() and int(word) < len(uuids):
             chosen.append(int(word))
         else:
-            matches = [index for index, name in enumerate(identities) if word and name.startswith(word)]
+            matches = [index for index, name in enumerate(uuids) if word and name.startswith(word)]
             if len(matches) != 1:
                 break
             chosen += matches
@@ -179,16 +155,15 @@ def visible(identities: list[str], selection: str | None) -> list[int]:
 
 
 def disk_free(path: Path) -> int:
-    """Bytes free for this user on the disk that holds `path`, or will hold it."""
+    """Bytes free for this user on the disk of `path`, which need not exist yet."""
     return shutil.disk_usage(existing(path)).free
 
 
 def check_writable(path: Path) -> None:
-    """Write to the folder `path` (or where it would be made), flush to the disk and remove it again; leaves
-    no trace.
+    """Write to the folder `path` (or to its nearest ancestor that exists), flush to the disk and remove the file.
 
-    Raises UserError, one line naming the folder and the reason. Asking for permissions is not enough: the
-    superuser has them all, and a full or read-only disk shows when bytes have to reach it.
+    Raises UserError, one line with the folder and the reason. Permission bits are not enough: the superuser has them
+    all, and a full or read-only disk fails only when bytes have to reach it.
     """
     folder = existing(path)
     try:
@@ -220,17 +195,13 @@ def _gpus_by_torch() -> tuple[Gpu, ...]:
     return tuple(Gpu(each.name, each.total_memory / GIB, each.major >= 8, f"GPU-{each.uuid}") for each in properties)
 
 
-def _management_library():
-    """NVIDIA's management library, initialised; None where there is none or it finds no driver."""
+@contextmanager
+def _nvml(pynvml) -> Iterator[None]:
+    pynvml.nvmlInit()
     try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    return pynvml
+        yield
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _text(value: str | bytes) -> str:
@@ -243,6 +214,11 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def _cpuinfo(key: str) -> str:
+    lines = (line.partition(":") for line in _read(Path("/proc/cpuinfo")).splitlines())
+    return next((value.strip() for name, _, value in lines if name.strip() == key), "")
 
 
 def _number(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Progress lines: step, measurements, speed and time left, to the terminal now and then and to a log file always."""
+"""Progress lines with step, measurements, speed and time left. The log file gets all, the terminal some of them."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Progress:
-    """One line per step in `log` (if given); on standard error the first, the last, and one every `every` seconds."""
+    """Writes each step to `log` (if given), and to standard error the last step and one step per `every` seconds."""
 
     def __init__(self, name: str, total: int, log: Path | None = None, every: float = 15.0):
         self.name, self.total, self.log, self.every = name, total, Path(log) if log else None, every
@@ -15,7 +15,7 @@ class Progress:
         self.first, self.started, self.shown = 0, time.monotonic(), 0.0
 
     def start(self, done: int = 0) -> None:
-        """Begin timing; `done` steps were already finished by an earlier attempt."""
+        """Start the clock; an earlier attempt already finished `done` steps."""
         self.first, self.started = done, time.monotonic()
 
     def step(self, done: int, text: str) -> None:
@@ -30,7 +30,7 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """A line that is always shown."""
+        """Write one line to the log and to standard error."""
         line = f"[{self.name}] {text}"
         self._write(line)
         print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""Where a number comes from: digests of the code that produced it, fingerprints of runs, the environment.
+"""Digests of the code behind a result, and the environment it was computed in.
 
-A run's fingerprint holds the code that matters *to that run* and no more, so that editing one method retrains that
-method alone and editing a plot retrains nothing. Code is compared after comments, docstrings and layout are removed.
+A run's fingerprint covers only the code that the run uses: editing one method retrains that method alone, and editing a
+plot retrains nothing. Code is compared without comments, docstrings and layout.
 """
 
 import ast
@@ -9,16 +9,16 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import subprocess
 from functools import cache
 from pathlib import Path
 
 from dynclip.runtime import hardware
+from dynclip.runtime.hardware import processor
 
 PACKAGES = ("dynclip", "evals")
-# Registries: a run depends on its own entry, which is digested by value, not on its neighbours.
+# Registries: a run depends on its own entry, whose value is digested, not on the other entries.
 REGISTRIES = {
     ("dynclip.methods.registry", "METHODS"),
     ("dynclip.methods.registry", "_ENTRIES"),
@@ -48,15 +48,15 @@ VERSIONS = (
 
 
 def digest(value) -> str:
-    """Short hex digest of a JSON-like value; dictionaries do not depend on their order."""
+    """Short hex digest of a JSON-like value; the order of dictionary keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def code_digest(*names: str) -> str:
-    """Digest of the functions, classes and constants named as "module:name" and of all they use inside the project.
+    """Digest of functions, classes and constants, given as "module:name", and of all that they use in the project.
 
-    Names used are found in the source by their text (no import is run), following imports between the project's
-    modules; the entries of REGISTRIES and the package CARRIERS are left out. Raises KeyError for an unknown name.
+    Nothing is imported: names are looked up in the source text, across the project's modules. REGISTRIES and the
+    package CARRIERS are left out. Raises KeyError for an unknown name.
     """
     pending = [tuple(name.split(":")) for name in names]
     seen: dict[tuple[str, str], str] = {}
@@ -69,7 +69,7 @@ def code_digest(*names: str) -> str:
             pending.append(imports[name])
             continue
         if name == "*":
-            exported = imports if _source(module).name == "__init__.py" else ()  # a package gives on what it imports
+            exported = imports if _source(module).name == "__init__.py" else ()  # a package re-exports its imports
             pending += [(module, other) for other in (*definitions, *exported)]
             continue
         node, used = definitions[name]
@@ -84,7 +84,7 @@ def code_digest(*names: str) -> str:
 
 @cache
 def _module(module: str) -> tuple[dict[str, tuple[str, set[str]]], dict[str, tuple[str, str]]]:
-    """Top-level definitions of a module, name -> (normalised source, names it uses), and its project imports."""
+    """(definitions, imports) of a module: name -> (normalised source, names it uses); name -> (module, name)."""
     tree = ast.parse(_source(module).read_text())
     definitions, imports = {}, {}
     for node in ast.walk(tree):
@@ -104,7 +104,7 @@ def _module(module: str) -> tuple[dict[str, tuple[str, set[str]]], dict[str, tup
 
 
 def _source(module: str) -> Path:
-    """The file of a project module. Only the package's own spec is looked up: that imports nothing."""
+    """The file of a project module. Looking up the top package's spec imports nothing."""
     package, *rest = module.split(".")
     folder = Path(importlib.util.find_spec(package).origin).parent
     place = folder.joinpath(*rest)
@@ -127,12 +127,12 @@ def _normalise(node: ast.AST) -> tuple[str, set[str]]:
 
 
 def changes(old: dict, new: dict) -> str:
-    """What differs between two fingerprints, in words: the names of the parts."""
+    """The names of the parts that differ between two fingerprints, separated by commas."""
     return ", ".join(sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)))
 
 
 def environment() -> dict:
-    """Versions, processor and git state: what a reader needs to judge a difference between two machines."""
+    """Versions, hardware and git state, recorded with results."""
     installed = {}
     for name in VERSIONS:
         try:
@@ -144,23 +144,13 @@ def environment() -> dict:
         **installed,
         "cpu": processor(),
         "gpus": [gpu.name for gpu in hardware.gpus()],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": hardware.usable_cores(),
         **git_state(),
     }
 
 
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def git_state() -> dict:
-    """Commit of the project's checkout and whether tracked files differ from it; None outside a checkout."""
+    """The checkout's commit and whether tracked files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*words):

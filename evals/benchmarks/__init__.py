@@ -1,4 +1,4 @@
-"""The problem sets: benchmarks and training sets, their loaders and pinned hashes."""
+"""Benchmarks and training sets, with loaders and pinned content hashes."""
 
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS, load_problems, pins, read_problems

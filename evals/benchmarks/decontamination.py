@@ -1,13 +1,13 @@
-"""Training problems that also occur in a benchmark: found by equal text and by shared word sequences, and listed.
+"""Removes training problems that also occur in a benchmark, by equal text and by shared word sequences.
 
 A token is a run of letters (a LaTeX command is its name), a run of digits, or one Chinese character, after Unicode NFKC
 and case folding; everything else separates. A training problem overlaps a benchmark problem when
 
-- "exact": their tokens, run together, are the same. Below `WORDS` tokens, where the signs between them are what
-  tells problems apart (3+4= and 3-4=), all characters but whitespace must be the same instead;
-- "13-gram": they share `WORDS` tokens in a row that are not a set phrase of the field. Set phrases ("where m and n are
-  relatively prime positive integers, find m + n") are told by their frequency: more than `COMMON` different
-  training problems hold them. Both numbers are those of GPT-3's decontamination (arXiv 2005.14165, appendix C).
+- "exact": their tokens, concatenated, are the same. In texts below `WORDS` tokens signs matter (3+4= and 3-4=), so all
+  characters but whitespace must be the same instead;
+- "13-gram": they share `WORDS` consecutive tokens that are not a common phrase ("where m and n are relatively prime
+  positive integers, find m + n"). A phrase is common if more than `COMMON` different training problems contain it.
+  Both numbers are those of GPT-3's decontamination (arXiv 2005.14165, appendix C).
 """
 
 import re
@@ -24,10 +24,10 @@ TOKEN = re.compile(r"\d+|[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+")
 
 @dataclass(frozen=True)
 class Overlap:
-    """A training problem (`id`) and the benchmark problem it shares most with.
+    """A training problem (`id`) and the benchmark problem that it shares most with.
 
-    `why` is "exact" or "13-gram"; `share` is the part of the benchmark problem's 13-grams, set phrases included,
-    that the training problem holds too (1 for exact): near 1 is the same problem, near 0 a shared formula.
+    `why` is "exact" or "13-gram". `share` is the fraction of the benchmark problem's 13-grams, common phrases included,
+    that the training problem contains (1 for exact): near 1 is the same problem, near 0 a shared formula.
     """
 
     id: str
@@ -38,12 +38,12 @@ class Overlap:
 
 
 def tokens(text: str) -> list[str]:
-    """The tokens of a text, in order; see above."""
+    """The tokens of a text, in order; see the module's docstring."""
     return TOKEN.findall(_fold(text))
 
 
 def normalise(text: str) -> str:
-    """What two texts must have in common to be the same problem; see above."""
+    """The form in which equal problems are equal texts; see the module's docstring."""
     words = tokens(text)
     return "".join(words) if len(words) >= WORDS else "".join(_fold(text).split())
 
@@ -55,7 +55,7 @@ def word_runs(text: str) -> set[tuple[str, ...]]:
 
 
 def decontaminate(training: list[Problem], benchmarks: dict[str, list[Problem]]) -> tuple[list[Problem], list[Overlap]]:
-    """The training problems that occur in no benchmark, and one Overlap for each of the others, both in order."""
+    """(training problems that occur in no benchmark, one Overlap for each of the others), both in order."""
     held_out = [(name, problem) for name, problems in benchmarks.items() for problem in problems]
     by_text: dict[str, int] = {}
     by_run = defaultdict(list)
@@ -69,7 +69,7 @@ def decontaminate(training: list[Problem], benchmarks: dict[str, list[Problem]])
 
     texts = [normalise(problem.problem) for problem in training]
     shared = [[run for run in word_runs(problem.problem) if run in by_run] for problem in training]
-    holders = defaultdict(set)  # different texts, not rows: a problem that a set repeats is no phrase
+    holders = defaultdict(set)  # different texts: a repeated problem does not make its text a common phrase
     for text, runs in zip(texts, shared, strict=True):
         for run in runs:
             holders[run].add(text)

@@ -1,8 +1,8 @@
-"""Families of generated arithmetic problems with verifiable answers, and worked solutions to learn from.
+"""Families of generated arithmetic problems with verifiable answers and worked solutions.
 
-Small enough for a policy of 0.2-1 M parameters: single-digit operands, answers of at most two digits.
-Every problem has many valid solutions (order of the steps and operands, phrasing), so that the entropy of a
-policy trained on them measures real choices. All texts are concatenations of the pieces in VOCABULARY.
+They suit a policy of 0.2-1 M parameters: single-digit operands, answers of at most two digits. Every problem has many
+valid solutions (order of steps and operands, phrasing), so that a policy's entropy measures real choices. All texts are
+concatenations of the pieces in VOCABULARY.
 """
 
 import ast
@@ -23,10 +23,10 @@ from evals.benchmarks.problem import Problem
 VOCABULARY = (*"0123456789+-*%()=;", "\\boxed{", "}", " is ", " so ", " then ", " now ")
 RELATIONS = ("=", " is ")
 JOINTS = (";", " so ", " then ", " now ")
-SLIPS = (-10, -2, -1, 1, 2, 10)  # what a corrupted step is off by
+SLIPS = (-10, -2, -1, 1, 2, 10)  # errors of a corrupted step
 LARGEST = 99  # magnitude of any true intermediate value
-HELD_OUT_SHARE = 10  # one problem text in so many is held out
-PATIENCE = 10_000  # draws without a new problem after which a level counts as exhausted
+HELD_OUT_SHARE = 10  # one problem text in 10 is held out
+MAX_REPEATS = 10_000  # draws without a new problem after which a level counts as exhausted
 ENDLESS = 2**62  # reasoning-gym data sets are virtual: item i exists for every i below the size
 
 Draws = Iterator[tuple[str, str]]
@@ -36,8 +36,8 @@ Draws = Iterator[tuple[str, str]]
 class Family:
     """A kind of problem. `levels` go from the smallest problem space to the largest.
 
-    generate(level, seed) draws (problem text, answer) without end, repeats included.
-    trace(problem, rng, error_rate) writes one worked solution; see `chain_sum_trace`.
+    generate(level, seed) yields (problem text, answer) forever, with repeats.
+    trace(problem, rng, error_rate) returns one worked solution; see `chain_sum_trace`.
     """
 
     name: str
@@ -49,25 +49,25 @@ class Family:
 
 
 def is_held_out(text: str) -> bool:
-    """Whether the problem with this text belongs to the held-out sets: decided by the text alone."""
+    """Whether the problem with this text is held out: decided by the text alone."""
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELD_OUT_SHARE == 0
 
 
 def generate(family: str, count: int, seed: int, held_out: bool) -> list[Problem]:
-    """`count` distinct problems of one side of the split, shuffled, levels balanced as far as they reach.
+    """`count` distinct problems of one side of the split, shuffled, with levels balanced where they are large enough.
 
-    Raises UserError for an unknown family or when the family has fewer problems than `count`.
+    Raises UserError for an unknown family, or if the family has fewer problems than `count`.
     """
     if family not in FAMILIES:
         raise UserError(f"unknown family {family!r}; the families are: {', '.join(FAMILIES)}")
     spec = FAMILIES[family]
     chosen: dict[str, tuple[str, int]] = {}
     for i, level in enumerate(spec.levels):
-        # What an exhausted level leaves over goes to the larger levels after it.
+        # The missing problems of an exhausted level come from the larger levels after it.
         target = len(chosen) + (count - len(chosen)) // (len(spec.levels) - i)
         misses = 0
         for text, answer in spec.generate(level, derive_seed(family, level, seed, held_out)):
-            if len(chosen) == target or misses == PATIENCE:
+            if len(chosen) == target or misses == MAX_REPEATS:
                 break
             misses += 1
             if text not in chosen and is_held_out(text) == held_out:
@@ -85,9 +85,9 @@ def generate(family: str, count: int, seed: int, held_out: bool) -> list[Problem
 
 
 def derive_seed(*parts) -> int:
-    """A 31-bit seed from any parts, far from every other.
+    """A 31-bit seed from any parts.
 
-    reasoning-gym draws item i of seed s from seed s + i: neighbouring seeds share almost all of their items.
+    reasoning-gym draws item i of seed s from seed s + i, so that neighbouring seeds would share almost all items.
     """
     return int(hashlib.sha256(repr(parts).encode()).hexdigest(), 16) % 2**31
 
@@ -105,8 +105,8 @@ def chain_sum_draws(terms: int, seed: int) -> Draws:
 def basic_arithmetic_draws(terms: int, seed: int) -> Draws:
     """`(3+4)*2-5=`: `terms` digits, + - * and necessary parentheses, from reasoning-gym's basic_arithmetic.
 
-    Kept are expressions without negative literals whose every subexpression lies within ±LARGEST. From three
-    terms on they have a product or parentheses, which sets them apart from chain_sum.
+    Expressions have no negative literals, and every subexpression lies within ±LARGEST. With three terms or more they
+    have a product or parentheses, unlike those of chain_sum.
     """
     datasets = _reasoning_gym()
     config = datasets.BasicArithmeticDatasetConfig(
@@ -142,8 +142,8 @@ def chain_mod_draws(terms: int, seed: int) -> Draws:
 def chain_sum_trace(problem: Problem, rng: random.Random, error_rate: float) -> str:
     r"""A worked solution such as `4-7=-3 so -3-1=-4;\boxed{-4}`: the signed terms summed in random order.
 
-    In all families each step goes wrong with probability `error_rate` (off by one, two or ten) and the steps
-    after it carry on from the wrong value: the form stays valid, the answer is mostly wrong.
+    In all families each step is wrong with probability `error_rate` (off by one, two or ten), and the later steps use
+    the wrong value: the form stays valid, and the answer is mostly wrong.
     """
     total, *terms = rng.sample([int(term) for term in re.findall(r"-?\d+", problem.problem)], k=problem.level)
     steps = []
@@ -179,7 +179,7 @@ def basic_arithmetic_trace(problem: Problem, rng: random.Random, error_rate: flo
 def chain_mod_trace(problem: Problem, rng: random.Random, error_rate: float) -> str:
     r"""A worked solution such as `9+4=13;13%6=1 now 7+1=8;8%6 is 2;\boxed{2}`.
 
-    The terms are summed in random order; every other trace, or so, also reduces once on the way.
+    The terms are summed in random order. About every second trace also reduces once before the end.
     """
     *terms, modulus = map(int, re.findall(r"\d+", problem.problem))
     total, *rest = rng.sample(terms, k=len(terms))
@@ -251,8 +251,8 @@ def _reducible(parent: list, index: int) -> list[tuple[list, int]]:
 def _reasoning_gym():
     """reasoning-gym's arithmetic data sets. The import takes seconds and may print a dependency's warnings.
 
-    Its logic puzzles import pycosat, which exists as source only: the locks leave it out, so that no machine
-    needs a C compiler, and an empty module stands in for it.
+    Its logic puzzles import pycosat, which has no wheel. The locks leave it out, so that no machine needs a C compiler,
+    and an empty module replaces it.
     """
     try:
         import_module("pycosat")

@@ -1,16 +1,13 @@
-r"""Problem sets of the Hugging Face hub: fetched by id, cleaned to one form. No text of theirs is kept in this project.
+r"""Problem sets of the Hugging Face hub: fetched by id and cleaned. The project keeps no text of theirs.
 
-Fetching: `datasets` does the work, with its cache (HF_HOME), its mirror (HF_ENDPOINT) and its offline switch
-(HF_HUB_OFFLINE); DYNCLIP_HUB names a folder of local copies that is read instead of any hub. Parquet and JSON files
-are read; nothing of a repository is ever run. One short request decides whether the hub is there: if it is not, the
-cache serves, and if that is empty too, the error comes within `PATIENCE` seconds, not after rounds of retries.
+`datasets` downloads and caches (HF_HOME), from a mirror (HF_ENDPOINT) or offline (HF_HUB_OFFLINE). DYNCLIP_HUB names a
+folder of local copies that is read instead. Only Parquet and JSON files are read; no code of a repository runs.
 """
 
 import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +15,8 @@ from dynclip.runtime.errors import UserError
 from evals.benchmarks.problem import Problem
 
 LOCAL_COPY = "DYNCLIP_HUB"
-FORMATS = ("parquet", "json", "cache")  # builders of `datasets`; "cache" reads what one of the others left
-PATIENCE = 10  # seconds for the hub's first answer
+FORMATS = ("parquet", "json", "cache")  # builders of `datasets`; "cache" reads what another builder prepared
+HUB_TIMEOUT_S = 10  # for the hub's first answer
 NUMBER = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]*))?")
 DAPO_INSTRUCTIONS = re.compile(
     r"^Solve the following math problem step by step\..*\n\n|\n\nRemember to put your answer on its own line.*$"
@@ -28,11 +25,11 @@ DAPO_INSTRUCTIONS = re.compile(
 
 @dataclass(frozen=True)
 class HubSet:
-    """A problem set on the hub: where it lies, what its columns mean, and what was found when it was pinned.
+    """A problem set on the hub: its place, the meaning of its columns, and the contents that were pinned.
 
-    Columns are named as in the files; "a.b" is field b of column a, "" is a column that the set lacks.
-    `count` and `content`, the SHA-256 of the cleaned (problem, answer) rows in order, pin the contents whatever the
-    hub serves; `revision` is the commit or branch that is asked for.
+    Columns are named as in the files: "a.b" is field b of column a, "" is a column that the set lacks. `count` and
+    `content`, the SHA-256 of the cleaned (problem, answer) rows in order, pin the contents whatever the hub serves.
+    `revision` is the requested commit or branch.
     """
 
     name: str
@@ -46,12 +43,12 @@ class HubSet:
     content: str
     problem_rule: str = "text"  # of PROBLEM_RULES
     answer_rule: str = "text"  # of ANSWER_RULES
-    key: str = ""  # tells problems apart: becomes part of their ids
-    distinct: bool = False  # rows repeat: one row of each key is kept, in the order of the keys
+    key: str = ""  # identifies a problem and becomes part of its id
+    distinct: bool = False  # rows repeat: the first row of each key is kept, in the order of the keys
     level: str = ""
     level_rule: str = "number"  # of LEVEL_RULES
     subject: str = ""
-    pools: tuple[tuple[str, int], ...] = ()  # subjects where no column has them: each with its number of rows in a row
+    pools: tuple[tuple[str, int], ...] = ()  # subjects where no column has them: (name, number of consecutive rows)
     tolerance: str = ""
     solution: str = ""
     solution_rule: str = "text"  # of SOLUTION_RULES
@@ -60,14 +57,14 @@ class HubSet:
 
     @property
     def place(self) -> str:
-        """The data set in words, for messages."""
+        """The data set's place, for messages."""
         return f"{self.id} (config {self.config}, split {self.split}, revision {self.revision})"
 
 
 def fetch(entry: HubSet) -> tuple[list[Problem], str]:
-    """The cleaned problems of an entry, unchecked, and the revision they are of: a commit id, or "local copy".
+    """The cleaned problems of an entry, not yet compared with its pins, and their revision: a commit, or "local copy".
 
-    Raises UserError if neither the hub, nor the cache, nor the local copy has them, or if columns are missing.
+    Raises UserError if neither hub nor cache nor local copy has them, or if columns are missing.
     """
     dataset, revision = _dataset(entry)
     table = dataset.with_format("arrow")[:]
@@ -83,7 +80,7 @@ def fetch(entry: HubSet) -> tuple[list[Problem], str]:
 
 
 def problem_of(entry: HubSet, row: dict, number: int) -> Problem:
-    """Row `number`, from 0, as a problem. Raises KeyError for a missing column."""
+    """Row `number` (from 0) as a problem. Raises KeyError for a missing column."""
     key = str(field(row, entry.key)) if entry.key else f"{number + 1:04d}"
     return Problem(
         id=f"{entry.name}-{key}",
@@ -104,7 +101,7 @@ def field(row: dict, path: str):
 
 
 def pool(pools: tuple[tuple[str, int], ...], number: int) -> str:
-    """The name of the pool that row `number` belongs to; "" beyond the last."""
+    """The name of row `number`'s pool; "" after the last pool."""
     for name, size in pools:
         if number < size:
             return name
@@ -113,12 +110,12 @@ def pool(pools: tuple[tuple[str, int], ...], number: int) -> str:
 
 
 def dapo_problem(messages: list[dict]) -> str:
-    """The bare problem of a DAPO prompt: its instructions, the same in every row, belong to the prompt template."""
+    """The problem of a DAPO prompt, without the instructions that every row repeats."""
     return DAPO_INSTRUCTIONS.sub("", messages[-1]["content"])
 
 
 def number_answer(value, _row: dict | None = None) -> str:
-    """`025` → 25, 27.0 → 27, `1,234` → 1234, at any size. What is no decimal number stays as it is."""
+    """`025` → 25, 27.0 → 27, `1,234` → 1234, at any size. Text that is no decimal number stays as it is."""
     text = str(value).strip().replace(",", "")
     parts = NUMBER.fullmatch(text)
     if not parts:
@@ -134,15 +131,15 @@ def gsm8k_answer(solution: str, _row: dict | None = None) -> str:
 
 
 def gsm8k_solution(text: str) -> str:
-    """A worked solution as a response: without the `<<…>>` of its calculator, and with the answer in a box."""
+    """A worked solution as a response: without its `<<…>>` calculator marks, and with a boxed answer."""
     steps, _, answer = re.sub(r"<<.*?>>", "", text).rpartition("####")
     return f"{steps.strip()}\nThe answer is \\boxed{{{number_answer(answer)}}}."
 
 
 def olympiad_answer(answers: list[str], row: dict) -> str:
-    r"""Without `$`, outer spacing commands and a full stop at the end; several answers come as `a, b`.
+    r"""The answer without `$`, outer spacing commands and a final full stop; several answers become `a, b`.
 
-    The space is what keeps `12,345` two numbers. A unit, which has a column of its own, is no part of the answer.
+    The space keeps `12,345` two numbers. The unit has a column of its own and is not part of the answer.
     """
     text = ", ".join(answers).replace("$", "")
     text = re.sub(r"^(\s|\\quad)+|[\s.]+$", "", text)
@@ -150,7 +147,7 @@ def olympiad_answer(answers: list[str], row: dict) -> str:
 
 
 def split_list(text: str) -> list[str]:
-    """Parts of a text between the commas that stand outside all brackets."""
+    """Parts of a text between the commas outside all brackets."""
     parts, depth = [""], 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")
@@ -176,6 +173,7 @@ SOLUTION_RULES: dict[str, Callable] = {"text": str.strip, "gsm8k": gsm8k_solutio
 def _dataset(entry: HubSet):
     """The split of an entry as `datasets` has it, and its revision."""
     import httpx
+    from datasets import config
     from datasets.exceptions import DatasetsError
     from huggingface_hub import HfApi, constants
 
@@ -186,35 +184,35 @@ def _dataset(entry: HubSet):
                 f"{entry.name}: {LOCAL_COPY} is set and {path} is no folder; copy the data set there: "
                 f"hf download --repo-type dataset {entry.id} --local-dir {path}"
             )
-        _say(entry, f"from the local copy {path}")
+        _log(entry, f"from the local copy {path}")
         try:
             return _open(entry, str(path))[0], "local copy"
         except (OSError, ValueError, DatasetsError) as error:
             raise UserError(f"{entry.name}: cannot read the local copy {path}: {_first_line(error)}") from None
-    if constants.HF_HUB_OFFLINE:
-        reason = "HF_HUB_OFFLINE is set"
-    else:
+    # One short request first: without a hub, `datasets` retries for 25 seconds per set before it reads its cache.
+    commit, reason = None, "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    if not reason:
         try:
-            commit = HfApi().dataset_info(entry.id, revision=entry.revision, timeout=PATIENCE).sha
-            _say(entry, f"from {constants.ENDPOINT}, commit {commit[:12]}")
-            return _open(entry, f"hf://datasets/{entry.id}", commit)
-        except (OSError, ValueError, httpx.HTTPError, DatasetsError) as error:
+            commit = HfApi().dataset_info(entry.id, revision=entry.revision, timeout=HUB_TIMEOUT_S).sha
+            _log(entry, f"from {constants.ENDPOINT}, commit {commit[:12]}")
+        except (OSError, ValueError, httpx.HTTPError) as error:
             reason = _first_line(error)
+    config.HF_HUB_OFFLINE = bool(reason)  # the cache alone
     try:
-        with _without_network():
-            found = _open(entry, f"hf://datasets/{entry.id}")
-    except (OSError, ValueError, DatasetsError):
+        found = _open(entry, f"hf://datasets/{entry.id}", commit)
+    except (OSError, ValueError, httpx.HTTPError, DatasetsError) as error:
         raise UserError(
-            f"{entry.name}: cannot load {entry.place} from {constants.ENDPOINT}: {reason}; nor is it in the cache "
-            f"({constants.HF_HOME}). Set HF_ENDPOINT to a mirror of the hub; or HF_HOME to a cache that has it, with "
-            f"HF_HUB_OFFLINE=1; or {LOCAL_COPY}=FOLDER with a copy in FOLDER/{entry.id}"
+            f"{entry.name}: cannot load {entry.place} from {constants.ENDPOINT}: {reason or _first_line(error)}; nor "
+            f"is it in the cache ({constants.HF_HOME}). Set HF_ENDPOINT to a mirror of the hub; or HF_HOME to a cache "
+            f"that has it, with HF_HUB_OFFLINE=1; or {LOCAL_COPY}=FOLDER with a copy in FOLDER/{entry.id}"
         ) from None
-    _say(entry, f"from the cache {constants.HF_HOME}, commit {found[1][:12]} ({reason})")
+    if reason:
+        _log(entry, f"from the cache {constants.HF_HOME}, commit {found[1][:12]} ({reason})")
     return found
 
 
 def _open(entry: HubSet, path: str, revision: str | None = None):
-    """Download and convert what the cache lacks, the first half of `load_dataset`; refuse other formats before that."""
+    """(split, revision) by the first half of `load_dataset`. Raises ValueError for other formats before a download."""
     from datasets import load_dataset_builder
 
     builder = load_dataset_builder(path, entry.config, revision=revision)
@@ -225,24 +223,9 @@ def _open(entry: HubSet, path: str, revision: str | None = None):
     return builder.as_dataset(split=entry.split), builder.hash
 
 
-@contextmanager
-def _without_network():
-    """`datasets` on its cache alone: where the hub is away, it would ask again and again for half a minute."""
-    from datasets import config
-    from datasets.utils import logging
-
-    kept = config.HF_HUB_OFFLINE, logging.get_verbosity()
-    config.HF_HUB_OFFLINE = True
-    logging.set_verbosity_error()  # that the cache serves is said once, here
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = kept[0]
-        logging.set_verbosity(kept[1])
-
-
 def _distinct(table, key: str):
-    """The first row of each value of `key`, in the order of the values. By column: the hub's file repeats 100 times."""
+    """The first row of each value of `key`, in the order of the values."""
+    # By column, without a Python object per row: DAPO's file repeats each row about 100 times.
     import pyarrow.compute as pc
 
     column, *fields = key.split(".")
@@ -259,5 +242,5 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _say(entry: HubSet, text: str) -> None:
+def _log(entry: HubSet, text: str) -> None:
     print(f"[{entry.name}] {entry.id} ({entry.config}/{entry.split}) {text}", file=sys.stderr, flush=True)

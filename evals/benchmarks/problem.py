@@ -1,14 +1,14 @@
-"""A problem: what is asked, and the gold answer."""
+"""A problem with its gold answer."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its answer; `level` is its difficulty (0: not given), `subject` its family, field or contest.
+    """One problem. `level` is its difficulty (0: not given), `subject` its family, field or contest.
 
-    The answer is exact unless `tolerance` gives the absolute deviation that is still correct, as "1e-1". `solution` is
-    a worked one, where the set has them.
+    `tolerance`, such as "1e-1", is the absolute deviation that still counts as correct; "" means exact. `solution` is a
+    worked solution, where the set has one.
     """
 
     id: str

@@ -1,7 +1,7 @@
-"""Benchmarks and training sets: one registry entry each; what is loaded is checked against what was pinned.
+"""Benchmarks and training sets: one registry entry each. Loaded contents are compared with the entry's pins.
 
-To add a generated benchmark: a family in `families.py`, an entry here with the hash that `pins()` returns.
-To add one of the hub: an entry here; loading it once says the count and the hash to pin. See docs/benchmarks.md.
+A new generated benchmark needs a family in `families.py` and an entry here with the hash that `pins()` returns. A new
+benchmark of the hub needs an entry here; loading it once prints the count and the hash to pin. See docs/benchmarks.md.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ from evals.sampling.settings import Sampling
 
 LAPTOP_SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=48)
 PAPER_SAMPLING = Sampling(temperature=0.7, top_p=0.8, top_k=20, max_tokens=4096)
-GOLD_PATIENCE = 60  # seconds for a gold's self-check: a busy machine says nothing about a gold
+GOLD_TIMEOUT_S = 60  # for grading a gold answer against itself: long, since a busy machine proves no error
 
 
 @dataclass(frozen=True)
 class ProblemSet:
     """`count` problems drawn evenly from `families` with `seed`, on one side of the held-out split.
 
-    `content` is the SHA-256 of the (problem, answer) rows: a change of a generator cannot pass unnoticed.
+    `content` is the SHA-256 of the (problem, answer) rows: it detects a changed generator.
     """
 
     name: str
@@ -46,28 +46,20 @@ class ProblemSet:
 
 @dataclass(frozen=True)
 class Benchmark(ProblemSet):
-    """A held-out problem set and how it is sampled: `k` completions per problem under `sampling`."""
+    """A held-out problem set with its sampling: `k` completions per problem under `sampling`."""
 
     held_out: bool = True
     k: int = 16
     sampling: Sampling = LAPTOP_SAMPLING
 
-    def load(self, folder: Path | str) -> list[Problem]:
-        """The problems as `write_data` left them in `folder`; errors as in `read_problems`."""
-        return read_problems(Path(folder) / f"{self.name}.jsonl")
-
 
 @dataclass(frozen=True)
 class HubBenchmark(HubSet):
-    """A problem set of the hub and how it is sampled: `k` completions per problem under `sampling`, from `seed`."""
+    """A problem set of the hub with its sampling: `k` completions per problem under `sampling`, from `seed`."""
 
     k: int = 4
     seed: int = 0
     sampling: Sampling = PAPER_SAMPLING
-
-    def load(self, folder: Path | str) -> list[Problem]:
-        """The problems as `write_data` left them in `folder`; errors as in `read_problems`."""
-        return read_problems(Path(folder) / f"{self.name}.jsonl")
 
 
 BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
@@ -158,10 +150,10 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
 
 
 def load_problems(entry: ProblemSet | HubSet, limit: int | None = None) -> list[Problem]:
-    """The problems of an entry, or the first `limit` of them: generated, or loaded from the hub and checked.
+    """The problems of an entry, or the first `limit` of them: generated, or loaded from the hub.
 
-    Raises UserError if the set as a whole is not the pinned one, if it cannot be had, or if a gold among the
-    problems returned is not graded correct against itself.
+    Raises UserError if the set cannot be loaded or is not the pinned one, or if a returned problem's gold answer is not
+    graded correct against itself.
     """
     problems = obtain(entry)[0][:limit]
     check_golds(entry.name, problems)
@@ -169,7 +161,7 @@ def load_problems(entry: ProblemSet | HubSet, limit: int | None = None) -> list[
 
 
 def obtain(entry: ProblemSet | HubSet) -> tuple[list[Problem], dict]:
-    """The problems of an entry, checked against its pins, and what the manifest says of where they come from."""
+    """The problems of an entry, compared with its pins, and their source for the manifest."""
     if entry.kind == "generated":
         return make(entry), {"seed": entry.seed, "content": entry.content}
     problems, revision = hub.fetch(entry)
@@ -186,7 +178,7 @@ def obtain(entry: ProblemSet | HubSet) -> tuple[list[Problem], dict]:
 
 
 def draw(entry: ProblemSet) -> list[Problem]:
-    """The problems of an entry, unchecked; families take turns, so that every stretch holds them all."""
+    """The problems of an entry, not yet compared with its pin. Families alternate, so that every batch has them all."""
     share, rest = divmod(entry.count, len(entry.families))
     counts = [share + (i < rest) for i in range(len(entry.families))]
     parts = [generate(f, n, entry.seed, entry.held_out) for f, n in zip(entry.families, counts, strict=True)]
@@ -212,7 +204,7 @@ def content_hash(problems: list[Problem]) -> str:
 
 
 def pins() -> dict[str, str]:
-    """Content hashes of every generated entry as the installed generators make them: what the registries must carry."""
+    """Content hash of every generated entry, from the installed generators: the value that the entry must have."""
     entries = (*BENCHMARKS.values(), *TRAIN_SETS.values())
     return {entry.name: content_hash(draw(entry)) for entry in entries if entry.kind == "generated"}
 
@@ -220,9 +212,9 @@ def pins() -> dict[str, str]:
 def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple[str, ...]) -> dict:
     """Write train.jsonl, <benchmark>.jsonl and, last, manifest.json; return the manifest.
 
-    Training problems that occur in any benchmark of the training set's kind, written here or not, are dropped and
-    listed: the same training set serves whatever is evaluated. Raises UserError for an unknown name, content that is
-    not the pinned one or cannot be had, and a gold that is not graded correct against itself.
+    Training problems that occur in any benchmark of the training set's kind, evaluated here or not, are dropped and
+    listed in the manifest. Raises UserError for an unknown name, for content that cannot be loaded or is not the pinned
+    one, and for a gold answer that is not graded correct against itself.
     """
     for name, known in ((train_set, TRAIN_SETS), *((name, BENCHMARKS) for name in benchmarks)):
         if name not in known:
@@ -259,14 +251,14 @@ def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple
 
 
 def _line(problem: Problem) -> str:
-    """A row of a data file; few problems have a tolerance or a solution, the others' rows do without the field."""
+    """A row of a data file, without the fields `tolerance` and `solution` where they are empty."""
     empty = {name for name in ("tolerance", "solution") if not getattr(problem, name)}
     return json.dumps({name: value for name, value in asdict(problem).items() if name not in empty}) + "\n"
 
 
 def check_golds(name: str, problems: list[Problem]) -> None:
-    """Raise UserError unless every gold, boxed, is graded correct against itself, however long that takes."""
-    verdicts = grade_many([(f"\\boxed{{{p.answer}}}", p.answer) for p in problems], timeout_s=GOLD_PATIENCE)
+    """Raise UserError unless every gold answer, boxed, is graded correct against itself."""
+    verdicts = grade_many([(f"\\boxed{{{p.answer}}}", p.answer) for p in problems], timeout_s=GOLD_TIMEOUT_S)
     wrong = [(p, verdict) for p, verdict in zip(problems, verdicts, strict=True) if not verdict.correct]
     if wrong:
         problem, verdict = wrong[0]
@@ -274,9 +266,9 @@ def check_golds(name: str, problems: list[Problem]) -> None:
 
 
 def read_problems(path: Path | str) -> list[Problem]:
-    """The problems of a data file that is exactly what manifest.json beside it recorded.
+    """The problems of a data file, compared with the checksum in manifest.json beside it.
 
-    Raises UserError naming the file and the command that rebuilds it if it is missing, truncated or edited.
+    Raises UserError with the file and the command that rebuilds it if it is missing, truncated or edited.
     """
     path = Path(path)
     manifest = path.with_name("manifest.json")

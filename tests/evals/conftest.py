@@ -15,7 +15,7 @@ SHARED = ROOT.parent / "shared"
 SIX = ("aime24", "aime25", "amc", "math500", "gsm8k", "olympiad")
 LOAD = """
 import json
-from evals.benchmarks import BENCHMARKS, obtain
+from evals.benchmarks.registry import BENCHMARKS, obtain
 golds = {name: [(p.answer, p.tolerance, p.id) for p in obtain(BENCHMARKS[name])[0]] for name in %r}
 print(json.dumps(golds))
 """

@@ -83,7 +83,7 @@ def test_an_exhausted_level_leaves_its_share_to_the_others():
 
 
 def test_too_many_problems_and_unknown_families_are_refused(monkeypatch):
-    monkeypatch.setattr("evals.benchmarks.families.PATIENCE", 50)
+    monkeypatch.setattr("evals.benchmarks.families.MAX_REPEATS", 50)
     monkeypatch.setitem(FAMILIES, "three", _three_problems())
     with pytest.raises(UserError, match="three: 10 problems wanted"):
         generate("three", 10, 1, held_out=False)

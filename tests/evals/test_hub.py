@@ -249,7 +249,7 @@ def test_written_data_says_where_it_comes_from_and_what_was_left_out(copies, mon
         {"id": "set-0001", "why": "exact", "benchmark": "asked", "problem": "asked-0001", "share": 1.0}
     ]
     assert manifest["overlaps_removed"] == {"asked": 1, "unasked": 0}
-    assert [p.tolerance for p in bench["asked"].load(tmp_path / "data")] == ["1e-1", ""]
+    assert [p.tolerance for p in registry.read_problems(tmp_path / "data" / "asked.jsonl")] == ["1e-1", ""]
 
 
 # The real sets, from the stand-in hub
@@ -259,7 +259,7 @@ def python(script, home, **environment):
     """The last line that `script` prints, as JSON, and its standard error, from a process with this environment."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DYNCLIP_", "HUGGINGFACE"))}
     result = subprocess.run(
-        [sys.executable, "-c", f"import json, dataclasses\nfrom evals import benchmarks, hub\n{script}"],
+        [sys.executable, "-c", f"import dataclasses, json\nfrom evals.benchmarks import hub, registry\n{script}"],
         cwd=home, capture_output=True, text=True, timeout=300,
         env={**kept, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
@@ -269,12 +269,12 @@ def python(script, home, **environment):
 
 # One line of JSON: the message that loading each of `changed` fails with, or what it loads.
 MESSAGES = """
-entries = {**benchmarks.BENCHMARKS, **benchmarks.TRAIN_SETS}
+entries = {**registry.BENCHMARKS, **registry.TRAIN_SETS}
 found = []
 for name, changes in %s:
     try:
-        found.append(len(benchmarks.obtain(dataclasses.replace(entries[name], **changes))[0]))
-    except benchmarks.UserError as error:
+        found.append(len(registry.obtain(dataclasses.replace(entries[name], **changes))[0]))
+    except registry.UserError as error:
         found.append(str(error))
 print(json.dumps(found))
 """
@@ -290,18 +290,18 @@ def home(tmp_path_factory):
 def real(stand_in, home):
     """Every set, loaded once: name -> problems; the manifest of DAPO's training data beside all six benchmarks."""
     script = f"""
-folder = benchmarks.Path("data")
-benchmarks.write_data(folder, "paper", "dapo", {SIX})
+folder = registry.Path("data")
+registry.write_data(folder, "paper", "dapo", {SIX})
 sources = {{}}
 for name in {TRAINING}:
-    problems, sources[name] = benchmarks.obtain(benchmarks.TRAIN_SETS[name])
-    benchmarks.check_golds(name, problems)
+    problems, sources[name] = registry.obtain(registry.TRAIN_SETS[name])
+    registry.check_golds(name, problems)
     (folder / f"whole_{{name}}.json").write_text(json.dumps([dataclasses.asdict(p) for p in problems]))
 print(json.dumps(sources))
 """
     sources, _ = python(script, home, HF_ENDPOINT=stand_in)
     manifest = json.loads((home / "data/manifest.json").read_text())
-    sets = {name: BENCHMARKS[name].load(home / "data") for name in SIX}
+    sets = {name: registry.read_problems(home / "data" / f"{name}.jsonl") for name in SIX}
     for name in TRAINING:
         sets[name] = [Problem(**row) for row in json.loads((home / f"data/whole_{name}.json").read_text())]
     return sets, manifest, {**manifest["sets"], **sources}
@@ -463,7 +463,7 @@ def test_a_hub_that_never_answers_is_asked_once(tmp_path):
 
     threading.Thread(target=listen, daemon=True).start()
     endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-    found, _ = python(f"hub.PATIENCE = 1\n{MESSAGES}" % [("aime24", {})], tmp_path, HF_ENDPOINT=endpoint)
+    found, _ = python(f"hub.HUB_TIMEOUT_S = 1\n{MESSAGES}" % [("aime24", {})], tmp_path, HF_ENDPOINT=endpoint)
     silent.close()
     assert f"from {endpoint}: " in found[0] and "timed out" in found[0]
     datasets = [call for call in calls if b"/api/datasets/" in call.recv(4096)]

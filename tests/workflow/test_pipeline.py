@@ -28,7 +28,7 @@ def test_every_declared_file_exists_and_the_last_lines_say_how_to_look(finished)
 def test_the_plan_comes_first(finished):
     _, output = finished
     assert output.index("2 methods x 2 seeds") < output.index("Building DAG of jobs")
-    assert "minutes" in output and "disk" in output
+    assert "expect a factor of two" in output and "disk" in output
 
 
 def test_runs_hold_one_row_per_rollout_step_and_whole_checkpoints(finished):
