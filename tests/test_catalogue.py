@@ -94,7 +94,7 @@ FULL = {
     "observes": ("clamped_entropy", "mean `clamped_entropy`"),
     "keeps": ("a number", "Keeps a number."),
     "caveats": (("Beware.", "Take care."), "* Take care."),
-    "on_policy_grpo": (True, "it is GRPO exactly"),
+    "on_policy_grpo": (True, ""),  # shown in the overview, see `row` below
 }
 
 
@@ -128,7 +128,7 @@ def test_check_names_what_is_stale_and_writing_mends_it(tmp_path, monkeypatch, c
     monkeypatch.setattr(methods_page, "DOCS", tmp_path / "docs")
     monkeypatch.setattr(methods_page, "FIGURES", {"gradients": method_figures.FIGURES["gradients"]})
     assert methods_page.main(["--check"]) == 1
-    assert "docs/figures/gradients.svg: not what the registry gives; run `make docs`" in capsys.readouterr().err
+    assert "docs/figures/gradients.svg: differs from the registry; run `make docs`" in capsys.readouterr().err
     assert methods_page.main([]) == 0 and methods_page.main(["--check"]) == 0
     monkeypatch.setattr(methods_page, "METHODS", METHODS | {"newcomer": newcomer(surrogate=METHODS["grpo"].surrogate)})
     capsys.readouterr()

@@ -1,7 +1,6 @@
-"""The figures of docs/methods.md, drawn from the methods' own code: no formula of a method is written here twice.
+"""The figures of docs/methods.md, drawn with the methods' own code.
 
-Each function takes the registry's specs by family (`catalogue.grouped`) and returns a figure 8 inches wide. `VARIANTS`
-lists the options that are drawn in more than their default; it is read by option, for whichever method has it.
+Each function takes the registry's specs by family (`methods_page.grouped`) and returns a figure 8 inches wide.
 """
 
 import itertools
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dynclip.methods.objective import Method
+from dynclip.methods.objective import GRPO_PIECES, Method
 from dynclip.methods.spec import MethodSpec, piece_options
 from dynclip.methods.types import TokenBatch
 from dynclip.report.evidence import BASELINE
@@ -23,21 +22,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Grouped = dict[str, list[MethodSpec]]
+# Options that are drawn with each of these values, for every method that has them.
 VARIANTS = {"phase2": ("formula", "prose"), "divergence": ("kl", "chi2", "tv")}
-BOUNDED = ("constant", "probability", "training")  # families whose methods are told by their bounds
-STEPS = 120  # rollout steps T of the run that is drawn
+BOUNDED = ("constant", "probability", "training")  # families whose methods differ in their bounds
+STEPS = 120  # T, rollout steps of the run that is drawn
 PROBABILITIES = (0.05, 0.5, 0.95)
-# Dense where a logarithmic axis stretches it, and where the bounds by root functions close.
+# Dense at small q, which a logarithmic axis stretches, and near 1, where bounds with square roots close.
 Q = torch.cat([torch.logspace(-3, -1, 50)[:-1], torch.linspace(0.1, 0.9, 33)[:-1], torch.linspace(0.9, 1, 21)]).double()
 TRAINING, BOUNDS = "k/T, share of training", "bounds 1 − ε⁻ and 1 + ε⁺"
-# An invented entropy curve, nats at k/T, that falls, recovers and falls again: what feedback does is seen on it.
+# An invented entropy curve, nats at k/T. It falls, recovers and falls again, so that every controller reacts.
 ENTROPY = ((0.0, 1.0), (0.3, 0.12), (0.55, 0.8), (0.8, 0.1), (1.0, 0.35))
 ALLOWED, FAINT = "#0072B2", "#888888"
 
 
 @dataclass(frozen=True)
 class Diagram:
-    """A figure of the page: where it belongs, how it is drawn, and the sentence under it."""
+    """A figure of the page: its family, its drawing function and its caption."""
 
     family: str
     draw: Callable[[Grouped], "Figure"]
@@ -53,7 +53,7 @@ def narrow_bounds(specs: Grouped) -> "Figure":
 
 
 def wide_bounds(specs: Grouped) -> "Figure":
-    """Bounds over q of the methods that go further, on logarithmic axes."""
+    """Bounds over q of the methods with wider bounds, on logarithmic axes."""
     figure, axes = _draw_bounds(courses(specs), wide=True)
     axes[0].set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(0.1, 14))
     axes[0].set(xticks=(0.01, 0.1, 1), yticks=(0.1, 0.5, 1, 2, 5, 10))
@@ -64,7 +64,7 @@ def wide_bounds(specs: Grouped) -> "Figure":
 
 
 def schedules(specs: Grouped) -> "Figure":
-    """Bounds over training, at a few q, of the methods that follow the step alone."""
+    """Bounds over training at a few q, of the methods without a controller."""
     shown = [bound for bound in courses(specs) if bound.moves and not bound.method.controller]
     figure, axes = _canvas(len(shown), columns=2, height=2.4)
     for ax, bound in zip(axes, shown, strict=False):
@@ -77,7 +77,7 @@ def schedules(specs: Grouped) -> "Figure":
 
 
 def feedback(specs: Grouped) -> "Figure":
-    """The invented entropy with the thresholds that a controller reacts at; below it the bounds that follow."""
+    """The invented entropy with the controllers' thresholds, above the bounds that result."""
     shown = [bound for bound in courses(specs) if bound.moves and bound.method.controller]
     columns = max(1, len(shown))
     figure, axes = _canvas(2 * columns, columns=columns, height=2.4, sharey=False)
@@ -96,7 +96,7 @@ def feedback(specs: Grouped) -> "Figure":
 
 
 def gradients(specs: Grouped) -> "Figure":
-    """What each surrogate makes of a token's gradient, over the ratio, for either sign of the advantage."""
+    """The factor that each surrogate puts on a token's gradient, over the ratio, for both signs of the advantage."""
     figure, axes = _canvas(2, columns=2, height=3.4)
     ratios = torch.logspace(-3, 3, 601, base=2, dtype=torch.float64)
     for ax, advantage in zip(axes, (1.0, -1.0), strict=True):
@@ -119,30 +119,29 @@ FIGURES: dict[str, Diagram] = {
     "bounds": Diagram(
         "probability",
         narrow_bounds,
-        "Where the ratio r = p/q keeps its gradient, by the old probability q: between the blue lines. Light: what a "
-        "bound passes through over a training. Dotted: 1/q, where p = 1: a bound above it never acts.",
+        "The ratio r = p/q keeps its gradient between the blue lines. The light area is what a bound passes through "
+        "over a training. Dotted is 1/q, where p = 1: a bound above it never acts.",
     ),
     "bounds_wide": Diagram(
         "probability",
         wide_bounds,
-        "The same for methods that reach further, on logarithmic axes. A lower bound that leaves its panel goes to 0.",
+        "The same on logarithmic axes, for methods with wider bounds. A lower bound that leaves its panel goes to 0.",
     ),
     "schedules": Diagram(
         "training",
         schedules,
-        "Bounds that follow the step alone, at three old probabilities. Above 1: the upper bound; below: the lower.",
+        "Bounds that follow the step, at three old probabilities. The upper bounds are above 1, the lower ones below.",
     ),
     "feedback": Diagram(
         "training",
         feedback,
-        "Bounds that follow the entropy. The curve is invented, so that every threshold is crossed; the thresholds are "
-        "found by asking the controller.",
+        "Bounds that follow the entropy. The entropy curve is invented, so that it crosses every threshold.",
     ),
     "gradients": Diagram(
         "surrogate",
         gradients,
-        "The factor of A ∇ ln p in the gradient of one token's objective, by autograd through each surrogate with the "
-        "defaults of the method that is named, added terms and weights left out. 0: the token has lost its gradient.",
+        "The factor of A ∇ ln p in the gradient of one token's objective, by autograd through each surrogate. Defaults "
+        "are those of the method in the legend, without added terms and weights. At 0 a token has no gradient.",
     ),
 }  # fmt: skip
 
@@ -155,11 +154,8 @@ def render(name: str, specs: Grouped, form: str = "svg") -> bytes:
         content = save(FIGURES[name].draw(specs), form)
     if form == "png":
         return content
-    # A hundredth of a point is finer than any screen: half the bytes, and no rounding error of a processor is visible.
+    # Rounded to a hundredth of a point: half the bytes, and the rounding of a processor does not show.
     return re.sub(rb"\d+\.\d{3,}", lambda match: b"%g" % round(float(match[0]), 2), content)
-
-
-# What is drawn
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,7 @@ class Course:
 
 
 def courses(specs: Grouped) -> list[Course]:
-    """The bounds of every method that is told by them, and of its variants, in a run that sees the invented entropy."""
+    """The bounds of every method in `BOUNDED`, and of its variants, in a run with the invented entropy."""
     found = []
     for spec in itertools.chain.from_iterable(specs.get(family, ()) for family in BOUNDED):
         choices = [[(name, value) for value in VARIANTS[name]] for name in VARIANTS if name in spec.defaults]
@@ -203,10 +199,10 @@ def courses(specs: Grouped) -> list[Course]:
 
 
 def thresholds(method: Method) -> list[list[float]]:
-    """Entropies (nats) at which the controller's answer jumps: curves over steps 1 … T, NaN where there is none.
+    """Entropies (nats) at which the controller's signal jumps: curves over steps 1 … T, NaN where there is none.
 
-    Found by asking: at each step, from each state that the drawn run has been in, the signal is read off over a grid of
-    entropies, and a jump is closed in on. A controller that answers gradually has none.
+    At each step, and from each state of the drawn run, the signal is evaluated on a grid of entropies. Bisection then
+    finds each jump. A controller whose signal changes gradually has none.
     """
     run, states = Method(method.spec, STEPS, method.options), {}
     for step, entropy in enumerate(_entropies()):
@@ -234,18 +230,19 @@ def thresholds(method: Method) -> list[list[float]]:
                     low, high = (middle, high) if signal(state, step, middle) == answers[i] else (low, middle)
                 found.add(round(low, 3))
         levels.append(sorted(found))
-    most = max(map(len, levels))
-    return [[level[i] if i < len(level) else math.nan for level in levels] for i in range(most)]
+    count = max(map(len, levels))
+    return [[level[i] if i < len(level) else math.nan for level in levels] for i in range(count)]
 
 
 def surrogates(specs: Grouped) -> dict[str, MethodSpec]:
-    """Every surrogate once, as the first method that uses it has it, without weights and added terms."""
+    """Label -> spec: every surrogate once, from the first method that uses it, without weights and added terms."""
     found = {}
     for spec in itertools.chain.from_iterable(specs.values()):
-        taken = set().union(*(piece_options(getattr(spec, role)) for role in ("ratio", "bounds", "surrogate")))
+        pieces = GRPO_PIECES | spec.pieces
+        taken = set().union(*(piece_options(pieces[role]) for role in ("ratio", "bounds", "surrogate")))
         bare = dict.fromkeys(("weights", "rollout_weights", "advantages", "extra", "reduction", "controller"))
         defaults = {name: value for name, value in spec.defaults.items() if name in taken}
-        found.setdefault(spec.surrogate, replace(spec, defaults=defaults, evidence="", needs=(), **bare))
+        found.setdefault(pieces["surrogate"], replace(spec, defaults=defaults, evidence="", needs=(), **bare))
     names = {spec.name: surrogate.__name__ for surrogate, spec in found.items()}
     labels = [name if name == kind else f"{kind} ({name})" for name, kind in names.items()]
     return dict(zip(labels, found.values(), strict=True))
@@ -266,7 +263,7 @@ def _share() -> list[float]:
 
 
 def _entropies() -> list[float]:
-    """The invented entropy at every rollout step: its knots joined by half waves."""
+    """The invented entropy (nats) at every rollout step: half waves between its knots."""
     values = []
     for share in _share():
         (x0, y0), (x1, y1) = next(pair for pair in itertools.pairwise(ENTROPY) if share <= pair[1][0])
@@ -274,11 +271,8 @@ def _entropies() -> list[float]:
     return values
 
 
-# How it is drawn
-
-
 def _canvas(panels: int, columns: int, height: float, sharey: bool = True) -> "tuple[Figure, list]":
-    """A figure with its axes; `height` in inches per row, the end of the last row left empty."""
+    """A figure with its axes. `height` is in inches per row; unused panels of the last row stay empty."""
     rows = max(1, math.ceil(panels / columns))
     figure, axes = canvas(height * rows + 0.6, rows, columns, sharex=True, sharey=sharey)
     for i, ax in enumerate(axes):
@@ -288,11 +282,11 @@ def _canvas(panels: int, columns: int, height: float, sharey: bool = True) -> "t
 
 
 def _draw_bounds(known: list[Course], wide: bool) -> "tuple[Figure, list]":
-    """A panel for every envelope, titled with all methods that have it."""
+    """One panel for each envelope. Its title names all methods that have this envelope."""
     reference = next(bound for bound in known if bound.label == BASELINE)
     shown, panels = [bound for bound in known if bound.wide == wide], []
     for bound in shown:
-        # Less apart than a line is thick: schedules that pass the same bounds at different steps.
+        # Closer than the thickness of a line: schedules that pass the same bounds at different steps.
         near = (panel for panel in panels if torch.allclose(panel[0].envelope, bound.envelope, atol=5e-3))
         if alike := next(near, None):
             alike.append(bound)
@@ -318,7 +312,7 @@ def _draw_bounds(known: list[Course], wide: bool) -> "tuple[Figure, list]":
 
 
 def _title(panel: list[Course], shown: list[Course]) -> str:
-    """The methods of a panel; a variant by its own label where another one of it looks different."""
+    """The methods of a panel. A variant has its own label where another variant of the method looks different."""
     words = {}
     for bound in panel:
         variants = [other for other in shown if other.method.name == bound.method.name]
@@ -327,7 +321,7 @@ def _title(panel: list[Course], shown: list[Course]) -> str:
 
 
 def _draw_course(ax, bound: Course) -> None:
-    """Both bounds over training at a few old probabilities, or once where q does not matter."""
+    """Both bounds over training at a few old probabilities, or once where they do not depend on q."""
     places = [int((Q - q).abs().argmin()) for q in PROBABILITIES]
     looks = [{"color": COLOURS[i + 1], "dashes": DASHES[i], "label": f"q = {q}"} for i, q in enumerate(PROBABILITIES)]
     if all((edge[:, places] == edge[:, places[:1]]).all() for edge in (bound.lower, bound.upper)):

@@ -1,33 +1,34 @@
-"""docs/methods.md and its figures, written from the registry alone: nothing about a single method is said here.
+"""Writes docs/methods.md and its figures from the registry. No single method is described here.
 
-python -m docs.generate.methods_page            write them anew
-python -m docs.generate.methods_page --check    exit status 1, naming the files, where the registry says something else
+python -m docs.generate.methods_page            write the files
+python -m docs.generate.methods_page --check    exit status 1, naming the files, where they differ from the registry
 """
 
 import inspect
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from docs.generate.method_figures import FIGURES, Grouped, render
-from dynclip.methods.objective import Method
+from dynclip.methods.bounds import constant
+from dynclip.methods.objective import GRPO_PIECES, Method
 from dynclip.methods.registry import METHODS
-from dynclip.methods.spec import ROLES, MethodSpec
+from dynclip.methods.spec import MethodSpec
 from dynclip.methods.types import NEEDS
 from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic
 
 DOCS = Path(__file__).resolve().parents[1]
-GRPO_PIECES = {field.name: field.default for field in fields(MethodSpec) if field.name in ROLES}
+GRPO = GRPO_PIECES | {"bounds": constant}
 
 
 @dataclass(frozen=True)
 class Family:
-    """Methods whose difference from GRPO sits in the same piece."""
+    """Methods that differ from GRPO in the same piece."""
 
     title: str
     text: str
@@ -37,31 +38,29 @@ FAMILIES = {
     "constant": Family("Constant bounds", "The interval is the same for every token and at every step."),
     "probability": Family(
         "Bounds by probability",
-        "The interval depends on the token's old probability q, and is the same at every step.",
+        "The interval depends on the token's old probability q. It is the same at every step.",
     ),
-    "training": Family(
-        "Bounds that move over training", "The interval follows a schedule or is steered by the policy's entropy."
-    ),
+    "training": Family("Bounds that move over training", "The interval follows a schedule or the policy's entropy."),
     "surrogate": Family(
-        "Surrogates and ratios", "What becomes of a token beyond its bound, or what is compared with the bound."
+        "Surrogates and ratios", "These methods change the loss of a token beyond its bound, or the ratio itself."
     ),
-    "weights": Family("Token weights", "Which tokens count, and how much: factors of the loss, without gradient."),
+    "weights": Family("Token weights", "Factors of the loss, without gradient, decide how much a token counts."),
     "advantages": Family("Advantages", "Advantages are changed once per rollout batch, before the first update."),
     "extra": Family("Added terms", "A term is added to the loss of every token."),
 }
 
 
 def family(spec: MethodSpec) -> str:
-    """The key in `FAMILIES` of the piece that carries a method: the last one in the loss that is not GRPO's."""
+    """The key in `FAMILIES` of a method: the last piece of its loss that is not GRPO's."""
     if spec.extra:
         return "extra"
     if spec.advantages:
         return "advantages"
     if spec.weights or spec.rollout_weights:
         return "weights"
-    if spec.surrogate is not GRPO_PIECES["surrogate"] or spec.ratio is not GRPO_PIECES["ratio"]:
+    if spec.surrogate or spec.ratio:
         return "surrogate"
-    # What a bounds function depends on is not declared anywhere: it is tried.
+    # No entry declares what its bounds depend on, so they are evaluated.
     method, q = Method(spec, 8, {}), torch.linspace(0.05, 1, 20, dtype=torch.float64)
     seen = [torch.stack(method.bounds(q, step, state)) for step in range(9) for state in (-1, 0, 1)]
     if any(not torch.equal(seen[0], bounds) for bounds in seen):
@@ -70,7 +69,7 @@ def family(spec: MethodSpec) -> str:
 
 
 def grouped(specs: dict[str, MethodSpec]) -> Grouped:
-    """The specs by family, families and methods in the order of `FAMILIES` and of the registry."""
+    """The specs by family: families in the order of `FAMILIES`, methods in the order of the registry."""
     families: Grouped = {key: [] for key in FAMILIES}
     for spec in specs.values():
         families[family(spec)].append(spec)
@@ -79,22 +78,22 @@ def grouped(specs: dict[str, MethodSpec]) -> Grouped:
 
 # Role of a piece -> how it is called and what it gives. `tokens` is `dynclip.methods.types.Tokens`.
 ROLE_CALLS = {
-    "ratio": ("ratio(log_ratio, logprob, mask)", "ln of the ratio that is bounded, (B, T)"),
+    "ratio": ("ratio(log_ratio, logprob, mask)", "logarithm of the ratio that is bounded, (B, T)"),
     "bounds": ("bounds(q, clock)", "(ε⁻, ε⁺): numbers, or tensors shaped like q"),
     "surrogate": ("surrogate(tokens)", "loss of every token, (B, T)"),
     "weights": ("weights(tokens)", "factors of that loss, (B, T), per mini-batch"),
-    "rollout_weights": ("rollout_weights(tokens, total)", "the same, once per rollout batch"),
+    "rollout_weights": ("rollout_weights(tokens, total)", "factors of that loss, once per rollout batch"),
     "advantages": ("advantages(tokens, total)", "new advantages, (B, T), once per rollout batch"),
     "extra": ("extra(tokens)", "a term added to the loss of every token, (B, T)"),
-    "reduction": ("reduction(logits)", "the input that takes full logits (..., V) to make, (...)"),
+    "reduction": ("reduction(logits)", "an input computed from full logits (..., V), (...)"),
     "controller": ("controller(total_steps=…)", "an object with `observe(step, entropy)` and `signal`"),
 }
 
 INTRODUCTION = """\
 # Methods
 
-Written by `make docs` from the registry ([dynclip/methods](../dynclip/methods)): change it there. {count}
-methods; each is a line of Python and trains by its name.
+There are {count} methods. Each is an entry of the registry ([dynclip/methods](../dynclip/methods)) and trains by its
+name. `make docs` writes this page from the registry.
 
 ```python
 from dynclip import method
@@ -104,10 +103,10 @@ loss = method("{example}", total_steps=400).loss(batch, step=0).loss
 
 ## Notation
 
-For one sampled token: p = π_θ(a|s) is its probability under the current policy, q = π_old(a|s) under the policy that
-sampled it, r = p/q, A its advantage, H the entropy of the policy over the whole vocabulary, in nats. k counts rollout
-batches from 0 to T (`step`, `total_steps`), not optimizer steps. sg(·) is a constant for the gradient, σ the sigmoid.
-An equation is one token's objective, to be maximised, or the interval of r; the loss is its negative, averaged.
+For one sampled token, p = π_θ(a|s) is its probability under the current policy and q = π_old(a|s) under the policy that
+sampled it. r = p/q is the ratio, A the advantage, H the entropy over the whole vocabulary in nats. k counts rollout
+batches from 0 to T (`step`, `total_steps`), not optimizer steps. sg(·) stops the gradient and σ is the sigmoid.
+An equation is one token's objective, to be maximised, or the interval of r. The loss is its negative, averaged.
 
 ## How a loss is put together
 
@@ -116,30 +115,28 @@ An equation is one token's objective, to be maximised, or the interval of r; the
 
 {roles}
 
-Options are a piece's keyword arguments. A role that a method leaves out is GRPO's, or nothing. Where `prepare` was
-not called, `loss` does its work on the mini-batch alone.
+Options are a piece's keyword arguments. A piece that a method does not name is GRPO's.
 
-**`reference` and `detach`.** The paper writes its bounds as lines in the *current* probability, r ≤ 1 + αp + β. Put
-in p = r q and solve for r: r ≤ (1 + β)/(1 − αq), a bound that the old probability decides. That is `reference="old"`,
-the default. `reference="current"` reads the line off at p itself; as long as no gradient flows through it,
-`detach=True`, the same tokens are clipped and all gradients are equal: only the value of a clipped token's loss
-differs. `detach=False` differentiates the bound too: a clipped token keeps a gradient through its own threshold,
-which pushes a good token down.
+**`reference` and `detach`.** The paper's bounds are lines in the current probability, r ≤ 1 + αp + β; with
+`reference="old"`, the default, p = r q is solved for r, which gives r ≤ (1 + β)/(1 − αq). `reference="current"` reads
+the line at p: with `detach=True` it clips the same tokens and gives equal gradients, and only the value of a clipped
+token's loss differs. With `detach=False` a clipped token keeps a gradient through its own threshold, which pushes a
+good token down.
 
-**Sources of the defaults.** "Paper" and "official" were read as such in public; "second-hand" is known from others'
-accounts of the source; "ours" is a choice made here because the source discloses nothing.
+**Sources of the defaults.**
+
+| source | meaning |
+| --- | --- |
+| paper, official | read in the public paper, code, script or configuration |
+| second-hand | known from others' accounts of the source |
+| open in the paper | the paper does not say, so a choice was made here |
+| ours | chosen here, because the source does not disclose it |
+| unverified | not found in public text |
 
 ## Adding a method
 
-1. Write its piece, unless there is one: a pure function as in the table above, in the module of its role, with its
-   options as keyword-only arguments. State between steps is a controller: a dataclass whose fields are its options.
-2. Add a `MethodSpec` to the registry, `dynclip/methods/registry.py`: pieces, `defaults` with `evidence` for each,
-   equation, what changes, `needs`, caveats. An option that no piece takes is an error at import.
-3. `make docs` writes this page and its figures anew. Trainers, workflow, tables and the tests of the registry know
-   the method by its name.
-
-The [README](../README.md#adding-a-method) has a worked example that trains. `on_policy_grpo` says whether ratios of 1
-make the method GRPO; a test holds every entry to it.
+The [README](../README.md#adding-a-method) has a complete example, and [own_variant.md](own_variant.md) has the rules
+for each piece.
 
 ## Overview
 """
@@ -149,11 +146,16 @@ def page(specs: dict[str, MethodSpec]) -> str:
     """The Markdown of docs/methods.md for a registry."""
     by_family = grouped(specs)
     families = {spec.name: key for key, members in by_family.items() for spec in members}
-    roles = [[f"`{role}`", f"`{call}`", text(gives), _home(role, specs)] for role, (call, gives) in ROLE_CALLS.items()]
+    roles = [
+        [f"`{role}`", f"`{call}`", text(gives), f"`{GRPO[role].__name__}`" if role in GRPO else "–", _home(role, specs)]
+        for role, (call, gives) in ROLE_CALLS.items()
+    ]
     example = next(name for name, key in families.items() if key == "training")
     parts = [
         INTRODUCTION.format(
-            count=len(specs), example=example, roles=markdown_rows(["piece", "called as", "gives", "written in"], roles)
+            count=len(specs),
+            example=example,
+            roles=markdown_rows(["piece", "called as", "gives", "GRPO's", "file"], roles),
         ),
         overview(specs, families),
     ]
@@ -186,37 +188,36 @@ def overview(specs: dict[str, MethodSpec], families: dict[str, str]) -> str:
     ]
     header = ["name", "method", "paper", "what changes against GRPO", "family", "needs", "keeps", "on policy, GRPO?"]
     note = (
-        "*Needs*: inputs beyond log-probabilities, advantages and mask. *Keeps*: state between rollout steps, in every "
-        "checkpoint. *On policy, GRPO?*: with one update per rollout batch the method is GRPO exactly."
+        "*Needs* are inputs beyond log-probabilities, advantages and mask. *Keeps* is the state between rollout steps, "
+        "which every checkpoint holds. *On policy, GRPO?* says whether the method is GRPO exactly with one update per "
+        "rollout batch."
     )
     return f"{markdown_rows(header, rows)}\n\n{note}"
 
 
 def section(spec: MethodSpec) -> str:
-    """What a reader should know about one method: every field of its registry entry."""
-    evidence = spec.evidence if isinstance(spec.evidence, dict) else dict.fromkeys(spec.defaults, spec.evidence)
-    options = [[f"`{name}`", f"`{value!r}`", text(evidence.get(name, ""))] for name, value in spec.defaults.items()]
-    pieces = [[role, *_piece(role, getattr(spec, role))] for role in spec.pieces]
+    """The fields of one entry that are not in the overview, with the pieces that are not GRPO's."""
+    options = [[f"`{name}`", f"`{value!r}`", text(spec.sources.get(name, ""))] for name, value in spec.defaults.items()]
+    pieces = [[role, *_piece(piece)] for role, piece in spec.pieces.items() if piece is not GRPO.get(role)]
     parts = [f"### {spec.name}", f"**{text(spec.title)}** ({_citation(spec)}). {text(spec.change)}"]
     if spec.equation:
         parts.append(f"```math\n{spec.equation}\n```")
-    parts.append(f'```python\nmethod("{spec.name}", total_steps=400)\n```')
     if options:
         parts.append(markdown_rows(["option", "default", "source of the default"], options))
-    parts.append(markdown_rows(["piece", "function", "what it does"], pieces))
+    if pieces:
+        parts.append(markdown_rows(["piece", "function", "what it does"], pieces))
     facts = [f"Needs `{need}`: {text(NEEDS[need])}." for need in spec.needs]
     if spec.controller:
         facts.append(f"Keeps {text(spec.keeps)}. Observes the rollout batch's mean `{spec.observes}`.")
-    on_policy = "it is GRPO exactly" if spec.on_policy_grpo else "it is not GRPO"
-    facts.append(f"With one update per rollout batch {on_policy}.")
     facts += [text(caveat) for caveat in spec.caveats]
-    parts.append("\n".join(f"* {fact}" for fact in facts))
+    if facts:
+        parts.append("\n".join(f"* {fact}" for fact in facts))
     return "\n\n".join(parts)
 
 
-def text(words: str) -> str:
-    """Plain words as Markdown that may stand in a table: what looks like markup is escaped, `code` is kept."""
-    parts = words.split("`")
+def text(plain: str) -> str:
+    """Plain text as Markdown for a table cell: markup is escaped, `code` is kept."""
+    parts = plain.split("`")
     parts[::2] = [re.sub(r"([*_|<\\\[\]])", r"\\\1", part) for part in parts[::2]]
     return "`".join(part.replace("|", r"\|") if i % 2 else part for i, part in enumerate(parts))
 
@@ -225,9 +226,8 @@ def _citation(spec: MethodSpec) -> str:
     return f"[arXiv {spec.arxiv}](https://arxiv.org/abs/{spec.arxiv})" if spec.arxiv else "no paper"
 
 
-def _piece(role: str, function: Callable) -> list[str]:
-    said = "as GRPO" if function is GRPO_PIECES[role] else text(inspect.getdoc(function).splitlines()[0])
-    return [f"[`{function.__name__}`]({_file(function)})", said]
+def _piece(function: Callable) -> list[str]:
+    return [f"[`{function.__name__}`]({_file(function)})", text(inspect.getdoc(function).splitlines()[0])]
 
 
 def _file(function: Callable) -> str:
@@ -245,20 +245,21 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-def written(specs: dict[str, MethodSpec]) -> dict[Path, str]:
-    """What belongs in docs/: path -> content of the page and of its figures."""
+def generated(specs: dict[str, MethodSpec]) -> dict[Path, str]:
+    """The page and its figures: path -> content."""
     by_family = grouped(specs)
     figures = {DOCS / f"figures/{name}.svg": render(name, by_family).decode() for name in FIGURES}
     return {DOCS / "methods.md": page(specs), **figures}
 
 
 def stale(specs: dict[str, MethodSpec]) -> list[Path]:
-    """Files of docs/ that are missing or say something else than the registry."""
-    return [path for path, content in written(specs).items() if not (path.exists() and same(path.read_text(), content))]
+    """The files of docs/ that are missing or differ from the registry."""
+    files = generated(specs).items()
+    return [path for path, content in files if not (path.exists() and same(path.read_text(), content))]
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two texts agree, numbers in drawings to a tenth of a point: another processor may round otherwise."""
+    """Whether two texts are equal. Numbers in drawings may differ by a tenth of a point, as processors round."""
     if not (one.startswith("<?xml") and other.startswith("<?xml")):
         return one == other
     number, name = re.compile(r"-?\d+\.\d+"), re.compile(r"\b[a-z]+[0-9a-f]{10}\b")  # the names hash the numbers
@@ -270,14 +271,14 @@ def same(one: str, other: str) -> bool:
 
 def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
-        print(f"catalogue: expected no argument or --check, given {' '.join(arguments)}", file=sys.stderr)
+        print(f"methods_page: expected no argument or --check, given {' '.join(arguments)}", file=sys.stderr)
         return 2
     if arguments:
         old = stale(METHODS)
         for path in old:
-            print(f"{path.relative_to(DOCS.parent)}: not what the registry gives; run `make docs`", file=sys.stderr)
+            print(f"{path.relative_to(DOCS.parent)}: differs from the registry; run `make docs`", file=sys.stderr)
         return 1 if old else 0
-    for path, content in written(METHODS).items():
+    for path, content in generated(METHODS).items():
         write_atomic(path, content)
         print(path.relative_to(DOCS.parent))
     return 0

@@ -292,7 +292,7 @@ def _clipping(method: Method, batch: TokenBatch, part: Rollout, step: int) -> di
     with torch.no_grad():
         logprob = batch.logprob.detach()
         advantages = batch.advantages if batch.advantages.dim() == 2 else batch.advantages.unsqueeze(-1)
-        ratio = method.spec.ratio(logprob - batch.old_logprob, logprob, batch.mask != 0).exp()
+        ratio = method.pieces["ratio"](logprob - batch.old_logprob, logprob, batch.mask != 0).exp()
         current = method.options.get("reference", "old") == "current"
         low, high = method.bounds((logprob if current else batch.old_logprob).exp(), step)
         shape, counted = part.rows.shape, part.share

@@ -1,112 +1,88 @@
-"""Clipping bounds ε⁻, ε⁺ of the importance ratio, as pure functions of the old probability, the step and a state.
+"""Clipping bounds ε⁻, ε⁺ of the importance ratio, and the methods that change them.
 
-Notation (arXiv 2602.09782): p = π_θ(a|s), q = π_old(a|s), r = p/q; the ratio is clipped to [1 − ε⁻, 1 + ε⁺].
-The paper writes its dynamic thresholds as lines in the *current* probability, ε⁺ = H(p) = −0.25 p + 0.5 and
-ε⁻ = M(p) = −0.13 p + 0.3. With the threshold outside the gradient, r ≤ 1 + αp + β with p = r q is the same set as
-r ≤ (1 + β)/(1 − α q): a bound that q alone decides. Every scheduled mixture of such lines is a line again, so every
-method here is a function of (q, step, state).
+Notation (arXiv 2602.09782): p = π_θ(a|s), q = π_old(a|s), r = p/q. The ratio is clipped to [1 − ε⁻, 1 + ε⁺].
+The paper writes its thresholds as lines in the *current* probability, ε⁺ = H(p) = −0.25 p + 0.5 and
+ε⁻ = M(p) = −0.13 p + 0.3. Put p = r q into r ≤ 1 + αp + β and solve for r: r ≤ (1 + β)/(1 − αq), a bound in q alone.
 
-A bounds function returns `(eps_low, eps_high)`; each is a tensor shaped like `q`, or a float where it is constant
-(infinity: no upper bound). The functions of the paper's family take `reference`: "old" gives that bound on q, "current"
-the paper's literal line, evaluated at p: the same tokens are clipped (tests/test_bounds.py).
+A bounds function takes q (B, T) and the clock and returns `(eps_low, eps_high)`: tensors shaped like `q`, or floats.
+ε⁺ = infinity means no upper bound. `reference="old"` gives the bound in q; `reference="current"` gives the paper's line
+at p. Both clip the same tokens (tests/test_bounds.py).
 """
 
 import math
 
 import torch
 
+from dynclip.methods import controllers
+from dynclip.methods.spec import MethodSpec
 from dynclip.methods.types import Bound, Clock, Line
 
 H_UPPER = Line(-0.25, 0.5)  # H(p), arXiv 2602.09782 v1
 M_LOWER = Line(-0.13, 0.3)  # M(p), ibid.
 
 
-def upper_bound(q: torch.Tensor, line: Line, reference: str = "old") -> Bound:
-    """ε⁺ such that r ≤ 1 + ε⁺ is r ≤ 1 + line(p) with p = r q. Shaped like `q`; a float where the line is flat.
-
-    With `reference="current"` the argument is p itself and the line is read off at it.
-    """
-    if line.slope == 0:
-        return line.intercept
-    if reference == "current":
-        return line.slope * q + line.intercept
-    return (1 + line.intercept) / (1 - line.slope * q) - 1
-
-
-def lower_bound(q: torch.Tensor, line: Line, reference: str = "old") -> Bound:
-    """ε⁻ such that r ≥ 1 − ε⁻ is r ≥ 1 − line(p) with p = r q. Shaped like `q`; a float where the line is flat.
-
-    With `reference="current"` the argument is p itself and the line is read off at it.
-    """
-    if line.slope == 0:
-        return line.intercept
-    if reference == "current":
-        return line.slope * q + line.intercept
-    return 1 - (1 - line.intercept) / (1 + line.slope * q)
-
-
 def constant(q: torch.Tensor, clock: Clock, *, eps_low: float, eps_high: float) -> tuple[Bound, Bound]:
-    """PPO's interval [1 − eps_low, 1 + eps_high] (arXiv 1707.06347; asymmetric: Clip-Higher, arXiv 2503.14476)."""
+    """PPO's interval [1 − eps_low, 1 + eps_high] (arXiv 1707.06347; asymmetric in Clip-Higher, arXiv 2503.14476)."""
     return eps_low, eps_high
 
 
 def unbounded(q: torch.Tensor, clock: Clock) -> tuple[Bound, Bound]:
-    """[0, ∞): for surrogates that bound the ratio by themselves, or not at all."""
+    """[0, ∞): for surrogates that bound the ratio themselves, or not at all."""
     return 1.0, math.inf
 
 
-def linear(q: torch.Tensor, clock: Clock, *, lower: Line, upper: Line, reference: str = "old") -> tuple[Bound, Bound]:
+def upper_bound(q: torch.Tensor, line: Line, reference: str = "old") -> Bound:
+    """ε⁺ such that r ≤ 1 + ε⁺ is r ≤ 1 + line(p) with p = r q. Shaped like `q`; a float where the line is flat.
+
+    With `reference="current"` the argument is p and the result is line(p).
+    """
+    if line.slope == 0 or reference == "current":
+        return line.at(q)
+    return (1 + line.intercept) / (1 - line.slope * q) - 1
+
+
+def lower_bound(q: torch.Tensor, line: Line, reference: str = "old") -> Bound:
+    """ε⁻ such that r ≥ 1 − ε⁻ is r ≥ 1 − line(p) with p = r q; the rest as in `upper_bound`."""
+    if line.slope == 0 or reference == "current":
+        return line.at(q)
+    return 1 - (1 - line.intercept) / (1 + line.slope * q)
+
+
+def linear(q: torch.Tensor, clock: Clock, *, lower: Line, upper: Line, reference: str) -> tuple[Bound, Bound]:
     """Lines in the current probability that stay the same over training (arXiv 2602.09782, section on thresholds)."""
     return lower_bound(q, lower, reference), upper_bound(q, upper, reference)
 
 
 def increase_then_decrease(
-    q: torch.Tensor,
-    clock: Clock,
-    *,
-    eps: float,
-    upper: Line,
-    lower: Line,
-    switch: float,
-    phase2: str,
-    reference: str = "old",
+    q: torch.Tensor, clock: Clock, *, eps: float, upper: Line, lower: Line, switch: float, phase2: str, reference: str
 ) -> tuple[Bound, Bound]:
-    """ID: up to the switch the upper bound goes from H(p) to ε, after it the lower bound is loosened.
+    """ID (arXiv 2602.09782): the upper bound goes from H(p) to ε until the switch, then the lower bound is loosened.
 
     Up to k ≤ φT, with λ = 1 − k/(φT): (E⁺, E⁻) = (λ H + (1 − λ) ε, ε). After it: (ε, `second_phase`).
     """
-    if clock.step <= switch * clock.total_steps:
-        progress = clock.step / (switch * clock.total_steps)
-        return eps, upper_bound(q, upper.mix(1 - progress, eps), reference)
+    start = switch * clock.total_steps
+    if clock.step <= start:
+        return eps, upper_bound(q, upper.mix(1 - clock.step / start, eps), reference)
     return lower_bound(q, second_phase(clock, eps, lower, switch, phase2), reference), eps
 
 
 def decrease_increase_decrease(
-    q: torch.Tensor,
-    clock: Clock,
-    *,
-    eps: float,
-    upper: Line,
-    lower: Line,
-    switch: float,
-    phase2: str,
-    reference: str = "old",
+    q: torch.Tensor, clock: Clock, *, eps: float, upper: Line, lower: Line, switch: float, phase2: str, reference: str
 ) -> tuple[Bound, Bound]:
-    """DID: up to the switch the upper bound goes from ε to H(p) and stays there; then the lower bound is loosened."""
-    if clock.step <= switch * clock.total_steps:
-        progress = clock.step / (switch * clock.total_steps)
-        return eps, upper_bound(q, upper.mix(progress, eps), reference)
-    return (
-        lower_bound(q, second_phase(clock, eps, lower, switch, phase2), reference),
-        upper_bound(q, upper, reference),
-    )
+    """DID (arXiv 2602.09782): the upper bound goes from ε to H(p) and stays; then the lower bound is loosened too."""
+    start = switch * clock.total_steps
+    if clock.step <= start:
+        return eps, upper_bound(q, upper.mix(clock.step / start, eps), reference)
+    low = lower_bound(q, second_phase(clock, eps, lower, switch, phase2), reference)
+    return low, upper_bound(q, upper, reference)
 
 
 def second_phase(clock: Clock, eps: float, lower: Line, switch: float, phase2: str) -> Line:
-    """The lower threshold E⁻ of ID and DID after the switch; s = (k − φT)/((1 − φ)T) runs from 0 to 1.
+    """The lower threshold E⁻ of ID and DID after the switch, where s = (k − φT)/((1 − φ)T) runs from 0 to 1.
 
-    The paper contradicts itself. Its formula (1 + λ) M − λ ε with λ = −s is M right after the switch and ε at T;
-    its text says the threshold moves "from ε_std to M(p)". `phase2="formula"` is the former, `"prose"` the latter.
+    The paper contradicts itself. Its formula (1 + λ) M − λ ε with λ = −s is M right after the switch and ε at T. Its
+    text says that the threshold moves "from ε_std to M(p)". `phase2` is "formula" or "prose".
+    Raises ValueError for another `phase2`.
     """
     start = switch * clock.total_steps
     progress = (clock.step - start) / (clock.total_steps - start)
@@ -118,9 +94,9 @@ def second_phase(clock: Clock, eps: float, lower: Line, switch: float, phase2: s
 
 
 def oscillatory_decay(
-    q: torch.Tensor, clock: Clock, *, eps: float, upper: Line, lower: Line, reference: str = "old"
+    q: torch.Tensor, clock: Clock, *, eps: float, upper: Line, lower: Line, reference: str
 ) -> tuple[Bound, Bound]:
-    """OD: the controller's state picks the side: 1 → (E⁺, E⁻) = (H, ε), 0 → (ε, M), −1 (no trigger yet) → (ε, ε)."""
+    """OD (arXiv 2602.09782): the state picks the side. 1: (E⁺, E⁻) = (H, ε); 0: (ε, M); −1, no trigger yet: (ε, ε)."""
     if clock.state == 1:
         return eps, upper_bound(q, upper, reference)
     if clock.state == 0:
@@ -129,7 +105,7 @@ def oscillatory_decay(
 
 
 def thermostat(q: torch.Tensor, clock: Clock, *, eps: float) -> tuple[Bound, Bound]:
-    """[1 − ε, 1/(1 − ε) + k] with the controller's relaxation k ≥ 0 as state (entropy thermostat, MAI-Thinking-1)."""
+    """[1 − ε, 1/(1 − ε) + k], with the controller's k ≥ 0 as state (entropy thermostat, MAI-Thinking-1)."""
     return eps, 1 / (1 - eps) + clock.state - 1
 
 
@@ -138,7 +114,7 @@ def dynamic_adaptive(
 ) -> tuple[Bound, Bound]:
     """DCPO's bounds (arXiv 2509.02333): ½ + ½√max(1 − 4ε⁻/q, 0) ≤ r ≤ ½ + ½√(1 + 4ε⁺/q), at most `cap`.
 
-    They solve |r − 1| r q = ε: the rarer a token, the wider its interval.
+    They solve |r − 1| r q = ε, so a rarer token has a wider interval.
     """
     low = 0.5 + 0.5 * torch.sqrt(torch.clamp(1 - 4 * eps_low / q, min=0))
     high = torch.clamp(0.5 + 0.5 * torch.sqrt(1 + 4 * eps_high / q), max=cap)
@@ -148,11 +124,11 @@ def dynamic_adaptive(
 def divergence_ball(q: torch.Tensor, clock: Clock, *, divergence: str, delta: float, cap: float) -> tuple[Bound, Bound]:
     """BandPO's bounds (arXiv 2603.04918): the r for which a token's own two-point divergence stays within `delta`.
 
-    The policy is reduced to {the token, everything else}, old (q, 1 − q) and new (r q, 1 − r q), and the ball
-    q f(r) + (1 − q) f((1 − r q)/(1 − q)) ≤ δ is solved for r. With u = r − 1 the second argument is 1 − u q/(1 − q), so
+    The policy is reduced to {the token, everything else}: old (q, 1 − q), new (r q, 1 − r q). The bounds solve
+    q f(r) + (1 − q) f((1 − r q)/(1 − q)) ≤ δ for r. With u = r − 1 the second argument is 1 − u q/(1 − q), so
       TV   f(x) = |x − 1|/2:      q |u| ≤ δ            → r = 1 ± δ/q
       χ²   f(x) = (x − 1)²:       u² q/(1 − q) ≤ δ      → r = 1 ± √(δ (1 − q)/q)
-      KL   f(x) = x − 1 − ln x:   KL(old ‖ new) ≤ δ     → two roots, found by Newton's method (`kl_roots`).
+      KL   f(x) = x − 1 − ln x:   KL(old ‖ new) ≤ δ     → two roots (`kl_roots`).
     Bounds are cut at the simplex (0 ≤ r ≤ 1/q) and at `cap`. Raises ValueError for an unknown divergence.
     """
     if divergence == "tv":
@@ -171,11 +147,11 @@ def divergence_ball(q: torch.Tensor, clock: Clock, *, divergence: str, delta: fl
 def kl_roots(q: torch.Tensor, delta: float, iterations: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
     """The two r with KL((q, 1 − q) ‖ (r q, 1 − r q)) = `delta`, shaped like `q`.
 
-    In z = logit(r q) the divergence is softplus(z) − q z − h(q), h the binary entropy: convex on the whole line.
-    Newton's method from the outer side of a root therefore converges to it without safeguards, and
-    softplus(z) ≥ max(z, 0) gives such starting points: z ≥ (h + δ)/(1 − q) above, z ≤ −(h + δ)/q below.
+    In z = logit(r q) the divergence is softplus(z) − q z − h(q), with the binary entropy h. It is convex in z, so
+    Newton's method converges from the outer side of each root. softplus(z) ≥ max(z, 0) gives such starting points:
+    z ≥ (h + δ)/(1 − q) above and z ≤ −(h + δ)/q below.
     """
-    # Beyond these ends r is at its limits (0 or the cap below, the simplex above), and 1 − q would lose its digits.
+    # Outside this range r is at its limits (0, the cap or the simplex), and 1 − q would lose its digits.
     prob = q.clamp(min=1e-7, max=1 - 1e-6)
     level = delta - prob * torch.log(prob) - (1 - prob) * torch.log1p(-prob)
     roots = []
@@ -185,3 +161,194 @@ def kl_roots(q: torch.Tensor, delta: float, iterations: int = 10) -> tuple[torch
             z = z - value / (torch.sigmoid(z) - prob)
         roots.append(torch.sigmoid(z) / prob)
     return roots[0], roots[1]
+
+
+# PPO's interval, for all methods that leave the bounds as they are, and the objective that is clipped to it.
+PPO = {"eps_low": 0.2, "eps_high": 0.2}
+PPO_SOURCE = {"eps_low": "PPO and GRPO", "eps_high": "PPO and GRPO"}
+CLIPPED = r"\min\big(r_t A_t,\ \mathrm{clip}(r_t, 1-\varepsilon^-, 1+\varepsilon^+)\,A_t\big)"
+
+# The five entries of arXiv 2602.09782 share how a line is read, and its lines.
+READING = {"reference": "old", "detach": True}
+READING_SOURCE = {
+    "reference": "open in the paper; with detach=True 'old' and 'current' clip the same tokens",
+    "detach": "open in the paper; without it a clipped token keeps a gradient that pushes a good token down",
+}
+UPPER_SOURCE, LOWER_SOURCE = "paper v1: H(p) = −0.25 p + 0.5", "paper v1: M(p) = −0.13 p + 0.3"
+# ID and DID have the same options; φ is `switch`.
+SCHEDULE = {"eps": 0.2, "upper": H_UPPER, "lower": M_LOWER, "switch": 0.5, "phase2": "formula", **READING}
+SCHEDULE_SOURCE = {
+    "eps": "paper v1",
+    "upper": UPPER_SOURCE,
+    "lower": LOWER_SOURCE,
+    "switch": "paper v1: half of training; φ in 0.3 … 0.6 in its ablation",
+    "phase2": "the paper's formula and text contradict each other; its formula is taken",
+    **READING_SOURCE,
+}
+SCHEDULE_CAVEAT = (
+    "In the paper's formula the lower bound jumps to M(p) at the switch and closes to ε. Its text says the opposite "
+    '(`phase2="prose"`).'
+)
+
+METHODS = (
+    MethodSpec(
+        name="grpo",
+        title="GRPO",
+        arxiv="2402.03300",
+        bounds=constant,
+        defaults=PPO,
+        evidence=PPO_SOURCE,
+        equation=CLIPPED,
+        change="The reference: PPO's clipped surrogate with group-normalised advantages.",
+        caveats=("The original averages over tokens, then over responses. Here the run sets the aggregation.",),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="clip_higher",
+        title="Clip-Higher",
+        arxiv="2503.14476",
+        bounds=constant,
+        defaults={"eps_low": 0.2, "eps_high": 0.28},
+        evidence="DAPO paper",
+        equation=CLIPPED,
+        change="The upper bound is wider, 1 + ε⁺ = 1.28.",
+        caveats=("DAPO's dynamic sampling and overlong shaping are not part of this entry.",),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="clip_lower",
+        title="Clip-Lower",
+        arxiv="2602.09782",
+        bounds=constant,
+        defaults={"eps_low": 0.28, "eps_high": 0.2},
+        evidence={
+            "eps_low": "ours: the paper does not disclose it, 0.28 mirrors Clip-Higher",
+            "eps_high": "PPO and GRPO",
+        },
+        equation=CLIPPED,
+        change="The lower bound is wider, 1 − ε⁻ = 0.72.",
+        caveats=("arXiv 2509.26114 calls the opposite, a narrower lower bound, clip-low.",),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="dynamic_upper",
+        title="Dynamic upper",
+        arxiv="2602.09782",
+        bounds=linear,
+        defaults={"upper": H_UPPER, "lower": Line(0.0, 0.2), **READING},
+        evidence={"upper": UPPER_SOURCE, "lower": "paper v1: ε", **READING_SOURCE},
+        equation=r"r_t \le 1 + H(p_t) \iff r_t \le \frac{1+\beta}{1-\alpha q_t},\quad H(p)=\alpha p+\beta",
+        change="The upper bound falls with the token's probability. It does not change over training.",
+        caveats=("For q > 0.8 the upper bound exceeds 1/q and cannot bind.",),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="dynamic_lower",
+        title="Dynamic lower",
+        arxiv="2602.09782",
+        bounds=linear,
+        defaults={"upper": Line(0.0, 0.2), "lower": M_LOWER, **READING},
+        evidence={"upper": "paper v1: ε", "lower": LOWER_SOURCE, **READING_SOURCE},
+        equation=r"r_t \ge 1 - M(p_t) \iff r_t \ge \frac{1-\beta'}{1+\alpha' q_t},\quad M(p)=\alpha' p+\beta'",
+        change="The lower bound rises with the token's probability. It does not change over training.",
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="id",
+        title="ID",
+        arxiv="2602.09782",
+        bounds=increase_then_decrease,
+        defaults=SCHEDULE,
+        evidence=SCHEDULE_SOURCE,
+        equation=r"(E^+,E^-)=(\lambda H(p)+(1-\lambda)\varepsilon,\ \varepsilon)\ \text{up to}\ \varphi T;\quad "
+        r"(\varepsilon,\ (1+\lambda)M(p)-\lambda\varepsilon)\ \text{after};\quad "
+        r"\lambda=1-\tfrac{k}{\varphi T},\ \text{then}\ -\tfrac{k-\varphi T}{(1-\varphi)T}",
+        change="Increase-then-decrease: the upper bound closes from H(p) to ε, then the lower bound is loosened.",
+        caveats=(SCHEDULE_CAVEAT,),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="did",
+        title="DID",
+        arxiv="2602.09782",
+        bounds=decrease_increase_decrease,
+        defaults=SCHEDULE,
+        evidence=SCHEDULE_SOURCE,
+        equation=r"(E^+,E^-)=(\lambda\varepsilon+(1-\lambda)H(p),\ \varepsilon)\ \text{up to}\ \varphi T;\quad "
+        r"(H(p),\ (1+\lambda)M(p)-\lambda\varepsilon)\ \text{after};\quad "
+        r"\lambda=1-\tfrac{k}{\varphi T},\ \text{then}\ -\tfrac{k-\varphi T}{(1-\varphi)T}",
+        change="Decrease-increase-decrease: the upper bound opens to H(p), then the lower bound is loosened too.",
+        caveats=(SCHEDULE_CAVEAT,),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="od",
+        title="OD",
+        arxiv="2602.09782",
+        bounds=oscillatory_decay,
+        controller=controllers.Hysteresis,
+        defaults={"eps": 0.2, "upper": H_UPPER, "lower": M_LOWER, "fraction": 0.2, "initial_state": -1, **READING},
+        evidence={
+            "eps": "paper v1",
+            "upper": UPPER_SOURCE,
+            "lower": LOWER_SOURCE,
+            "fraction": "paper v1: H_min = 0.2 H_init",
+            "initial_state": "open in the paper: ε on both sides before the first trigger",
+            **READING_SOURCE,
+        },
+        equation=r"s=1:\ (H(p),\varepsilon);\quad s=0:\ (\varepsilon,M(p));\quad "
+        r"s\leftarrow 1\ \text{if}\ H_k\le\tau_{low},\ 0\ \text{if}\ H_k>\tau_{high}(k)",
+        change="Oscillatory decay: entropy feedback loosens one side at a time. Its band closes over training.",
+        keeps="the side s and the initial entropy",
+        caveats=("It never loosens the upper bound where entropy stays above 0.2 H_init.",),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="dcpo",
+        title="DCPO (clipping)",
+        arxiv="2509.02333",
+        bounds=dynamic_adaptive,
+        defaults={"eps_low": 0.16, "eps_high": 0.2, "cap": 10.0},
+        evidence={
+            "eps_low": "official README; run script: 0.2",
+            "eps_high": "official README; run script: 0.28",
+            "cap": "official code",
+        },
+        equation=r"\tfrac12+\tfrac12\sqrt{\max(1-4\varepsilon^-/q,0)}\le r_t\le"
+        r"\tfrac12+\tfrac12\sqrt{1+4\varepsilon^+/q}",
+        change="The bounds widen as the old probability falls, without a schedule.",
+        caveats=("Only DCPO's clipping: its smoothed advantages and its loss averaging are left out.",),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="bandpo",
+        title="BandPO",
+        arxiv="2603.04918",
+        bounds=divergence_ball,
+        defaults={"divergence": "kl", "delta": 0.05, "cap": 10.0},
+        evidence={
+            "divergence": "paper's main setting",
+            "delta": "second-hand, from the official code",
+            "cap": "second-hand, from the official code",
+        },
+        equation=r"q f(r_t)+(1-q)f\big(\tfrac{1-r_tq}{1-q}\big)\le\delta",
+        change="A token's bounds are where its own two-point divergence from the old policy reaches a radius.",
+        caveats=("Derived here from the definition. The KL roots take 20 Newton steps per token.",),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="thermostat",
+        title="Entropy thermostat",
+        arxiv="",
+        bounds=thermostat,
+        controller=controllers.Relaxation,
+        defaults={"eps": 0.6, "target": 0.3, "delta": 0.25, "maximum": 2.5},
+        evidence="second-hand: four public notes on the report agree",
+        equation=r"1-\varepsilon\le r_t\le\tfrac1{1-\varepsilon}+k,\quad "
+        r"k\leftarrow\mathrm{clip}(k+\delta\,\mathrm{sign}(H^*-H),0,k_{max})",
+        change="Entropy feedback moves the upper bound in steps and holds entropy around a target.",
+        keeps="the relaxation k",
+        caveats=("From notes on the MAI-Thinking-1 report (2026). Its outer clip r ≤ 50 is `dual_clip=50` here.",),
+        on_policy_grpo=True,
+    ),
+)

@@ -1,18 +1,15 @@
-"""State that a method keeps between rollout steps: fed by `observe`, read as `signal`, saved in every checkpoint.
+"""Controllers: the state that a method keeps between rollout steps. Every checkpoint holds it.
 
 `observe(step, entropy)` takes the mean token entropy (nats) of the policy that sampled rollout batch `step`, over the
-whole batch; `signal` is then the `state` of the losses of that batch. Controllers never see a mini-batch, so that what
-they do depends neither on its size nor on the number of processes.
+whole batch. `signal` is then the `state` in the losses of that batch. A controller never sees a mini-batch, so its
+behaviour does not depend on the size of mini-batches or the number of processes.
 """
 
 from dataclasses import dataclass, fields
 
 
 class Controller:
-    """What every controller can do: write its state down and take it back.
-
-    Options are dataclass fields; state is every attribute that `__post_init__` adds to them, `signal` among it.
-    """
+    """Base class. Options are dataclass fields. State is every attribute that `__post_init__` adds, with `signal`."""
 
     def state_dict(self) -> dict:
         options = {field.name for field in fields(self)}
@@ -29,12 +26,12 @@ class Controller:
 
 @dataclass
 class Hysteresis(Controller):
-    """OD's switch (arXiv 2602.09782): entropy falls to τ_low → loosen the upper bound; rises above τ_high → the lower.
+    """OD's switch (arXiv 2602.09782): H ≤ τ_low loosens the upper bound, H > τ_high loosens the lower one.
 
     H_init is the entropy at the first observation. τ_low = `fraction` · H_init and
-    τ_high(k) = τ_low + (H_init − τ_low)(1 − k/T): a band that closes over training. Between the two the state is kept.
-    The paper leaves the state before the first trigger open: `initial_state` −1 means ε on both sides, 1 and 0 start
-    with the upper or the lower bound loosened.
+    τ_high(k) = τ_low + (H_init − τ_low)(1 − k/T), a band that closes over training. Between the two the state stays.
+    The paper leaves the state before the first trigger open. `initial_state` −1 means ε on both sides; 1 and 0 start
+    with the upper or the lower bound loosened. Raises ValueError for another `initial_state`.
     """
 
     fraction: float
@@ -77,10 +74,9 @@ class Relaxation(Controller):
 
 @dataclass
 class AdaptiveCoefficient(Controller):
-    """Skywork's entropy coefficient (arXiv 2505.22312): c ← clip(c ± Δ), up while H < H*; 0 is applied unless H < H*.
+    """Skywork's entropy coefficient (arXiv 2505.22312): c ← clip(c ± Δ), up while H < H*. It acts only while H < H*.
 
-    What follows from an observation acts from the next one on, as in the official code: the losses of a rollout batch
-    use the coefficient that the batch before it decided.
+    As in the official code, the losses of a rollout batch use the coefficient that the previous batch decided.
     """
 
     total_steps: int
@@ -164,7 +160,7 @@ class PositiveWeight(Controller):
 
 @dataclass
 class ProportionalIntegral(Controller):
-    """EntroPIC's α (arXiv 2511.15248): clip(K_p e + K_i Σ e, −1, 1) with e = H − H*, the sum over earlier errors."""
+    """EntroPIC's α (arXiv 2511.15248): clip(K_p e + K_i Σ e, −1, 1) with e = H − H* and the sum over earlier errors."""
 
     total_steps: int
     target: float

@@ -1,26 +1,27 @@
-"""The loss of every method: what it sees, the pieces it is composed of, and how they are put together.
+"""The loss of every method, composed of its pieces.
 
-For each rollout batch:   `prepare`: advantage transforms and weights that are decided once, from the sampling policy
-For each mini-batch:      ratio → bounds → surrogate → weights → added terms → aggregation
-Between rollout batches:  `observe`: the controller takes the entropy, its signal is the `state` of the next losses
+Before each rollout batch:  `observe` gives the controller the entropy; its signal is the `state` of the next losses
+Once per rollout batch:     `prepare` computes new advantages and token weights from the sampling policy
+For each mini-batch:        `loss`: ratio → bounds → surrogate → × weights → + extra → aggregation
 
-The pieces are functions in `bounds`, `surrogate`, `weights`, `extras` and `advantages`, and classes in `controllers`;
-`methods` lists which method is composed of which. Inputs may be float32 or bfloat16 and are computed in float32
-(float64 stays float64); no tensor here is larger than (B, T).
+Inputs may be float32 or bfloat16 and are computed in float32; float64 stays float64. No tensor here is larger than
+(B, T).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from dynclip.methods.spec import ROLLOUT_NEEDS, MethodSpec, piece_options
-from dynclip.methods.surrogate import DUAL_CLIPPED, aggregate, dual_clipped
+from dynclip.methods.surrogate import DUAL_CLIPPED, aggregate, dual_clipped, ppo_min, token_ratio
 from dynclip.methods.types import NEEDS, Bound, Clock, TokenBatch, Tokens
 from dynclip.regions import members
 
-OTHER_POLICIES = ("old_entropy", "old_baseline", "clamped_entropy")
+GRPO_PIECES = {"ratio": token_ratio, "surrogate": ppo_min}  # of every method that names no other
+OTHER_POLICIES = ("old_entropy", "old_baseline", "clamped_entropy")  # inputs from another policy, kept only if needed
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class LossOutput:
     metrics: dict[str, torch.Tensor]
 
 
-def alone(value: torch.Tensor) -> torch.Tensor:
-    """The sum over all ranks, where there is one."""
+def identity(value: torch.Tensor) -> torch.Tensor:
+    """The sum over all ranks of a run in one process."""
     return value
 
 
 class Method:
-    """A method with its options, bound to a run of `total_steps` rollout steps, with its state between steps.
+    """A method with its options in a run of `total_steps` rollout steps, with the controller's state between steps.
 
     Raises ValueError for an unknown option and for options under which a bound is negative or admits r < 0.
     """
@@ -52,13 +53,11 @@ class Method:
             raise ValueError(f"method {spec.name!r}: unknown option {unknown[0]!r}; it has: {valid}")
         self.spec, self.total_steps = spec, total_steps
         self.options = {**spec.defaults, **options}
-        self._options = {
-            role: {name: self.options[name] for name in piece_options(getattr(spec, role)) if name in self.options}
-            for role in spec.pieces
-        }
-        self.controller = None
-        if spec.controller:
-            self.controller = spec.controller(total_steps=total_steps, **self._options["controller"])
+        self.pieces = {}  # role -> piece with its options bound
+        for role, piece in (GRPO_PIECES | spec.pieces).items():
+            names = [name for name in piece_options(piece) if name in self.options]
+            self.pieces[role] = partial(piece, **{name: self.options[name] for name in names})
+        self.controller = self.pieces["controller"](total_steps=total_steps) if spec.controller else None
         self._check_bounds()
 
     @property
@@ -82,29 +81,28 @@ class Method:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps_low, eps_high), tensors like `old_prob`: the ratio is clipped to [1 − eps_low, 1 + eps_high].
 
-        `step` counts rollout batches from 0; `state` is a controller's signal, None for the method's own. A method
-        without an upper bound gives infinity. With the option `reference="current"` the argument is the current
-        probability.
+        `step` counts rollout batches from 0. `state` is a controller's signal, or None for the method's own. Infinity
+        means no upper bound. With the option `reference="current"` the argument is the current probability.
         """
-        pair = self._call("bounds", old_prob, self.clock(step, state))
+        pair = self.pieces["bounds"](old_prob, self.clock(step, state))
         low, high = (e if isinstance(e, torch.Tensor) else torch.full_like(old_prob, e) for e in pair)
         return low, high
 
     def reduction(self, logits: torch.Tensor) -> torch.Tensor:
-        """The method's input that full logits (..., V) decide ("old_baseline" or "clamped_entropy"), shape (...)."""
-        return self._call("reduction", logits)
+        """The input that is computed from full logits (..., V), "old_baseline" or "clamped_entropy", shape (...)."""
+        return self.pieces["reduction"](logits)
 
     def prepare(
         self,
         batch: TokenBatch,
         step: int,
         state: float | None = None,
-        total: Callable[[torch.Tensor], torch.Tensor] = alone,
+        total: Callable[[torch.Tensor], torch.Tensor] = identity,
     ) -> TokenBatch:
-        """What a method decides once per rollout batch, from the policy that sampled: advantages and token weights.
+        """`batch` with the advantages and token weights that the method computes once per rollout batch.
 
-        `batch` is the whole rollout batch (of this rank; `total` sums a tensor over ranks); its `logprob` is not used.
-        Without this call `loss` does the same on each mini-batch by itself: statistics are then the mini-batch's.
+        `batch` is this rank's whole rollout batch; its `logprob` is not used. `total` sums a tensor over ranks.
+        Without this call `loss` does the same on each mini-batch, with the mini-batch's statistics.
         """
         spec = self.spec
         if not (spec.advantages or spec.rollout_weights):
@@ -113,9 +111,9 @@ class Method:
         with torch.no_grad():
             tokens = self._tokens(replace(batch, logprob=batch.old_logprob), self.clock(step, state))
             if spec.advantages:
-                batch = replace(batch, advantages=self._call("advantages", tokens, total))
+                batch = replace(batch, advantages=self.pieces["advantages"](tokens, total))
             if spec.rollout_weights:
-                batch = replace(batch, weight=self._call("rollout_weights", tokens, total))
+                batch = replace(batch, weight=self.pieces["rollout_weights"](tokens, total))
         return replace(batch, prepared=True)
 
     def loss(
@@ -129,10 +127,10 @@ class Method:
     ) -> LossOutput:
         """The loss of mini-batch `batch` at rollout step `step`, to be minimised.
 
-        Properties of the run, equal for all methods of a comparison: `aggregation` "token", "sequence" or "fixed" (sum
-        over B · `length`, T by default); `dual_clip` c > 1 bounds the loss of tokens with A < 0 at −c A (arXiv
-        1912.09729) for the surrogates in `surrogate.DUAL_CLIPPED`; the others bound or shape r by themselves.
-        Raises ValueError, naming the argument, for inputs that the method needs and are not there.
+        The run sets the other arguments, the same for all methods of a comparison. `aggregation` is "token",
+        "sequence" or "fixed" (sum divided by B · `length`, T by default). `dual_clip` c > 1 bounds the loss of tokens
+        with A < 0 at −c A (arXiv 1912.09729) for the surrogates in `surrogate.DUAL_CLIPPED`.
+        Raises ValueError, naming the argument, for a missing input that the method needs.
         """
         if dual_clip is not None and not dual_clip > 1:
             raise ValueError(f"dual_clip: expected a number above 1, or None for none, given {dual_clip!r}")
@@ -140,15 +138,15 @@ class Method:
             batch = self.prepare(batch, step, state)
         self._check_needs(batch, tuple(need for need in NEEDS if need not in ROLLOUT_NEEDS))
         tokens = self._tokens(batch, self.clock(step, state))
-        per_token = self._call("surrogate", tokens)
-        if dual_clip is not None and self.spec.surrogate in DUAL_CLIPPED:
+        per_token = self.pieces["surrogate"](tokens)
+        if dual_clip is not None and self.pieces["surrogate"].func in DUAL_CLIPPED:
             per_token = dual_clipped(per_token, tokens.advantages, dual_clip)
-        weight = self._call("weights", tokens) if self.spec.weights else None
+        weight = self.pieces["weights"](tokens) if self.spec.weights else None
         if batch.weight is not None:
             weight = batch.weight if weight is None else weight * batch.weight
         if weight is not None:
             per_token = per_token * weight
-        extra = self._call("extra", tokens) if self.spec.extra else None
+        extra = self.pieces["extra"](tokens) if self.spec.extra else None
         if extra is not None:
             per_token = per_token + extra
         with torch.no_grad():
@@ -156,41 +154,36 @@ class Method:
         return LossOutput(aggregate(per_token, tokens.counted, aggregation, length), per_token, metrics)
 
     def observe(self, step: int, entropy: float) -> None:
-        """Tell the controller the mean token entropy (nats) of the policy that sampled rollout batch `step`."""
+        """Give the controller the mean token entropy (nats) of the policy that sampled rollout batch `step`."""
         if not math.isfinite(entropy):
             raise ValueError(f"entropy: expected a finite number of nats, given {entropy} at step {step}")
         if self.controller:
             self.controller.observe(step, entropy)
 
     def state_dict(self) -> dict:
-        """What must be in a checkpoint for `load_state_dict` to continue exactly."""
+        """The state that a checkpoint must hold so that `load_state_dict` continues exactly."""
         return self.controller.state_dict() if self.controller else {}
 
     def load_state_dict(self, state: dict) -> None:
         if self.controller:
             self.controller.load_state_dict(state)
 
-    def _call(self, role: str, *arguments):
-        return getattr(self.spec, role)(*arguments, **self._options[role])
-
     def _tokens(self, batch: TokenBatch, clock: Clock) -> Tokens:
         mask, masked = batch.mask != 0, batch.mask == 0
         dtype = torch.promote_types(batch.logprob.dtype, torch.float32)
 
         def neutral(value: torch.Tensor | None) -> torch.Tensor | None:
-            # Padding may hold anything, NaN included: zero it before any arithmetic can spread it.
+            # Padding may hold NaN. Zero it before any arithmetic spreads it.
             return None if value is None else value.to(dtype).masked_fill(masked, 0.0)
 
         advantages = batch.advantages if batch.advantages.dim() == 2 else batch.advantages.unsqueeze(1)
         advantages = neutral(advantages) if advantages.shape == mask.shape else advantages.to(dtype)
         logprob, old_logprob = neutral(batch.logprob), neutral(batch.old_logprob)
-        log_ratio = self._call("ratio", logprob - old_logprob, logprob, mask)
-        detached = self.options.get("detach", True)
-        if self.options.get("reference", "old") == "old":
-            probability = old_logprob.exp()
-        else:
-            probability = (logprob.detach() if detached else logprob).exp()
-        eps_low, eps_high = self._call("bounds", probability, clock)
+        log_ratio = self.pieces["ratio"](logprob - old_logprob, logprob, mask)
+        read_at = old_logprob
+        if self.options.get("reference", "old") == "current":
+            read_at = logprob.detach() if self.options.get("detach", True) else logprob
+        eps_low, eps_high = self.pieces["bounds"](read_at.exp(), clock)
         return Tokens(
             mask=mask,
             counted=mask.to(dtype),
@@ -223,11 +216,9 @@ class Method:
             raise ValueError(f"reference: expected 'old' or 'current', given {self.options['reference']!r}")
         if not self.options.get("detach", True) and self.options["reference"] == "old":
             raise ValueError("detach=False needs reference='current': the old probability has no gradient to keep")
-        grid = torch.tensor([1e-6, 0.5, 1.0], dtype=torch.float64)
-        # The first and last step of each half: where a schedule's formulas change.
-        for step in sorted(
-            {0, self.total_steps // 2, min(self.total_steps // 2 + 1, self.total_steps), self.total_steps}
-        ):
+        grid, half = torch.tensor([1e-6, 0.5, 1.0], dtype=torch.float64), self.total_steps // 2
+        # The first and the last step of each half, where a schedule's formulas change.
+        for step in sorted({0, half, min(half + 1, self.total_steps), self.total_steps}):
             low, high = self.bounds(grid, step)
             if not (((low >= 0) & (low <= 1)).all() and (high >= 0).all()):
                 raise ValueError(
@@ -239,7 +230,7 @@ class Method:
 def token_metrics(
     tokens: Tokens, weight: torch.Tensor | None = None, extra: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
-    """Means over counted tokens, named by the metric vocabulary (all scalars; docs/metrics.md)."""
+    """Means over counted tokens, all scalars, under the names of docs/metrics.md."""
     ratio, advantages = tokens.ratio, tokens.advantages
     count = tokens.counted.sum().clamp(min=1)
 
@@ -250,13 +241,13 @@ def token_metrics(
         return (value * tokens.counted).sum() / count
 
     metrics = {
-        # With PPO's surrogate a token loses its gradient where r is beyond the bound on A's side.
+        # With PPO's surrogate these tokens have no gradient: r is beyond the bound on the side of A's sign.
         "clip/low_fraction": share((ratio < 1 - tokens.eps_low) & (advantages < 0)),
         "clip/high_fraction": share((ratio > 1 + tokens.eps_high) & (advantages > 0)),
         "policy/ratio_max": ratio.max() if ratio.numel() else ratio.new_ones(()),
         "policy/kl_old": mean(ratio - 1 - tokens.log_ratio),  # k3 estimate of KL(old ‖ new), nats per token
     }
-    # Ratios are in [0, ∞): ε⁻ = 1 and ε⁺ = ∞ are no bounds.
+    # ε⁻ = 1 and ε⁺ = ∞ are no bounds, because ratios are in [0, ∞).
     for name, bound, none in (("low", tokens.eps_low, 1.0), ("high", tokens.eps_high, math.inf)):
         if isinstance(bound, torch.Tensor) or bound != none:
             metrics[f"clip/eps_{name}_mean"] = mean(bound)

@@ -1,32 +1,36 @@
-"""What a method is: the pieces it is composed of, its options, and what a reader should know about it."""
+"""A registry entry: the pieces of a method, its options, and what a reader should know about it."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dynclip.methods.surrogate import ppo_min, token_ratio
 from dynclip.methods.types import NEEDS, Bound
 
-ROLLOUT_NEEDS = ("old_entropy", "old_baseline")  # looked at once per rollout batch, by `prepare`
-ROLES = (
-    "ratio", "bounds", "surrogate", "weights", "rollout_weights", "advantages", "extra", "reduction", "controller",
-)  # fmt: skip
+ROLLOUT_NEEDS = ("old_entropy", "old_baseline")  # `Method.prepare` reads them, once per rollout batch
+ROLES = ("ratio", "bounds", "surrogate", "weights", "rollout_weights", "advantages", "extra", "reduction", "controller")
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A registry entry: the pieces, the options with their evidence, and what a reader should know.
+    """A method: its pieces, its options with their sources, and its description.
 
-    Pieces, each a pure function that names the options it takes as keyword arguments (those not given are GRPO's):
-    `bounds(q, clock) -> (eps_low, eps_high)`; `ratio(log_ratio, logprob, mask) -> log ratio`; `surrogate(tokens)`,
-    `weights(tokens)` and `extra(tokens)` -> (B, T); `rollout_weights(tokens, total)` and `advantages(tokens, total)`
-    -> (B, T), once per rollout batch; `reduction(logits) -> (...)`, which gives the input that is made from full
-    logits; `controller(total_steps=…)` with `observe` and `signal`.
+    A piece is a pure function. Its options are its keyword-only arguments. A piece that is None is GRPO's, or absent.
+      bounds(q, clock) -> (eps_low, eps_high)       interval [1 − eps_low, 1 + eps_high] of the ratio
+      ratio(log_ratio, logprob, mask) -> (B, T)     logarithm of the ratio that is bounded
+      surrogate(tokens) -> (B, T)                   loss of every token
+      weights(tokens) -> (B, T)                     factors of that loss, for every mini-batch
+      rollout_weights(tokens, total) -> (B, T)      factors of that loss, once per rollout batch
+      advantages(tokens, total) -> (B, T)           new advantages, once per rollout batch
+      extra(tokens) -> (B, T)                       a term added to the loss
+      reduction(logits) -> (...)                    the input that is computed from full logits (..., V)
+      controller(total_steps=…)                     a class with `observe` and `signal`; its fields are its options
 
-    `evidence` says for each option where its default comes from. `needs` lists entries of `NEEDS`. `observes` is what
-    the controller is fed: "entropy" or "clamped_entropy", the mean of either over the rollout batch; `keeps` names its
-    state. `on_policy_grpo`: with one update per rollout batch (all ratios 1) the method is GRPO exactly.
-    Raises ValueError for an option that no piece takes, or a piece whose option has no default.
+    `defaults`: the options. `evidence`: where each default comes from, or one text for all. `equation`: LaTeX.
+    `change`: the difference from GRPO in one sentence. `needs`: entries of `NEEDS`. `observes`: the mean over the
+    rollout batch that the controller takes, "entropy" or "clamped_entropy". `keeps`: the controller's state in words.
+    `on_policy_grpo`: the method is GRPO exactly where all ratios are 1 (one update per rollout batch).
+
+    Raises ValueError for an option that no piece takes, a piece's option without a default, and an unknown need.
     """
 
     name: str
@@ -37,8 +41,8 @@ class MethodSpec:
     evidence: dict[str, str] | str = ""
     equation: str = ""
     change: str = ""
-    ratio: Callable = token_ratio
-    surrogate: Callable = ppo_min
+    ratio: Callable | None = None
+    surrogate: Callable | None = None
     weights: Callable | None = None
     rollout_weights: Callable | None = None
     advantages: Callable | None = None
@@ -52,13 +56,13 @@ class MethodSpec:
     on_policy_grpo: bool = False
 
     def __post_init__(self):
-        taken = {"detach"} if "reference" in self.defaults else set()
-        for role in self.pieces:
-            names = piece_options(getattr(self, role))
-            missing = sorted(name for name, required in names.items() if required and name not in self.defaults)
+        taken = {"detach"} if "reference" in self.defaults else set()  # `Method` itself reads `detach`
+        for role, piece in self.pieces.items():
+            options = piece_options(piece)
+            missing = sorted(name for name, required in options.items() if required and name not in self.defaults)
             if missing:
                 raise ValueError(f"method {self.name!r}: its {role} takes {missing[0]!r}, which has no default")
-            taken |= set(names)
+            taken |= set(options)
         unused = sorted(set(self.defaults) - taken)
         if unused:
             raise ValueError(f"method {self.name!r}: option {unused[0]!r} is taken by none of its pieces")
@@ -67,15 +71,20 @@ class MethodSpec:
             raise ValueError(f"method {self.name!r}: needs {unknown[0]!r}, expected some of: {', '.join(NEEDS)}")
 
     @property
-    def pieces(self) -> tuple[str, ...]:
-        """The roles that this method fills."""
-        return tuple(role for role in ROLES if getattr(self, role) is not None)
+    def pieces(self) -> dict[str, Callable]:
+        """Role -> piece, for the roles that this method names."""
+        return {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Option -> where its default comes from."""
+        return self.evidence if isinstance(self.evidence, dict) else dict.fromkeys(self.defaults, self.evidence)
 
 
 def piece_options(piece: Callable) -> dict[str, bool]:
-    """The options of a piece: name -> whether it must be given. Options are keyword-only; a controller's are fields."""
-    found = {}
+    """The options of a piece, name -> whether it must be given: keyword-only arguments, or a controller's fields."""
+    options = {}
     for name, parameter in inspect.signature(piece).parameters.items():
         if inspect.isclass(piece) or parameter.kind is parameter.KEYWORD_ONLY:
-            found[name] = parameter.default is parameter.empty and name != "total_steps"
-    return found
+            options[name] = parameter.default is parameter.empty and name != "total_steps"
+    return options

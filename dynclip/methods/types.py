@@ -1,4 +1,4 @@
-"""The types that all pieces share: what a loss sees, thresholds, and where a run is."""
+"""The types that all pieces share: the input of a loss, thresholds, and the position in a run."""
 
 from dataclasses import dataclass
 
@@ -14,6 +14,10 @@ class Line:
     slope: float
     intercept: float
 
+    def at(self, p: torch.Tensor) -> Bound:
+        """ε(p), shaped like `p`; a float where the line is flat."""
+        return self.slope * p + self.intercept if self.slope else self.intercept
+
     def mix(self, weight: float, constant: float) -> "Line":
         """weight · self + (1 − weight) · constant, which is a line again."""
         return Line(weight * self.slope, weight * self.intercept + (1 - weight) * constant)
@@ -21,15 +25,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where a run is. `step` and `total_steps` count rollout batches (k and T of the paper), not optimizer steps;
-    `state` is the controller's signal (OD: 1 loosened upper bound, 0 loosened lower bound, −1 not yet triggered)."""
+    """The position in a run.
+
+    `step` and `total_steps` count rollout batches (k and T of the paper), not optimizer steps. `state` is the
+    controller's signal. For OD 1 loosens the upper bound, 0 the lower one, and −1 means that nothing was triggered yet.
+    """
 
     step: int
     total_steps: int
     state: float = -1
 
 
-# What a method may need beyond log-probabilities, advantages and mask, and where it comes from.
+# Inputs that a method may need beyond log-probabilities, advantages and mask.
 NEEDS = {
     "entropy": "token entropy of the current policy, nats, shape (B, T)",
     "entropy_gradient": "token entropy of the current policy with its gradient, nats, shape (B, T)",
@@ -42,12 +49,12 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """What a loss sees. B sequences of T completion tokens.
+    """The input of a loss: B sequences of T completion tokens.
 
-    `logprob` (B, T) current log-probabilities, with gradient; `old_logprob` (B, T) those of the policy that sampled;
-    `advantages` (B,) or (B, T); `mask` (B, T), nonzero where a token counts; the others as in `NEEDS`, for methods that
-    need them. `draw_seed` seeds the random draws of a method that makes any: one number per mini-batch. `weight` (B, T)
-    and `prepared` are set by `Method.prepare`. Masked positions may hold anything.
+    `logprob` (B, T): current log-probabilities, with gradient. `old_logprob` (B, T): those of the policy that sampled.
+    `advantages` (B,) or (B, T). `mask` (B, T): nonzero where a token counts; masked positions may hold any value.
+    The next five are inputs that some methods need (`NEEDS`). `draw_seed` seeds the random draws of a method, one
+    number per mini-batch. `Method.prepare` sets `weight` (B, T) and `prepared`.
 
     Raises ValueError for shapes that do not agree and for advantages that are NaN or infinite where a token counts.
     """
@@ -75,23 +82,23 @@ class TokenBatch:
                 raise ValueError(f"{name}: expected shape {tuple(shape)} as logprob, given {tuple(value.shape)}")
         if self.success is not None and self.success.shape != shape[:1]:
             raise ValueError(f"success: expected shape {tuple(shape[:1])}, given {tuple(self.success.shape)}")
-        if self.advantages.shape not in (shape, shape[:1], (shape[0], 1)):
-            raise ValueError(
-                f"advantages: expected shape {tuple(shape[:1])} or {tuple(shape)}, given {tuple(self.advantages.shape)}"
-            )
-        bad = ~torch.isfinite(self.advantages if self.advantages.dim() == 2 else self.advantages.unsqueeze(1))
-        if (bad & (self.mask != 0)).any():
-            count = int((bad & (self.mask != 0)).sum())
+        given = self.advantages
+        if given.shape not in (shape, shape[:1], (shape[0], 1)):
+            expected = f"{tuple(shape[:1])} or {tuple(shape)}"
+            raise ValueError(f"advantages: expected shape {expected}, given {tuple(given.shape)}")
+        bad = ~torch.isfinite(given if given.dim() == 2 else given.unsqueeze(1)) & (self.mask != 0)
+        if bad.any():
+            count = int(bad.sum())
             raise ValueError(f"advantages: expected finite numbers, given NaN or infinity at {count} counted tokens")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the pieces of a loss see: a `TokenBatch` in float32 or float64, neutral (0, ratio 1) where masked.
+    """The input of a piece: a `TokenBatch` in float32 or float64, with zeros (ratio 1) where it is masked.
 
-    (B, T): `mask` (bool) and `counted`, the same as numbers, `logprob`, `old_logprob`, `log_ratio`, `ratio`, and the
-    entropies that were given and are needed; `advantages` is (B, 1) or (B, T); `eps_low`, `eps_high` are (B, T) or
-    floats; `success` (B, 1).
+    (B, T): `mask` (bool), `counted` (the mask as numbers), `logprob`, `old_logprob`, `log_ratio`, `ratio`, and the
+    entropies that were given and are needed. `advantages` is (B, 1) or (B, T), `success` (B, 1). `eps_low` and
+    `eps_high` are (B, T) or floats.
     """
 
     mask: torch.Tensor

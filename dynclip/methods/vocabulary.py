@@ -1,8 +1,7 @@
-"""Per-token reductions over the whole vocabulary, without ever holding the logits of more than one chunk of tokens.
+"""Per-token reductions over the whole vocabulary, with the logits of one chunk of tokens in memory at a time.
 
-For the few methods that need more of the policy than the sampled token's probability and the entropy. `reduce_logits`
-takes the last hidden states and the output head, as the caller has them; a chunk's logits are recomputed in the
-backward pass instead of being kept.
+A few methods need more than the sampled token's probability and the entropy. `reduce_logits` computes it from the last
+hidden states and the output head. The backward pass recomputes a chunk's logits.
 """
 
 from collections.abc import Callable
@@ -42,7 +41,7 @@ def reduce_logits(
 def clamped_entropy(logits: torch.Tensor, *, clamp: float) -> torch.Tensor:
     """Entropy (nats) of softmax(logits) after the int(V · clamp) least likely entries are removed (arXiv 2509.03493).
 
-    `logits` (..., V). The rest is renormalised; the removed entries get no gradient.
+    `logits` (..., V), result (...). The rest is renormalised. The removed entries get no gradient.
     """
     removed = int(logits.size(-1) * clamp)
     kept = logits

@@ -21,9 +21,11 @@ PACKAGES = ("dynclip", "evals")
 # Registries: a run depends on its own entry, whose value is digested, not on the other entries.
 REGISTRIES = {
     ("dynclip.methods.registry", "METHODS"),
-    ("dynclip.methods.registry", "_ENTRIES"),
+    ("dynclip.methods.bounds", "METHODS"),
+    ("dynclip.methods.surrogate", "METHODS"),
+    ("dynclip.methods.weights", "METHODS"),
+    ("dynclip.methods.extras", "METHODS"),
     ("dynclip.studies.probes", "PROBES"),
-    ("dynclip.studies.probes", "_ENTRIES"),
     ("dynclip.studies.scales", "SCALES"),
     ("dynclip.studies.arms", "ARMS"),
     ("dynclip.studies.arms", "STUDIES"),

@@ -89,19 +89,17 @@ def page(address, deadline):
 def test_adding_a_method_as_described_trains_it_alone(finished):
     house, _ = finished
     function, entry = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    bounds, methods = house.root / "dynclip" / "bounds.py", house.root / "dynclip" / "methods.py"
-    before = bounds.read_text(), methods.read_text()
+    bounds = house.root / "dynclip" / "methods" / "bounds.py"
+    before = bounds.read_text()
     try:
-        bounds.write_text(before[0] + "\n\n" + function)
-        head, tail = before[1].split("_ENTRIES = (\n")
-        methods.write_text(f"{head}_ENTRIES = (\n{entry.rstrip()},\n{tail}")
+        head, tail = before.split("METHODS = (\n")
+        bounds.write_text(f"{head}{function}\n\nMETHODS = (\n{entry.rstrip()},\n{tail}")
         planned = house.planned(config=("methods=grpo,closing",))
         done = house.run(
             "dynclip", "train", "--scale", "miniature", "--method", "closing", "--seed", "0", "--out", "closing"
         )
     finally:
-        bounds.write_text(before[0])
-        methods.write_text(before[1])
+        bounds.write_text(before)
     assert planned["train"] == 2 and planned["evaluate"] == 4
     assert done.returncode == 0, done.stdout[-2000:]
     assert "closing" not in METHODS
