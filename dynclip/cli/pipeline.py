@@ -11,17 +11,19 @@ import sys
 from pathlib import Path
 
 from dynclip.plan.describe import print_plan
+from dynclip.report.evidence import BASE
 from dynclip.report.mlflow_import import given_uri
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import code_digest, digest
 from dynclip.studies.arms import ARMS, STUDIES, arm, study_runs
+from dynclip.studies.method_options import SEPARATOR
 from dynclip.studies.overrides import SETTABLE, resolve
 from dynclip.studies.scales import REHEARSAL, SCALES, HubPolicy, Study
 from dynclip.training.fingerprint import SETTINGS, SHARED_CODE, method_digest
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", *SETTABLE, "engine")
+CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", "options", *SETTABLE, "engine")
 ENGINES = ("trl", "verl")
 
 REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph with next to no work
@@ -76,7 +78,7 @@ def engine_from(config: dict) -> str:
 
 def check_targets(study: Study, words: list[str]) -> None:
     """Result files asked for by name must name things that exist: UserError for an unknown part of their path."""
-    names = {"method": method_names(), "checkpoint": list(study.checkpoints), "benchmark": list(study.scale.benchmarks)}
+    names = {"checkpoint": list(study.checkpoints), "benchmark": list(study.scale.benchmarks)}
     for word in words:
         path = re.fullmatch(r"results/(?P<scale>[^/]+)/(?:runs|samples|scores)/(?P<rest>.+)", word)
         if not path:
@@ -87,7 +89,12 @@ def check_targets(study: Study, words: list[str]) -> None:
                 f"(the scales are: {', '.join(SCALES)})"
             )
         parts = path["rest"].split("/")
-        given = {"method": parts[0]}
+        base, *options = parts[0].split(SEPARATOR)
+        given = {}
+        if base not in (BASE, *ARMS):
+            raise UserError(f"{word}: unknown method {base!r}; valid are: {', '.join((BASE, *ARMS))}")
+        if options and arm(parts[0]).name != parts[0]:
+            raise UserError(f"{word}: this method is written {arm(parts[0]).name!r}")
         if word.startswith((f"results/{study.name}/scores/", f"results/{study.name}/samples/")) and len(parts) == 4:
             given |= {"checkpoint": parts[2], "benchmark": Path(parts[3]).stem}
         for kind, name in given.items():
@@ -95,9 +102,9 @@ def check_targets(study: Study, words: list[str]) -> None:
                 raise UserError(f"{word}: unknown {kind} {name!r}; valid are: {', '.join(names[kind])}")
 
 
-def method_names() -> list[str]:
-    """Every name a method may have in a path: the arms of the studies, and the untrained base policy."""
-    return ["base", *ARMS]
+def method_pattern() -> str:
+    """What a method may be in a path, as a regular expression: the base policy, an arm, or an arm with options."""
+    return f"(?:{'|'.join(map(re.escape, (BASE, *ARMS)))})(?:{SEPARATOR}[^/{SEPARATOR}]+)*"
 
 
 def check_start(study: Study, words: list[str], elsewhere: bool = False) -> None:
