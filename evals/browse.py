@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dynclip.runtime.errors import UserError
 from evals.benchmarks.registry import BENCHMARKS, obtain, read_problems
+from evals.evaluation import default_out
 from evals.grading import extract
 
 STATUSES = ("correct", "wrong", "unparsable", "truncated", "timed_out")
@@ -43,8 +44,6 @@ def find(selection: str, benchmarks: Iterable[str] | None, results: Path = Path(
     `laptop/grpo/seed0/final` stands for results/laptop/samples/grpo/seed0/final, a model's name for its folder in
     results/evaluations. Raises UserError, naming what was looked for, where there are none.
     """
-    from evals.evaluation import default_out
-
     scale, _, rest = selection.partition("/")
     places = [Path(selection), results / selection, results / scale / "samples" / rest, default_out(selection)]
     places += [] if Path(selection).is_absolute() else sorted(results.glob(f"*/samples/{selection}"))

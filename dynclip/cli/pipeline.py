@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 from dynclip.plan.describe import print_plan
+from dynclip.report.claims.registry import CLAIMS
 from dynclip.report.evidence import BASE
+from dynclip.report.figures import FIGURES
 from dynclip.report.mlflow_import import given_uri
+from dynclip.report.tables import TABLES
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import code_digest, digest
 from dynclip.studies.arms import ARMS, STUDIES, arm, study_runs
@@ -225,20 +228,14 @@ def launch_files(study: Study) -> list[str]:
 
 def claimed_studies() -> list[str]:
     """The studies that claims are decided by."""
-    from dynclip.report.claims.registry import CLAIMS
-
     return list(dict.fromkeys(claim.study for claim in CLAIMS.values()))
 
 
 def table_files(study: Study) -> list[str]:
     """Every table in its three formats."""
-    from dynclip.report.tables import TABLES
-
     return [f"results/{study.name}/tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")]
 
 
 def figure_files(study: Study, kind: str) -> list[str]:
     """Every figure in one format."""
-    from dynclip.report.figures import FIGURES
-
     return [f"results/{study.name}/figures/{name}.{kind}" for name in FIGURES]

@@ -49,10 +49,10 @@ class Arm:
 class StudySpec:
     """A comparison: the question and the arms, compared with grpo or, without it, with the first.
 
-    seeds: how many of the scale's seeds. evaluated: whether checkpoints are scored on benchmarks as well. figures: names
-    of `dynclip.report.figures` that the page shows besides its own. ranked: whether the arms are ranked. signs: whether
-    the region rule is checked on the baseline's tokens. groups: the arms that may be compared with each other; needed
-    where arms differ in the number of updates per rollout batch.
+    seeds: how many of the scale's seeds. evaluated: whether checkpoints are scored on benchmarks as well. figures:
+    names of `dynclip.report.figures` that the page shows besides its own. ranked: whether the arms are ranked. signs:
+    whether the region rule is checked on the baseline's tokens. groups: the arms that may be compared with each other;
+    needed where arms differ in the number of updates per rollout batch.
     """
 
     name: str

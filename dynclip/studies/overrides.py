@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from dynclip.runtime.errors import UserError
+from dynclip.studies.arms import arm
 from dynclip.studies.scales import SCALES, Scale, Study
 from evals.grading import REWARDS
 from evals.sampling.prompts import TEMPLATES
@@ -21,8 +22,6 @@ def resolve(
     `options`: METHOD:NAME=VALUE items; a method with options takes its own place in the list of methods. `settings`
     are those of SETTABLE. Raises UserError, one line, for an unknown name, a bad value, or a comparison of equal runs.
     """
-    from dynclip.studies.arms import arm
-
     chosen = SCALES.get(str(scale))
     if chosen is None:
         raise UserError(f"unknown scale {str(scale)!r}; the scales are: {', '.join(SCALES)}")
