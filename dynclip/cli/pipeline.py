@@ -1,7 +1,7 @@
-"""What the Snakefile asks: the study of a config, file lists, and digests of what each rule depends on.
+"""Functions for the Snakefile: the study of a config, file lists, and digests of what each rule depends on.
 
-Snakemake tracks shell text and file times but not imported code, so every rule carries a digest of the code that
-shapes its output as a parameter. A rule is rerun when its digest changes, and only then.
+Snakemake tracks shell text and file times but not imported code. So every rule has a parameter with the digest of the
+code that its output depends on, and is rerun when the digest changes.
 """
 
 import atexit
@@ -31,7 +31,7 @@ ENGINES = ("trl", "verl")
 
 REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph with next to no work
 
-# Entry points of each rule: what they use inside the project is found from there.
+# Entry points of each rule. The code that they use inside the project is found from there.
 CODE = {
     "data": ("evals.benchmarks.registry:write_data",),
     "warmup": ("dynclip.training.tiny_policy:warm_start",),
@@ -49,7 +49,7 @@ CODE = {
 
 
 def prepare_environment() -> None:
-    """Let rules' `python` be the interpreter that runs Snakemake, with the project importable from any folder."""
+    """Make `python` in rules the interpreter that runs Snakemake, and the project importable from any folder."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
@@ -75,7 +75,7 @@ def study_from(config: dict, words: list[str]) -> Study:
 
 
 def engine_from(config: dict) -> str:
-    """Who trains: TRL, in the workflow; or verl, for which the workflow writes launch scripts."""
+    """The trainer: "trl", inside the workflow, or "verl", for which the workflow writes launch scripts."""
     return config.get("engine", "trl")
 
 
@@ -111,8 +111,10 @@ def method_pattern() -> str:
 
 
 def check_start(study: Study, words: list[str], elsewhere: bool = False) -> None:
-    """Print the plan of what `words` ask for and refuse to start what cannot finish (full disk, unwritable results):
-    exit status 2. Trainings that run `elsewhere`, as jobs of a cluster or in verl, need no GPUs of this machine."""
+    """Print the plan of the targets in `words`. Exit with status 2 if it cannot finish (full disk, unwritable results).
+
+    elsewhere: trainings run as jobs of a cluster or in verl, and need no GPUs of this machine.
+    """
     try:
         asked = list(STUDIES) if "studies" in words else [name for name in STUDIES if name in words]
         print_plan(study, Path("results"), asked, remote=elsewhere)
@@ -122,7 +124,7 @@ def check_start(study: Study, words: list[str], elsewhere: bool = False) -> None
 
 
 def print_next_steps(study: Study) -> None:
-    """The last lines of a finished study: how to look at it. At exit, so that nothing is printed after them."""
+    """Print how to look at a finished study. It is printed at exit, so that nothing follows it."""
     ui = given_uri() or "mlflow ui --backend-store-uri sqlite:///results/mlflow.db"
     atexit.register(
         print,
@@ -134,14 +136,14 @@ def print_next_steps(study: Study) -> None:
 
 
 def code_of(rule: str, study: Study | None = None) -> str:
-    """Digest of the code behind a rule, as far as it depends on nothing but the rule and the kind of policy."""
+    """Digest of the code of a rule. It depends on the rule and the kind of policy alone."""
     if rule == "warmup" and study and isinstance(study.scale.policy, HubPolicy):
         return code_digest("dynclip.training.hub_policy:make_base")
     return code_digest(*CODE[rule])
 
 
 def method_code(name: str) -> str:
-    """Digest of one arm, its registry entry and functions: editing any of them retrains this arm alone."""
+    """Digest of one arm, its registry entry and functions. An edit of any of them retrains this arm alone."""
     chosen = arm(name)
     return digest([method_digest(chosen), chosen.minibatches, chosen.epochs])
 
@@ -196,7 +198,7 @@ def score_files(study: Study) -> list[str]:
 
 
 def study_inputs(study: Study, name: str) -> list[str]:
-    """What one study's page is made of: its runs, and the scores of those that it evaluates."""
+    """The input files of one study's page: its runs, and the scores of the runs that it evaluates."""
     trained, scored = study_runs(study, [name])
     files = [f"results/{study.name}/runs/{arm}/seed{seed}/run.json" for arm, seed in trained]
     if STUDIES[name].signs:
