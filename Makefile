@@ -23,7 +23,7 @@ install:  ## Build .venv from the pinned lock of this machine (DEVICE=cpu|cuda o
 	exit 1
 
 reproduce: install  ## Print the plan, then run the whole study (CONFIG="methods=id,od steps=20" changes it).
-	@$(IN_VENV) dynclip plan $(foreach item,$(CONFIG),--$(subst =, ,$(item)))
+	@$(IN_VENV) dynclip plan $(foreach item,$(CONFIG),--$(item))
 	@$(IN_VENV) snakemake --cores all $(if $(CONFIG),--config $(CONFIG))
 
 test: install  ## Run the tests (ARGS="-k bounds" for some of them).
@@ -48,7 +48,7 @@ ui: install  ## Open MLflow's interface on the study's runs, at port 5000 of thi
 	@$(IN_VENV) mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///results/mlflow.db $(ARGS)
 
 plan: install  ## Say what would run here: scale and why, runs, minutes, disk.
-	@$(IN_VENV) dynclip plan $(foreach item,$(CONFIG),--$(subst =, ,$(item)))
+	@$(IN_VENV) dynclip plan $(foreach item,$(CONFIG),--$(item))
 
 doctor: install  ## Say what was installed and why, and what this machine has.
 	@$(IN_VENV) dynclip doctor

@@ -1,4 +1,3 @@
-import re
 import sys
 
 from snakemake.utils import min_version
@@ -20,7 +19,7 @@ report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
-    method="|".join(map(re.escape, pipeline.method_names())),
+    method=pipeline.method_pattern(),
     seed=r"\d+",
     checkpoint=r"final|step\d+",
     benchmark="|".join(BENCHMARKS),

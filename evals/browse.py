@@ -1,4 +1,7 @@
-"""Reading samples: problem, gold, response and verdict, page by page. What a model wrote is shown, never obeyed."""
+"""Reading samples: problem, gold answer, response and verdict, page by page.
+
+A model's text is printed with control characters escaped, so that it cannot control the terminal.
+"""
 
 import os
 import shlex
@@ -13,11 +16,12 @@ from pathlib import Path
 
 from dynclip.runtime.errors import UserError
 from evals.benchmarks.registry import BENCHMARKS, obtain, read_problems
+from evals.evaluation import default_out
 from evals.grading import extract
 
 STATUSES = ("correct", "wrong", "unparsable", "truncated", "timed_out")
-# Control, format (also those that turn the writing direction), surrogate, private and unassigned characters, and the
-# line ends that a terminal may take for one.
+# Unicode categories that are escaped: control, format (which includes changes of the writing direction), surrogate,
+# private, unassigned, and line and paragraph separators.
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
@@ -31,7 +35,7 @@ class Filter:
 
 
 def visible(text: str) -> str:
-    r"""`text` with everything but printable characters, tabs and newlines written out: `\x1b`, `\u202e`."""
+    r"""`text` with everything but printable characters, tabs and newlines escaped, such as `\x1b` and `\u202e`."""
     return "".join(
         c if c in "\n\t" or unicodedata.category(c) not in HIDDEN else c.encode("unicode_escape").decode() for c in text
     )
@@ -41,10 +45,8 @@ def find(selection: str, benchmarks: Iterable[str] | None, results: Path = Path(
     """The sample files that `selection` names: a file, a folder, or the rest of a path below `results`.
 
     `laptop/grpo/seed0/final` stands for results/laptop/samples/grpo/seed0/final, a model's name for its folder in
-    results/evaluations. Raises UserError, naming what was looked for, where there are none.
+    results/evaluations. Raises UserError where there are none.
     """
-    from evals.evaluation import default_out
-
     scale, _, rest = selection.partition("/")
     places = [Path(selection), results / selection, results / scale / "samples" / rest, default_out(selection)]
     places += [] if Path(selection).is_absolute() else sorted(results.glob(f"*/samples/{selection}"))
@@ -62,7 +64,7 @@ def find(selection: str, benchmarks: Iterable[str] | None, results: Path = Path(
 
 
 def _sample_files(place: Path) -> list[Path]:
-    """The sample files at a place: the file, the one beside a score, all in a folder except the store's parts."""
+    """The sample files at a place: the file, the one beside a score, or all in a folder except the store's parts."""
     if place.is_file():
         file = place.with_suffix(".parquet")
         return [file] if file.is_file() else []
@@ -71,7 +73,7 @@ def _sample_files(place: Path) -> list[Path]:
 
 
 def blocks(path: Path, chosen: Filter = Filter()) -> Iterator[str]:
-    """The chosen samples of one file as text blocks, a line of totals first.
+    """The chosen samples of one file as text blocks, after a line with their numbers.
 
     Raises UserError for a file that is no sample file.
     """
@@ -98,7 +100,7 @@ def blocks(path: Path, chosen: Filter = Filter()) -> Iterator[str]:
 
 
 def block(row: dict, problem=None) -> str:
-    """One sample as text. Foreign text stands behind a bar, so that no line of it can pass for one of ours."""
+    """One sample as text. Each line of the model's text begins with a bar, so that it differs from our own lines."""
     answer = row["answer"] if "answer" in row else extract(row["text"])
     head = (
         f"=== {row['problem_id']}, sample {row['index']}: {row['status'].upper()}, {row['tokens']} tokens, "
@@ -117,7 +119,7 @@ def block(row: dict, problem=None) -> str:
 def _problems(path: Path) -> dict:
     """Problem id -> problem of a sample file's benchmark: beside a study's samples, else from the registry.
 
-    Empty where they cannot be had (an unknown benchmark, no hub): samples are still worth reading.
+    Empty where the problems cannot be loaded (an unknown benchmark, no hub); samples are then shown without them.
     """
     scale = next((parent.parent for parent in path.absolute().parents if parent.name == "samples"), None)
     try:
@@ -132,7 +134,7 @@ def _problems(path: Path) -> dict:
 
 
 def show(texts: Iterable[str]) -> None:
-    """Print blocks: as they are into a pipe or file, through $PAGER on a terminal, or a screenful at a time."""
+    """Print blocks: unchanged into a pipe or file; on a terminal through $PAGER, or else one screen at a time."""
     try:
         if not (sys.stdout.isatty() and sys.stdin.isatty()):
             for text in texts:
@@ -143,7 +145,7 @@ def show(texts: Iterable[str]) -> None:
         else:
             _by_screen(texts)
     except BrokenPipeError:
-        # The reader (head, a pager) has seen enough; Python would complain again when it flushes at exit.
+        # The reader (head, a pager) has closed the pipe. Python would report it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -163,7 +165,7 @@ def _through_pager(command: str, texts: Iterable[str]) -> None:
 
 
 def _by_screen(texts: Iterable[str]) -> None:
-    """A screenful, then a key: Enter goes on, q ends."""
+    """Print one screen, then wait for a key: Enter continues, q ends."""
     size = shutil.get_terminal_size()
     room = size.lines - 1
     for line in (line for text in texts for line in (text + "\n").splitlines()):

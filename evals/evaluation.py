@@ -1,20 +1,20 @@
-"""Evaluate a policy on benchmarks: sample what is missing, grade, score, with the samples kept beside the scores.
+"""Evaluate a policy on benchmarks: sample what is missing, grade, and score.
 
-`evaluate` scores a checkpoint of a study, `evaluate_model` any causal language model. Both do the same work: what is
-in the store is not generated again, and no model is loaded where nothing is missing.
+`evaluate` serves the workflow's checkpoints and `dynclip evaluate --model` alike. Samples in the store are not
+generated again, and no model is loaded where none are missing.
 """
 
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dynclip.runtime import checkpoints, hardware
-from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime import hardware
+from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_json
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import environment
@@ -24,24 +24,48 @@ from evals.benchmarks.registry import BENCHMARKS, load_problems, read_problems
 from evals.metrics import score
 from evals.sampling.choice import Choice, Job, choose_engine, fitting_batch
 from evals.sampling.engine import Engine, derived_seed, installed_engines
-from evals.sampling.models import Model, local, resolve
-from evals.sampling.prompts import TEMPLATES, Template, choose_template, render
+from evals.sampling.models import Model
+from evals.sampling.prompts import Template, choose_template, render
 from evals.sampling.settings import Evaluation, Sampling
 from evals.sampling.store import Gap, Store, parts_folder, write_samples
 from evals.sampling.transformers_engine import TransformersEngine
 from evals.sampling.vllm_engine import VLLMEngine
 
-THREADS = 1  # fixed: the thread count is part of a float sum's result, and so of the samples
-# Below TINY parameters a second thread costs more than it brings; in batches of TINY_BATCH such a model's samples are
-# also those that a study draws from it.
+THREADS = 1  # the number of threads changes the order of float additions, and so the samples
+# Below TINY parameters a second thread makes sampling slower. In batches of TINY_BATCH such a model's samples are the
+# ones that the fixed engine of a study draws.
 TINY, TINY_BATCH = 5e6, 512
-VERDICT = ("status", "correct", "flexible", "answer")  # of a sample, by the grader
-TYPICAL_TOKENS = 500  # of a worked answer, for the choice of an engine; `max_tokens` is a bound, not an estimate
+VERDICT = ("status", "correct", "flexible", "answer")  # a sample's fields that the grader fills
+TYPICAL_TOKENS = 500  # of a worked answer, for the choice of an engine; few answers reach `max_tokens`
+
+
+@dataclass(frozen=True)
+class Request:
+    """One evaluation: `model` on `benchmarks`, as `how` says.
+
+    Writes `samples`/<benchmark>.parquet and `scores`/<benchmark>.json. data: the folder with a study's problems,
+    <benchmark>.jsonl; None for the registry's. labels: the leading fields of every score record (scale, method, seed,
+    checkpoint, step).
+    """
+
+    model: Model
+    benchmarks: tuple[str, ...]
+    how: Evaluation
+    samples: Path
+    scores: Path
+    data: Path | None = None
+    labels: dict = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The name of its progress lines, such as `evaluate grpo/seed0/final`."""
+        place = "{method}/seed{seed}/{checkpoint}".format(**self.labels) if self.labels else ""
+        return f"evaluate {place}".strip()
 
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark to be scored: what is asked, how, how often, and where samples and score go."""
+    """One benchmark to be scored: `k` samples of each of `problems`, and the files of the samples and the score."""
 
     name: str
     content: str
@@ -58,7 +82,7 @@ class Task:
         return [problem.id for problem in self.problems]
 
     def address(self, model: Model) -> dict:
-        """What all samples of this task have in common; with problem and index it addresses one."""
+        """What all samples of this task have in common. With problem and index it identifies one sample."""
         return {
             "model": model.digest,
             "benchmark": self.name,
@@ -68,107 +92,81 @@ class Task:
         }
 
 
-def evaluate(
-    model: Path,
-    benchmarks: list[str],
-    data: Path,
-    labels: dict,
-    samples: Path,
-    scores: Path,
-    say=print,
-    how: Evaluation | None = None,
-    template: str = "plain",
-) -> dict[str, dict]:
-    """Score the policy in `model` on each of `benchmarks`, read from `data`/<benchmark>.jsonl, as `how` says.
+def evaluate(request: Request, log: Path | None = None) -> dict[str, dict]:
+    """Score `request.model` on each of its benchmarks; one engine start serves them all.
 
-    One engine start serves them all. Writes `samples`/<benchmark>.parquet, then `scores`/<benchmark>.json, whose
-    leading fields are `labels` (scale, method, seed, checkpoint, step). Returns the score records by benchmark.
-    Raises UserError for a damaged model or data file.
+    Progress lines also go to the file `log`. Returns the score records by benchmark. Raises UserError, one line, for
+    an unknown name, a damaged data file, or a folder that cannot be written.
     """
-    rule = "warmup" if labels.get("method") == "base" else "train"
-    checkpoints.verify(model, rebuild_command(rule, model / checkpoints.MANIFEST))
-    how, source = how or Evaluation(), local(model)
-    tasks = [
-        Task(
-            name,
-            BENCHMARKS[name].content,
-            read_problems(data / f"{name}.jsonl")[: how.limit],
-            how.k or BENCHMARKS[name].k,
-            replace(BENCHMARKS[name].sampling, **({"max_tokens": how.max_tokens} if how.max_tokens else {})),
-            BENCHMARKS[name].seed,  # the same draws for every policy: common random numbers
-            TEMPLATES[template],
-            samples / f"{name}.parquet",
-            scores / f"{name}.json",
-        )
-        for name in benchmarks
-    ]
+    say = Progress(request.title, len(request.benchmarks), log).say
+    hardware.check_writable(request.scores)
+    tasks, model = tasks_of(request, say), request.model
 
     def start(samples_missing: int) -> Engine:
-        import torch
+        if request.how.engine == "fixed":
+            return fixed_engine(model, tasks)
+        return fastest_engine(samples_missing, model, tasks, request.how.engine, say)
 
-        if how.engine == "auto":
-            return fastest_engine(samples_missing, source, tasks, say=say)
-        torch.set_num_threads(THREADS)
-        return TransformersEngine.load(model, stops=sorted({stop for task in tasks for stop in task.template.stops}))
-
-    return run_tasks(tasks, source, start, labels, say)
+    # A checkpoint of a study is scored by a workflow job among others, which shows no progress of each benchmark.
+    show = None if request.labels else lambda name, total: Progress(name, total, log)
+    return run_tasks(tasks, model, start, request.labels, say, show)
 
 
-def evaluate_model(
-    model: str | Path,
-    benchmarks: Sequence[str],
-    k: int | None = None,
-    limit: int | None = None,
-    engine: str = "auto",
-    template: str = "auto",
-    out: Path | None = None,
-    sampling: dict | None = None,
-    seed: int | None = None,
-    log: Path | None = None,
-) -> dict[str, dict]:
-    """Score any causal language model, a local folder or a hub id, on each of `benchmarks`.
+def tasks_of(request: Request, say=print) -> list[Task]:
+    """One task for each benchmark, with the benchmark's own values where the request gives none."""
+    check_benchmarks(request.benchmarks)
+    how, model, tasks = request.how, request.model, []
+    values = {name: getattr(how, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
+    changed = {name: value for name, value in values.items() if value is not None}
+    for name in dict.fromkeys(request.benchmarks):
+        entry = BENCHMARKS[name]
+        template, why = choose_template(how.template, model.name, model.chat_template, entry.kind)
+        if how.template == "auto":
+            say(f"{name}: template {template.label} ({template.title}): {why}")
+        if request.data:
+            problems = read_problems(request.data / f"{name}.jsonl")[: how.limit]
+        else:
+            problems = load_problems(entry, how.limit)
+        task = Task(
+            name=name,
+            content=entry.content,
+            problems=problems,
+            k=how.k or entry.k,
+            sampling=replace(entry.sampling, **changed),
+            # The benchmark's own seed: every policy is sampled with the same random numbers.
+            seed=entry.seed if how.seed is None else how.seed,
+            template=template,
+            samples=request.samples / f"{name}.parquet",
+            score=request.scores / f"{name}.json",
+        )
+        tasks.append(task)
+    return tasks
 
-    k, sampling (fields of `Sampling`) and seed default to the benchmark's own. limit: the first so many problems.
-    Writes <benchmark>.parquet and <benchmark>.json under `out` (default: `default_out`); returns the score records.
-    Raises UserError, one line, for whatever the caller can put right.
-    """
-    names = list(dict.fromkeys(benchmarks))
+
+def check_benchmarks(names: Iterable[str]) -> None:
+    """Raise UserError for a name that is no benchmark."""
     for name in names:
         if name not in BENCHMARKS:
             raise UserError(f"unknown benchmark {name!r}; the benchmarks are: {', '.join(BENCHMARKS)}")
-    say = Progress("evaluate", len(names), log).say
-    source = resolve(str(model))
-    out = Path(out) if out else default_out(source.name)
-    hardware.check_writable(out)
-    tasks = []
-    for name in names:
-        entry = BENCHMARKS[name]
-        chosen, why = choose_template(template, source.name, source.chat_template, entry.kind)
-        say(f"{name}: template {chosen.label} ({chosen.title}): {why}")
-        tasks.append(
-            Task(
-                name,
-                entry.content,
-                load_problems(entry, limit),
-                k or entry.k,
-                replace(entry.sampling, **(sampling or {})),
-                entry.seed if seed is None else seed,
-                chosen,
-                out / f"{name}.parquet",
-                out / f"{name}.json",
-            )
-        )
 
-    def start(samples_missing: int) -> Engine:
-        return fastest_engine(samples_missing, source, tasks, engine, say)
 
-    return run_tasks(tasks, source, start, {}, say, lambda name, total: Progress(name, total, log))
+def stop_tokens(tasks: Sequence[Task]) -> list[str]:
+    """The tokens that end a response under any of the tasks' templates."""
+    return sorted({stop for task in tasks for stop in task.template.stops})
+
+
+def fixed_engine(model: Model, tasks: Sequence[Task]) -> Engine:
+    """The engine of `Evaluation(engine="fixed")`."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    return TransformersEngine.load(model.folder, stops=stop_tokens(tasks))
 
 
 def fastest_engine(
     samples_missing: int, model: Model, tasks: Sequence[Task], wanted: str = "auto", say=print
 ) -> Engine:
-    """The engine that finishes first here, or the one that is `wanted`, loaded; said with the reason."""
+    """Load the engine that finishes first on this machine, or the `wanted` one, and log the reason."""
     import torch
 
     machine = hardware.detect()
@@ -182,12 +180,12 @@ def fastest_engine(
 
 
 def start_engine(choice: Choice, model: Model, tasks: Sequence[Task], machine, fall_back: bool, say=print) -> Engine:
-    """The chosen engine, loaded. With `fall_back`, a model that vLLM cannot run goes to transformers, said aloud."""
+    """Load the chosen engine. With `fall_back`, transformers runs what vLLM cannot run, and says so."""
     import torch
 
     tiny = model.parameters < TINY
     torch.set_num_threads(THREADS if tiny else int(os.environ.get("OMP_NUM_THREADS", 0)) or machine.cores)
-    stops = sorted({stop for task in tasks for stop in task.template.stops})
+    stops = stop_tokens(tasks)
     if choice.engine == "vllm":
         cache_gib = max(1.0, min(8.0, machine.memory_gib / 6))
         try:
@@ -206,7 +204,7 @@ def start_engine(choice: Choice, model: Model, tasks: Sequence[Task], machine, f
 
 
 def default_out(name: str) -> Path:
-    """results/evaluations/<the model's name as one folder name>."""
+    """results/evaluations/<folder>, where <folder> is the model's name without slashes."""
     return Path("results") / "evaluations" / (re.sub(r"[^\w.@-]+", "--", name.strip("./")) or "model")
 
 
@@ -218,9 +216,9 @@ def run_tasks(
     say=print,
     show: Callable[[str, int], Progress] | None = None,
 ) -> dict[str, dict]:
-    """Complete, grade and score every task; `start(samples missing)` is called once, and only if any are missing.
+    """Sample what is missing, grade and score every task. `start(samples missing)` loads the engine, if any are.
 
-    `show(name, problems)` makes the progress display of one benchmark; none where it is None.
+    `show(name, problems)` makes the progress display of one benchmark; None shows none.
     """
     with ExitStack() as stack:
         work = []
@@ -249,7 +247,7 @@ def fill(
     say=print,
     show: Callable[[str, int], Progress] | None = None,
 ) -> None:
-    """Generate the samples of `gaps`, part by part, each on disk before the next is begun."""
+    """Generate the samples of `gaps` in parts. Each part is on disk before the next one begins."""
     total = task.k * len(task.problems)
     missing = sum(gap.samples for gap in gaps)
     if missing < total:
@@ -260,12 +258,12 @@ def fill(
     began, done, tokens = time.perf_counter(), 0, 0
     for gap in gaps:
         state = store.state_before(gap, guarantees)
-        # The benchmark's own seed where it begins, or where every sample has one of its own; another one elsewhere, so
-        # that no draws are used twice.
+        # The task's seed at its beginning, or where every sample has a seed of its own; elsewhere another seed, so that
+        # no random numbers are used twice.
         begins = engine.seeds_each or state or gap.positions[0] == 0
         seed = task.seed if begins else derived_seed(task.seed, 0, "from", gap.positions[0])
         chosen = [prompts[position] for position in gap.positions]
-        # What follows a position is told by its number, so only a gap without holes can be continued from inside.
+        # The store records where to continue by one position, so only a gap without holes can be continued.
         unbroken = gap.positions[-1] - gap.positions[0] == len(gap.positions) - 1
         since = time.perf_counter()
         for chunk in engine.stream(
@@ -325,7 +323,8 @@ def finish(store: Store, task: Task, model: Model, labels: dict, say=print) -> d
 
 
 def with_verdicts(rows: Sequence[dict], problems: Sequence[Problem], known: dict) -> list[dict]:
-    """`rows` with what VERDICT names: taken from `known` ((problem id, index) -> row), else graded now."""
+    """`rows` with the fields of VERDICT: from `known` ((problem id, index) -> row) where the text is the same, else
+    graded now."""
     by_id = {problem.id: problem for problem in problems}
     fresh = [row for row in rows if known.get((row["problem_id"], row["index"]), {}).get("text") != row["text"]]
     golds = [by_id[row["problem_id"]] for row in fresh]
@@ -353,9 +352,9 @@ def with_verdicts(rows: Sequence[dict], problems: Sequence[Problem], known: dict
 
 
 def with_candidates(rows: Sequence[dict]) -> list[dict]:
-    """`rows` with what each votes for in maj@k: correct answers are one candidate, wrong ones go by their value.
+    """`rows` with the `candidate` each votes for in maj@k: correct answers share one, wrong ones share one per value.
 
-    What could not be read or compared with the gold is not compared with other answers either: it votes for its text.
+    An answer that could not be read or compared with the gold answer votes for its own text.
     """
     problems: dict[str, list[dict]] = {}
     for row in rows:
@@ -369,12 +368,12 @@ def with_candidates(rows: Sequence[dict]) -> list[dict]:
 
 
 def grader_version() -> str:
-    """What decides verdicts; a change grades every stored sample again."""
+    """The grader's version. When it changes, every stored sample is graded again."""
     return grading.GRADER_VERSION
 
 
 def _graded(task: Task, address: dict) -> dict:
-    """Verdicts of the present sample file by (problem id, index); empty unless this grader gave them."""
+    """Verdicts in the sample file by (problem id, index). Empty if they are another grader's or the file changed."""
     import pandas as pd
 
     try:
@@ -383,7 +382,7 @@ def _graded(task: Task, address: dict) -> dict:
         if not same or sha256(task.samples) != record["samples"]["sha256"]:
             return {}
         table = pd.read_parquet(task.samples)
-        # Text columns read back as None or NaN where there is no answer.
+        # pandas reads a missing answer as None or NaN.
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
         return {(row["problem_id"], row["index"]): row for row in rows}
     except (OSError, ValueError, KeyError, TypeError):
@@ -391,7 +390,7 @@ def _graded(task: Task, address: dict) -> dict:
 
 
 def summary(record: dict) -> str:
-    """A score in one line: the headline with error and interval, the flexible number, problems, time, tokens/s."""
+    """A score in one line: strict score with error and interval, flexible score, problems, time, tokens/s."""
     average = record["avg_at_k"]
     error = "" if average["stderr"] is None else f" ± {average['stderr']:.3f} (problem-clustered SE)"
     span = average["interval"]

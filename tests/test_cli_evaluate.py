@@ -59,18 +59,34 @@ def test_without_out_results_have_a_place_by_the_models_name(tiny, capsys):
         (["--model", "{tiny}", "--method", "id"], "one of the two"),
         (["--model", "{tiny}"], "which benchmark? for example --benchmark gsm8k"),
         (["--model", "{tiny}", "--benchmark", "aime99"], "unknown benchmark 'aime99'; the benchmarks are: chain_sum"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--k", "0"], "--k 0: expected at least 1"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--limit", "-1"], "--limit -1: expected at least 1"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--temperature", "-1"], "--temperature -1.0: expected at"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--top-p", "0"], "--top-p 0.0: expected more than 0"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--top-p", "nan"], "--top-p nan: expected"),
+        (
+            ["--model", "{tiny}", "--benchmark", "chain_sum", "--k", "0"],
+            "--k: expected a whole number, at least 1, given '0'",
+        ),
+        (
+            ["--model", "{tiny}", "--benchmark", "chain_sum", "--limit", "-1"],
+            "--limit: expected a whole number, at least 1, given",
+        ),
+        (
+            ["--model", "{tiny}", "--benchmark", "chain_sum", "--temperature", "-1"],
+            "--temperature: expected a number, at least 0",
+        ),
+        (
+            ["--model", "{tiny}", "--benchmark", "chain_sum", "--top-p", "0"],
+            "--top-p: expected a number, more than 0 and",
+        ),
+        (["--model", "{tiny}", "--benchmark", "chain_sum", "--top-p", "nan"], "--top-p: expected a number"),
         (["--model", "{tiny}", "--benchmark", "chain_sum", "--engine", "sglang"], "unknown engine 'sglang'"),
         (["--model", "{tiny}", "--benchmark", "chain_sum", "--template", "cot"], "unknown template 'cot'"),
         (["--model", "{tiny}", "--benchmark", "chain_sum", "--template", "chat"], "has no chat template"),
         (["--model", "{tiny}", "--benchmark", "chain_sum", "--checkpoint", "final"], "--checkpoint goes with --method"),
         (["--model", "/no/such", "--benchmark", "chain_sum"], "/no/such: no such folder, and not a hub id"),
         (["--model", ".", "--benchmark", "chain_sum"], "no readable config.json"),
+        (["--model", "{tiny}", "--benchmark", "chain_sum", "--option", "eps=0.1"], "--option goes with --method"),
         (["--method", "base", "--k", "4"], "--k goes with --model"),
+        (["--method", "idd"], "unknown method 'idd'"),
+        (["--method", "id", "--option", "swich=1"], "method 'id': unknown option 'swich'; its options are: eps=0.2"),
+        (["--nothing"], "unrecognized arguments: --nothing; see dynclip --help"),
         (["--method", "id", "--checkpoint", "step7"], "unknown checkpoint 'step7'; this study has: step9, final"),
         (["--method", "base", "--benchmark", "aime99"], "unknown benchmark 'aime99'"),
     ],
@@ -100,4 +116,4 @@ def test_ctrl_c_says_that_nothing_is_lost(tiny, capsys, monkeypatch):
 
     monkeypatch.setattr(evaluation, "run_tasks", interrupt)
     assert evaluate(tiny, "--benchmark", "chain_sum", "--limit", "2") == 130
-    assert "goes on from what is on disk" in capsys.readouterr().err
+    assert "continues from what is on disk" in capsys.readouterr().err

@@ -39,6 +39,10 @@ def test_the_overrides_make_the_same_study_again():
         ({"seeds": "0,0"}, "seeds: '0' is listed twice"),
         ({"steps": 0}, "steps: expected whole numbers from 1"),
         ({"steps": "many"}, "steps: expected whole numbers from 1"),
+        ({"methods": "id@switch=0.3,id@switch=0.30"}, "methods: 'id@switch=0.3' is listed twice"),
+        ({"options": "id:switch"}, "options: expected METHOD:NAME=VALUE, such as id:switch=0.35, given 'id:switch'"),
+        ({"options": "sapo:tau_pos=1"}, "options: 'sapo' is not among the methods of this study: grpo, clip_higher"),
+        ({"options": "id:swich=1"}, "method 'id': unknown option 'swich'; its options are: eps=0.2"),
         ({"updates": 1}, "updates=1: with one update per rollout batch every importance ratio is 1"),
     ],
 )
@@ -46,6 +50,13 @@ def test_bad_overrides_are_one_line(overrides, words):
     with pytest.raises(UserError, match=words) as error:
         resolve(**overrides)
     assert "\n" not in str(error.value)
+
+
+def test_options_of_methods_make_named_arms():
+    study = resolve(options="id:switch=0.35,id:phase2=prose,od:eps=0.1")
+    assert study.methods == ("grpo", "clip_higher", "id@switch=0.35@phase2=prose", "did", "od@eps=0.1")
+    assert resolve(methods="grpo,id,id@switch=0.350").methods == ("grpo", "id", "id@switch=0.35")
+    assert resolve(options="id:switch=0.5") == resolve()
 
 
 def test_one_update_per_rollout_can_be_forced_or_run_for_one_method():

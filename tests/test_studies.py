@@ -23,9 +23,11 @@ from dynclip.report.study_page import signs
 from dynclip.report.study_page import write_study as write_page
 from dynclip.runtime.errors import UserError
 from dynclip.studies.arms import ARMS, STUDIES, UPDATES, arm, study_runs, study_spec, with_thresholds
+from dynclip.studies.method_options import format_value, parse_options
 from dynclip.studies.overrides import resolve
 from dynclip.studies.probes import PROBES, in_region
 from dynclip.studies.scales import LAPTOP
+from dynclip.training.fingerprint import method_digest
 
 
 def test_every_arm_is_a_method_whose_options_it_takes():
@@ -43,6 +45,76 @@ def test_every_study_has_its_baseline_in_every_group_and_known_arms():
         assert all(group[0].startswith("grpo") for group in spec.groups or (spec.arms,)), "compared with GRPO"
         assert set(spec.figures) <= set(FIGURES), spec.name
     assert set(STUDIES["field"].arms) == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "options"),
+    [
+        ("id@switch=0.35", "id@switch=0.35", {"switch": 0.35}),
+        ("id@phase2=prose@switch=.350", "id@switch=0.35@phase2=prose", {"switch": 0.35, "phase2": "prose"}),
+        ("id@switch=0.5", "id", {}),  # the default
+        ("id@upper=-0.5:7e-1", "id@upper=-0.5:0.7", {"upper": Line(-0.5, 0.7)}),
+        ("aent@band=0.1:0.30", "aent@band=0.1:0.3", {"band": (0.1, 0.3)}),
+        ("od@initial_state=0", "od@initial_state=0", {"initial_state": 0}),
+        ("cispo@eps_high=6.0", "cispo@eps_high=6", {"eps_high": 6.0}),
+        (
+            "id@reference=current@detach=NO",
+            "id@reference=current@detach=false",
+            {"reference": "current", "detach": False},
+        ),
+        ("id_prose@switch=0.4", "id_prose@switch=0.4", {"phase2": "prose", "switch": 0.4}),
+        ("id_updates4@eps=0.1", "id_updates4@eps=0.1", {"eps": 0.1}),
+    ],
+)
+def test_a_name_with_options_is_one_arm_with_one_name(given, name, options):
+    made = arm(given)
+    assert (made.name, made.options) == (name, options) and arm(name) == made
+    base = ARMS[name.partition("@")[0]]
+    assert (made.spec, made.minibatches, made.epochs) == (base.spec, base.minibatches, base.epochs)
+    assert (method_digest(made) == method_digest(base)) == (name == base.name)
+
+
+def test_every_arm_s_options_are_written_and_read_back():
+    for each in ARMS.values():
+        shifted = {name: changed(value) for name, value in each.all_options.items()}
+        items = [f"{name}={format_value(value)}" for name, value in shifted.items()]
+        assert parse_options(each.name, each.all_options, items) == shifted
+        assert parse_options(each.name, shifted, items) == {}
+
+
+def changed(value):
+    """Another value of the same type."""
+    if isinstance(value, Line):
+        return Line(value.slope - 0.125, value.intercept + 1e-7)
+    if isinstance(value, tuple):
+        return tuple(map(changed, value))
+    return not value if isinstance(value, bool) else f"{value}_x" if isinstance(value, str) else value + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("idd@switch=1", "unknown method 'idd'; the methods are: grpo"),
+        ("id@swich=0.3", "method 'id': unknown option 'swich'; its options are: eps=0.2, upper=-0.25:0.5, lower="),
+        ("grpo@eps_low", "method 'grpo': option 'eps_low' is not NAME=VALUE; its options are: eps_low=0.2"),
+        ("id@switch=0.3@switch=0.4", "method 'id': option 'switch' is given twice"),
+        ("id@switch=half", "method 'id', option 'switch': expected float, such as 0.5, given 'half'"),
+        ("id@switch=nan", "method 'id', option 'switch': expected float"),
+        ("id@upper=0.5", "method 'id', option 'upper': expected slope:intercept, such as -0.25:0.5, given '0.5'"),
+        ("id@detach=maybe", "method 'id', option 'detach': expected bool, such as true, given 'maybe'"),
+        ("id@phase2=$(ls)", "method 'id', option 'phase2': expected str, such as formula"),
+        ("aent@band=0.1", "method 'aent', option 'band': expected tuple, such as 0.05:0.23, given '0.1'"),
+        ("clip_cov@at_least=1.5", "method 'clip_cov', option 'at_least': expected int, such as 1"),
+        ("id@phase2=poetry", "method 'id': phase2: expected 'formula' or 'prose', given 'poetry'"),
+        ("steer@mapping=cubic", "method 'steer': mapping: expected 'exp' or 'linear', given 'cubic'"),
+        ("id@detach=false", "method 'id': detach=False needs reference='current'"),
+        ("id@eps=-1", "method 'id': step 0: expected bounds 0 <= eps_low <= 1"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_the_valid_ones(name, words):
+    with pytest.raises(UserError) as error:
+        arm(name)
+    assert str(error.value).startswith(words) and "\n" not in str(error.value)
 
 
 def test_arms_with_other_updates_change_nothing_else():

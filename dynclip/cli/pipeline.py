@@ -1,7 +1,7 @@
-"""What the Snakefile asks: the study of a config, file lists, and digests of what each rule depends on.
+"""Functions for the Snakefile: the study of a config, file lists, and digests of what each rule depends on.
 
-Snakemake tracks shell text and file times but not imported code, so every rule carries a digest of the code that
-shapes its output as a parameter. A rule is rerun when its digest changes, and only then.
+Snakemake tracks shell text and file times but not imported code. So every rule has a parameter with the digest of the
+code that its output depends on, and is rerun when the digest changes.
 """
 
 import atexit
@@ -11,22 +11,27 @@ import sys
 from pathlib import Path
 
 from dynclip.plan.describe import print_plan
+from dynclip.report.claims.registry import CLAIMS
+from dynclip.report.evidence import BASE
+from dynclip.report.figures import FIGURES
 from dynclip.report.mlflow_import import given_uri
+from dynclip.report.tables import TABLES
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import code_digest, digest
 from dynclip.studies.arms import ARMS, STUDIES, arm, study_runs
+from dynclip.studies.method_options import SEPARATOR
 from dynclip.studies.overrides import SETTABLE, resolve
 from dynclip.studies.scales import REHEARSAL, SCALES, HubPolicy, Study
 from dynclip.training.fingerprint import SETTINGS, SHARED_CODE, method_digest
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", *SETTABLE, "engine")
+CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", "options", *SETTABLE, "engine")
 ENGINES = ("trl", "verl")
 
 REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph with next to no work
 
-# Entry points of each rule: what they use inside the project is found from there.
+# Entry points of each rule. The code that they use inside the project is found from there.
 CODE = {
     "data": ("evals.benchmarks.registry:write_data",),
     "warmup": ("dynclip.training.tiny_policy:warm_start",),
@@ -44,7 +49,7 @@ CODE = {
 
 
 def prepare_environment() -> None:
-    """Let rules' `python` be the interpreter that runs Snakemake, with the project importable from any folder."""
+    """Make `python` in rules the interpreter that runs Snakemake, and the project importable from any folder."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
@@ -70,13 +75,13 @@ def study_from(config: dict, words: list[str]) -> Study:
 
 
 def engine_from(config: dict) -> str:
-    """Who trains: TRL, in the workflow; or verl, for which the workflow writes launch scripts."""
+    """The trainer: "trl", inside the workflow, or "verl", for which the workflow writes launch scripts."""
     return config.get("engine", "trl")
 
 
 def check_targets(study: Study, words: list[str]) -> None:
     """Result files asked for by name must name things that exist: UserError for an unknown part of their path."""
-    names = {"method": method_names(), "checkpoint": list(study.checkpoints), "benchmark": list(study.scale.benchmarks)}
+    names = {"checkpoint": list(study.checkpoints), "benchmark": list(study.scale.benchmarks)}
     for word in words:
         path = re.fullmatch(r"results/(?P<scale>[^/]+)/(?:runs|samples|scores)/(?P<rest>.+)", word)
         if not path:
@@ -87,7 +92,12 @@ def check_targets(study: Study, words: list[str]) -> None:
                 f"(the scales are: {', '.join(SCALES)})"
             )
         parts = path["rest"].split("/")
-        given = {"method": parts[0]}
+        base, *options = parts[0].split(SEPARATOR)
+        given = {}
+        if base not in (BASE, *ARMS):
+            raise UserError(f"{word}: unknown method {base!r}; valid are: {', '.join((BASE, *ARMS))}")
+        if options and arm(parts[0]).name != parts[0]:
+            raise UserError(f"{word}: this method is written {arm(parts[0]).name!r}")
         if word.startswith((f"results/{study.name}/scores/", f"results/{study.name}/samples/")) and len(parts) == 4:
             given |= {"checkpoint": parts[2], "benchmark": Path(parts[3]).stem}
         for kind, name in given.items():
@@ -95,14 +105,16 @@ def check_targets(study: Study, words: list[str]) -> None:
                 raise UserError(f"{word}: unknown {kind} {name!r}; valid are: {', '.join(names[kind])}")
 
 
-def method_names() -> list[str]:
-    """Every name a method may have in a path: the arms of the studies, and the untrained base policy."""
-    return ["base", *ARMS]
+def method_pattern() -> str:
+    """What a method may be in a path, as a regular expression: the base policy, an arm, or an arm with options."""
+    return f"(?:{'|'.join(map(re.escape, (BASE, *ARMS)))})(?:{SEPARATOR}[^/{SEPARATOR}]+)*"
 
 
 def check_start(study: Study, words: list[str], elsewhere: bool = False) -> None:
-    """Print the plan of what `words` ask for and refuse to start what cannot finish (full disk, unwritable results):
-    exit status 2. Trainings that run `elsewhere`, as jobs of a cluster or in verl, need no GPUs of this machine."""
+    """Print the plan of the targets in `words`. Exit with status 2 if it cannot finish (full disk, unwritable results).
+
+    elsewhere: trainings run as jobs of a cluster or in verl, and need no GPUs of this machine.
+    """
     try:
         asked = list(STUDIES) if "studies" in words else [name for name in STUDIES if name in words]
         print_plan(study, Path("results"), asked, remote=elsewhere)
@@ -112,7 +124,7 @@ def check_start(study: Study, words: list[str], elsewhere: bool = False) -> None
 
 
 def print_next_steps(study: Study) -> None:
-    """The last lines of a finished study: how to look at it. At exit, so that nothing is printed after them."""
+    """Print how to look at a finished study. It is printed at exit, so that nothing follows it."""
     ui = given_uri() or "mlflow ui --backend-store-uri sqlite:///results/mlflow.db"
     atexit.register(
         print,
@@ -124,14 +136,14 @@ def print_next_steps(study: Study) -> None:
 
 
 def code_of(rule: str, study: Study | None = None) -> str:
-    """Digest of the code behind a rule, as far as it depends on nothing but the rule and the kind of policy."""
+    """Digest of the code of a rule. It depends on the rule and the kind of policy alone."""
     if rule == "warmup" and study and isinstance(study.scale.policy, HubPolicy):
         return code_digest("dynclip.training.hub_policy:make_base")
     return code_digest(*CODE[rule])
 
 
 def method_code(name: str) -> str:
-    """Digest of one arm, its registry entry and functions: editing any of them retrains this arm alone."""
+    """Digest of one arm, its registry entry and functions. An edit of any of them retrains this arm alone."""
     chosen = arm(name)
     return digest([method_digest(chosen), chosen.minibatches, chosen.epochs])
 
@@ -186,7 +198,7 @@ def score_files(study: Study) -> list[str]:
 
 
 def study_inputs(study: Study, name: str) -> list[str]:
-    """What one study's page is made of: its runs, and the scores of those that it evaluates."""
+    """The input files of one study's page: its runs, and the scores of the runs that it evaluates."""
     trained, scored = study_runs(study, [name])
     files = [f"results/{study.name}/runs/{arm}/seed{seed}/run.json" for arm, seed in trained]
     if STUDIES[name].signs:
@@ -218,20 +230,14 @@ def launch_files(study: Study) -> list[str]:
 
 def claimed_studies() -> list[str]:
     """The studies that claims are decided by."""
-    from dynclip.report.claims.registry import CLAIMS
-
     return list(dict.fromkeys(claim.study for claim in CLAIMS.values()))
 
 
 def table_files(study: Study) -> list[str]:
     """Every table in its three formats."""
-    from dynclip.report.tables import TABLES
-
     return [f"results/{study.name}/tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")]
 
 
 def figure_files(study: Study, kind: str) -> list[str]:
     """Every figure in one format."""
-    from dynclip.report.figures import FIGURES
-
     return [f"results/{study.name}/figures/{name}.{kind}" for name in FIGURES]

@@ -1,18 +1,21 @@
-"""The studies: which arms each compares, and with what. An arm is one line of a comparison, a method with its options.
+"""The studies: which arms each compares. An arm is one line of a comparison: a method with its options.
 
-A method of the registry is an arm under its own name; the others are made here, once, and named by what differs (in the
-paper's thresholds, before a scale's factor on all of them). Every
-study is a target of the workflow (`snakemake --cores all phase_ratio`), at any scale; an arm that several studies share
-is trained once, under results/<scale>/runs/<arm>/.
+A method of the registry is an arm under its own name. Other arms of the studies are defined here and named by what
+differs; their thresholds are the paper's, before the scale's factor. A user's arm is named by its options, such as
+`id@switch=0.35`, see `dynclip.studies.method_options`. Every study is a target of the workflow
+(`snakemake --cores all phase_ratio`) at any scale. An arm that several studies share is trained once, under
+results/<scale>/runs/<arm>/.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from dynclip.methods.registry import METHODS
 from dynclip.methods.spec import MethodSpec, piece_options
 from dynclip.methods.types import Line
 from dynclip.runtime.errors import UserError
+from dynclip.studies.method_options import SEPARATOR, format_options, parse_options, try_options
 from dynclip.studies.probes import PROBES, REGIONS
 from dynclip.studies.scales import THE_FIVE, Scale, Study
 
@@ -46,10 +49,10 @@ class Arm:
 class StudySpec:
     """A comparison: the question and the arms, compared with grpo or, without it, with the first.
 
-    seeds: how many of the scale's seeds. evaluated: whether checkpoints are scored on benchmarks, besides the curves.
-    figures: of `dynclip.report.figures`, beside the page's own. ranked: whether the arms are put in an order.
-    signs: whether the region rule is checked on the baseline's own tokens.
-    groups: arms that may be compared with each other, where not all may (another number of updates per rollout batch).
+    seeds: how many of the scale's seeds. evaluated: whether checkpoints are scored on benchmarks as well. figures:
+    names of `dynclip.report.figures` that the page shows besides its own. ranked: whether the arms are ranked. signs:
+    whether the region rule is checked on the baseline's tokens. groups: the arms that may be compared with each other;
+    needed where arms differ in the number of updates per rollout batch.
     """
 
     name: str
@@ -69,8 +72,9 @@ THRESHOLDS = {"eps": 1, "eps_low": 1, "eps_high": 1, "upper": 1, "lower": 1, "de
 
 
 def with_thresholds(spec: MethodSpec, options: dict, factor: float) -> dict:
-    """`options` with every clipping threshold of the method `factor` times as far from 1; constants from 1 on are no
-    thresholds (they stand for "none") and stay. Nothing is added for factor 1.
+    """`options` with every clipping threshold of the method `factor` times as far from 1.
+
+    A constant of 1 or more stands for "no bound" and stays. A factor of 1 changes nothing.
     """
     if factor == 1:
         return options
@@ -190,12 +194,22 @@ _ENTRIES = (
 STUDIES: dict[str, StudySpec] = {study.name: study for study in _ENTRIES}
 
 
+@cache
 def arm(name: str) -> Arm:
-    """The arm of that name. Raises UserError naming the valid ones."""
-    if name not in ARMS:
+    """The arm of that name: a method, an arm of a study, or either with options, such as `id@switch=0.35`.
+
+    The arm's own name is the canonical spelling. Raises UserError naming the valid methods, options or values.
+    """
+    base, *items = name.split(SEPARATOR)
+    if base not in ARMS:
         special = ", ".join(each for each in ARMS if each not in METHODS)
-        raise UserError(f"unknown method {name!r}; the methods are: {', '.join(METHODS)}; arms of studies: {special}")
-    return ARMS[name]
+        raise UserError(f"unknown method {base!r}; the methods are: {', '.join(METHODS)}; arms of studies: {special}")
+    chosen = ARMS[base]
+    options = parse_options(base, chosen.all_options, items)
+    if not options:
+        return chosen
+    try_options(base, chosen.spec, {**chosen.options, **options})
+    return replace(chosen, name=f"{base}{SEPARATOR}{format_options(options)}", options={**chosen.options, **options})
 
 
 def study_spec(name: str) -> StudySpec:

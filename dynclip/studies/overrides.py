@@ -1,8 +1,9 @@
-"""The user's overrides: from command-line words to a checked `Study`."""
+"""The user's overrides: from values of the command line or of `--config` to a checked `Study`."""
 
 from dataclasses import replace
 
 from dynclip.runtime.errors import UserError
+from dynclip.studies.arms import arm
 from dynclip.studies.scales import SCALES, Scale, Study
 from evals.grading import REWARDS
 from evals.sampling.prompts import TEMPLATES
@@ -13,14 +14,14 @@ SAMPLERS = ("transformers", "vllm")
 DTYPES = ("float32", "bfloat16")
 
 
-def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, force=False, **settings) -> Study:
+def resolve(
+    scale="laptop", methods=None, seeds=None, steps=None, updates=None, force=False, options=None, **settings
+) -> Study:
     """The study for the user's overrides, each None (the scale's own), a value, or a comma-separated string.
 
-    `settings` are those of SETTABLE. Raises UserError, one line naming the unknown item and the valid ones, or a
-    comparison that cannot show anything.
+    `options`: METHOD:NAME=VALUE items; a method with options takes its own place in the list of methods. `settings`
+    are those of SETTABLE. Raises UserError, one line, for an unknown name, a bad value, or a comparison of equal runs.
     """
-    from dynclip.studies.arms import arm
-
     chosen = SCALES.get(str(scale))
     if chosen is None:
         raise UserError(f"unknown scale {str(scale)!r}; the scales are: {', '.join(SCALES)}")
@@ -28,7 +29,8 @@ def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, 
         chosen = replace(chosen, minibatches=1, epochs=_whole("updates", updates, 1))
     settings = {name: value for name, value in settings.items() if value is not None}
     chosen = with_settings(chosen, settings)
-    names = _items("methods", methods, chosen.methods)
+    names = with_options(_items("methods", methods, chosen.methods), options)
+    names = _items("methods", [arm(name).name for name in names], ())
     arms = {name: arm(name) for name in names}
     numbers = _items("seeds", _spread(seeds), chosen.seeds)
     equal = [
@@ -48,7 +50,20 @@ def resolve(scale="laptop", methods=None, seeds=None, steps=None, updates=None, 
     return Study(chosen, names, numbers, total, given | {name: str(value) for name, value in settings.items()})
 
 
-# What a user may set besides: of the scale, or of its execution.
+def with_options(methods: tuple[str, ...], options: str | None) -> tuple[str, ...]:
+    """The arms' names with `options`, METHOD:NAME=VALUE items separated by commas, added to them."""
+    names = dict(zip(methods, methods, strict=True))
+    for item in _items("options", options, ()):
+        method, given, option = str(item).partition(":")
+        if not given or "=" not in option:
+            raise UserError(f"options: expected METHOD:NAME=VALUE, such as id:switch=0.35, given {item!r}")
+        if method not in names:
+            raise UserError(f"options: {method!r} is not among the methods of this study: {', '.join(methods)}")
+        names[method] += f"@{option}"
+    return tuple(names.values())
+
+
+# Other settings that a user may change: of the scale, or of its execution.
 SETTABLE = (
     "minibatches", "epochs", "aggregation", "dual_clip", "template", "reward",
     "nodes", "gpus", "processes", "sharding", "sampler", "dtype", "micro_batch",

@@ -1,4 +1,4 @@
-"""Which engine for a job: by what is installed and what is done first, starting included; said in words."""
+"""The choice of a sampling engine: the installed one that finishes a job first, starting included, and the reason."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ from dynclip.runtime.errors import UserError
 
 NAMES = ("vllm", "transformers")
 REFERENCE = 135e6
-SMALL = 50e6  # parameters below which reduced precision gains nothing
+SMALL = 50e6  # parameters; below this, reduced precision is not faster
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be generated: `samples` of about `tokens` each by a model of `parameters` weights."""
+    """The work: `samples` of about `tokens` each by a model of `parameters` weights."""
 
     samples: int
     tokens: int
@@ -20,7 +20,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to load, where, whether vLLM compiles the model first, and `why` in words."""
+    """The engine, its device and dtype, whether vLLM compiles the model first, and `why` as a sentence."""
 
     engine: str
     device: str
@@ -31,8 +31,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do a job: seconds to start, tokens asked for per second at REFERENCE parameters, and what no model
-    exceeds.
+    """One way to do a job. start: seconds. rate: tokens per second of a model with REFERENCE parameters. ceiling: the
+    highest rate of any model.
     """
 
     engine: str
@@ -53,10 +53,10 @@ class Way:
         return self.start + job.samples * job.tokens / rate
 
 
-# CPU: SmolLM2-135M on 2 cores, measured in bfloat16 (docs/evaluation.md), tokens asked for per second: responses end
-# before the limit, and what transformers then still computes for the longest of a batch is in its rate. float32: scaled
-# by the ratio to bfloat16 measured earlier. GPU: orders of magnitude only, enough to tell a few hundred samples from
-# many thousands; there vLLM always compiles, since it starts as long to capture its graphs.
+# CPU: SmolLM2-135M on 2 cores in bfloat16, measured (docs/evaluation.md). Rates count `max_tokens` for each response;
+# they include what transformers computes until the longest response of a batch ends. float32: scaled by a measured
+# ratio. GPU: orders of magnitude, enough to tell a few hundred samples from many thousands; vLLM always compiles there,
+# since capturing its graphs takes as long.
 WAYS = (
     Way("transformers", "cpu", "bfloat16", 4, 200),
     Way("transformers", "cpu", "float32", 4, 95),

@@ -1,8 +1,8 @@
 """How the next token is drawn: temperature, then top-k, then top-p, then one uniform number per sequence.
 
-The engines share this on a CPU, where the usual order costs more than the model itself: both libraries sort the whole
-vocabulary for top-p, and draw a random number for every token in it, although top-k has left twenty. Here the
-candidates are cut out first, and the draw is by inverse CDF over them.
+Both engines use this on a CPU. There transformers and vLLM spend more time on drawing than on the model: they sort the
+whole vocabulary for top-p and draw a random number for each of its tokens, also where top-k keeps twenty. Here the
+candidates are selected first, and one is drawn by inverse CDF.
 """
 
 from typing import TYPE_CHECKING
@@ -37,16 +37,16 @@ def draw(
     probability = (scaled.float() / temperature).softmax(dim=-1)
     if top_p < 1:
         before = probability.cumsum(dim=-1) - probability
-        # By place, not by size: rounding must not keep the likeliest token out.
+        # The first place is always kept: rounding must not exclude the likeliest token.
         outside = (before >= top_p) & (torch.arange(scaled.shape[-1], device=scaled.device) > 0)
         probability = probability.masked_fill(outside, 0.0)
     # Float64: a float32 sum over a large vocabulary ends visibly short of 1, and its last tokens would be cut off.
     upper = probability.cumsum(dim=-1, dtype=torch.float64)
-    # A number below 1 times the whole stays below it, so that the place found is a token with some probability.
+    # A number below 1 times the total stays below the total, so the token found has a probability above 0.
     place = torch.searchsorted(upper, (uniforms.double() * upper[:, -1]).unsqueeze(1), right=True)
     return (place if tokens is None else tokens.gather(1, place)).squeeze(1)
 
 
 def uniform_numbers(seed: int, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1), one for each token that a sample can have; a sample's seed is its own."""
+    """`count` numbers in [0, 1), one for each token of a sample with this seed."""
     return np.random.default_rng(seed).random(count)

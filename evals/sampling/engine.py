@@ -1,7 +1,7 @@
 """Sampling engines: prompts in, completions out, with the reason each one ended.
 
-One interface for every engine: `generate(prompts, n, sampling, seed, progress) -> list of n samples per prompt`, and
-`stream`, which hands out the same samples in chunks as they are finished. `guarantees()` says what can be relied on.
+Every engine has `generate(prompts, n, sampling, seed, progress)`, which returns n samples per prompt, `stream`, which
+yields the same samples in chunks as they are finished, and `guarantees()`.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from evals.sampling.settings import Chunk, Sample, Sampling
 
 
 class Engine(ABC):
-    """What all engines share. A subclass has `name`, `stream` and `guarantees`.
+    """The interface of all engines. A subclass has `name`, `stream` and `guarantees`.
 
-    seeds_each: whether each sample's draws are decided by its own seed, made of the request's and of its address.
+    seeds_each: whether each sample has a seed of its own, derived from the request's seed and the sample's address.
     """
 
     name = ""
@@ -55,24 +55,21 @@ class Engine(ABC):
     ) -> Iterator[Chunk]:
         """`n` samples for each prompt, in chunks as they are finished.
 
-        first: the index of a prompt's first sample here; samples with other indices exist already and must not be
-        drawn again. state: a chunk's state to go on from, instead of `seed`. special_tokens: see `Template`.
+        first: the index of a prompt's first sample; samples with lower indices exist already and must not be drawn
+        again. state: the random state of a chunk to continue from, instead of `seed`. special_tokens: see `Template`.
         """
 
     @abstractmethod
     def guarantees(self) -> dict:
-        """What holds for this engine's samples, to be recorded with them.
+        """Properties of this engine's samples, recorded with them.
 
         repeatable: the same request on the same machine and versions gives the same samples. batch_invariant: a
-        sample does not depend on what is computed beside it. continues: an interrupted request that is continued
+        sample does not depend on the other samples of its batch. continues: an interrupted request that is continued
         gives the samples of an uninterrupted one.
         """
 
     def close(self) -> None:  # noqa: B027 (most engines hold nothing beyond their model)
         """Free what the engine holds."""
-
-
-# Shared pieces
 
 
 def installed_engines() -> dict[str, str | None]:
@@ -105,7 +102,7 @@ def end_tokens(tokenizer, own: int | list[int] | None, stops: Sequence[str] = ()
 
 
 def derived_seed(seed: int, first: int, *more) -> int:
-    """`seed` itself for the first samples of a request; else one that no other request shares."""
+    """`seed` itself for the first samples of a request, else a seed that no other request has."""
     if not first and not more:
         return seed
     text = repr((seed, first, more))
@@ -120,6 +117,6 @@ def _version(name: str) -> str | None:
 
 
 def line(error: BaseException) -> str:
-    """An error's type and the first line of its text: others' messages run to pages."""
+    """An error's type and the first line of its text, at most 300 characters."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text[:300]}"

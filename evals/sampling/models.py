@@ -1,8 +1,7 @@
-"""Models to evaluate: a local folder or a hub id, resolved to files on this machine and an identity that pins them."""
+"""Models to evaluate: a local folder or a hub id, resolved to local files and a digest that identifies them."""
 
 import json
 import re
-import struct
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import sha256
 from dynclip.runtime.provenance import digest
 
-# What decides a model's samples: weights, architecture, tokenizer, chat template, end tokens.
+# The files that change a model's samples: weights, architecture, tokenizer, chat template, end tokens.
 SHAPING = (
     "*.safetensors",
     "config.json",
@@ -29,12 +28,11 @@ SHAPING = (
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 NOT_FETCHED = ("original/*", "consolidated*", "onnx/*")
 HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 
 
 @dataclass(frozen=True)
 class Model:
-    """`name` is what the user wrote, `digest` the identity that samples are addressed by, `revision` a hub commit."""
+    """`name`: what the user wrote. `digest`: identifies the model in a sample's address. `revision`: a hub commit."""
 
     name: str
     folder: Path
@@ -65,15 +63,15 @@ class Model:
     @cached_property
     def parameters(self) -> int:
         """The number of stored weights, read from the files' headers."""
-        return sum(prod(entry["shape"]) for file in weight_files(self.folder) for entry in _header(file).values())
+        return sum(prod(shape) for file in weight_files(self.folder) for _, shape in _tensors(file))
 
     @cached_property
     def stored_float32(self) -> bool:
-        return all(entry["dtype"] == "F32" for file in weight_files(self.folder) for entry in _header(file).values())
+        return all(dtype == "F32" for file in weight_files(self.folder) for dtype, _ in _tensors(file))
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Memory for the keys and values of one token at 2 bytes a number."""
+        """Bytes of one token's keys and values, at 2 bytes a number."""
         heads = self.config.get("num_attention_heads", 1)
         size = self.config.get("head_dim") or self.config.get("hidden_size", 1024) // heads
         return 4 * self.config.get("num_hidden_layers", 1) * (self.config.get("num_key_value_heads") or heads) * size
@@ -97,16 +95,25 @@ def resolve(name: str) -> Model:
 
 
 def local(folder: Path, name: str | None = None) -> Model:
-    """The model of a local folder; one that was sealed with checksums is verified first."""
-    check_model(folder, name or str(folder))
+    """The model of a local folder. A published checkpoint is verified as by `published`."""
     if (folder / checkpoints.MANIFEST).is_file():
-        rule = "warmup" if folder.name == "base" else "train"
-        checkpoints.verify(folder, rebuild_command(rule, folder / checkpoints.MANIFEST))
-        sealed = json.loads((folder / checkpoints.MANIFEST).read_text())["files"]
-        sums = {file.name: sealed[file.name]["sha256"] for file in _shaping(folder) if file.name in sealed}
-        return Model(name or str(folder), folder, digest(sums), checkpoints.weights_sha256(folder))
+        return published(folder, name)
+    check_model(folder, name or str(folder))
     sums = {file.name: sha256(file) for file in _shaping(folder)}
     return Model(name or str(folder), folder, digest(sums), weights_digest(folder, sums))
+
+
+def published(folder: Path, name: str | None = None) -> Model:
+    """The model of a checkpoint folder of a study, every file of which is compared with its checksum once.
+
+    Raises UserError, with the command that makes it again, where the checkpoint is missing or damaged.
+    """
+    manifest = folder / checkpoints.MANIFEST
+    checkpoints.verify(folder, rebuild_command("warmup" if folder.name == "base" else "train", manifest))
+    check_model(folder, name or str(folder))
+    recorded = json.loads(manifest.read_text())["files"]
+    sums = {file.name: recorded[file.name]["sha256"] for file in _shaping(folder) if file.name in recorded}
+    return Model(name or str(folder), folder, digest(sums), checkpoints.weights_sha256(folder))
 
 
 def check_model(folder: Path, name: str) -> None:
@@ -121,13 +128,7 @@ def check_model(folder: Path, name: str) -> None:
     if not files:
         raise UserError(f"{name}: no *.safetensors weights, and no other format is loaded (others can carry code)")
     for file in files:
-        try:
-            header = _header(file)
-            end = max(entry["data_offsets"][1] for entry in header.values())
-        except (OSError, ValueError, KeyError, TypeError, struct.error):
-            raise UserError(f"{file}: damaged, its header cannot be read; download or save the model again") from None
-        if file.stat().st_size != _offset(file) + end:
-            raise UserError(f"{file}: {file.stat().st_size} bytes, its header says {_offset(file) + end}; get it again")
+        _tensors(file)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -144,20 +145,16 @@ def _shaping(folder: Path) -> list[Path]:
     return sorted({file for pattern in SHAPING for file in folder.glob(pattern) if file.is_file()})
 
 
-def _offset(file: Path) -> int:
-    with file.open("rb") as stream:
-        return 8 + struct.unpack("<Q", stream.read(8))[0]
+def _tensors(file: Path) -> list[tuple[str, list[int]]]:
+    """(dtype, shape) of every tensor of a safetensors file. Raises UserError for a file that is not whole."""
+    from safetensors import SafetensorError, safe_open
 
-
-def _header(file: Path) -> dict[str, dict]:
-    """A safetensors file's table: tensor name -> dtype, shape, data_offsets."""
-    with file.open("rb") as stream:
-        length = struct.unpack("<Q", stream.read(8))[0]
-        if length > file.stat().st_size:
-            raise ValueError("longer than the file")
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    return header
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118 (no mapping)
+            return [(each.get_dtype(), each.get_shape()) for each in slices]
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: damaged ({error}); download or save the model again") from None
 
 
 def _download(name: str) -> Path:

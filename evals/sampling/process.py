@@ -1,4 +1,4 @@
-"""What an engine does to the process it runs in: memory, random state, standard error."""
+"""Settings of the process that samples: memory, random state, standard error."""
 
 import ctypes
 import os
@@ -8,12 +8,15 @@ from contextlib import contextmanager
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep memory that it frees. Otherwise glibc returns each large block, and a growing cache of keys
-    and values is paged in anew at every token: half of the time of long responses."""
+    """Let this process keep the memory that it frees.
+
+    By default glibc returns each large block to the system. The growing cache of keys and values is then paged in again
+    at every token, which takes half of the time of long responses.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
-        return  # another C library, which decides for itself
+        return  # another C library without this setting
     trim_threshold, mmap_max = -1, -4
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 2**31 - 1)
@@ -28,7 +31,7 @@ def random_state(device) -> bytes:
 
 
 def set_random_state(state: bytes, device) -> None:
-    """Go on from what `random_state` gave."""
+    """Set the random state to one that `random_state` returned."""
     import torch
 
     tensor = torch.frombuffer(bytearray(state), dtype=torch.uint8)
@@ -40,9 +43,9 @@ def set_random_state(state: bytes, device) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing on standard error, not even from compiled code, while vLLM starts; VLLM_LOGGING_LEVEL shows it all.
+    """Discard standard error, also of compiled code, while vLLM starts. Errors are still raised as exceptions.
 
-    What goes wrong comes as an exception, with its text.
+    Has no effect where VLLM_LOGGING_LEVEL is set.
     """
     if "VLLM_LOGGING_LEVEL" in os.environ:
         yield

@@ -5,19 +5,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How checkpoints are scored. None: the benchmark's own number of samples, length, or all problems."""
+    """How a model is scored. None stands for the benchmark's own value; `limit` keeps the first so many problems.
+
+    engine: "fixed" is transformers on the CPU with one thread and a fixed batch size, which draws the same samples on
+    every machine; "auto" is the engine that finishes first; "vllm" and "transformers" name one.
+    template: a name of `prompts.TEMPLATES`, or "auto".
+    """
 
     k: int | None = None
     limit: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
     max_tokens: int | None = None
-    engine: str = "transformers"  # or "auto": the one that finishes first
+    seed: int | None = None
+    engine: str = "fixed"
+    template: str = "auto"
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. `top_k=0` and `top_p=1` leave the distribution whole; `max_tokens` counts new tokens.
+    """How tokens are drawn. `top_k=0` and `top_p=1` keep the whole distribution; `max_tokens` counts new tokens.
 
-    `temperature=0` takes the likeliest token each time: the n samples of a prompt are then equal.
+    With `temperature=0` the likeliest token is taken each time, and the n samples of a prompt are equal.
     """
 
     temperature: float
@@ -27,7 +37,7 @@ class Sampling:
 
     @property
     def rule(self) -> dict:
-        """What decides a token: the keyword arguments of `draws.draw`."""
+        """The keyword arguments of `draws.draw`."""
         return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
 
 
@@ -35,8 +45,8 @@ class Sampling:
 class Sample:
     """One completion: its text, its length in tokens (with the end token) and why it ended.
 
-    `finish`: "stop"; "length" (cut off by `max_tokens` or the model's context); "overflow" (the prompt alone fills the
-    context: nothing was generated).
+    `finish`: "stop"; "length", cut off by `max_tokens` or the model's context; "overflow", the prompt alone fills the
+    context and nothing was generated.
     """
 
     text: str

@@ -1,10 +1,10 @@
 """The sample store and the sample files.
 
-A sample is addressed by (model, benchmark content, prompt template and its version, sampling parameters with the seed,
-problem, index). The store keeps what was generated in parts, `<file>.parts/<digest of the address>/*.parquet`, written
-aside and renamed, each with its own SHA-256 in its name: an evaluation that is killed goes on from its last part, a
-larger k generates what is missing, and grading can be done again without a model. The sample file itself,
-`<benchmark>.parquet`, is made from the parts and the verdicts; deleting it loses nothing.
+The address of a sample is (model, benchmark content, prompt template and its version, sampling parameters with the
+seed, problem, index). The store keeps samples in parts, `<file>.parts/<digest of the address>/*.parquet`. Each part is
+written atomically and has its SHA-256 in its name. So an evaluation that is killed continues from its last part, a
+larger k generates only the missing samples, and samples are graded again without a model. The sample file
+`<benchmark>.parquet` is made from the parts and the verdicts and can be deleted without loss.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ class Gap:
 
 @dataclass(frozen=True)
 class Part:
-    """One part's facts: which gap it filled, up to where, the random state after it, who made it, in how long."""
+    """One part: the gap it belongs to, its end, the random state after it, the engine and the seconds it took."""
 
     first: int
     n: int
-    after: int  # the position that follows its last problem's
+    after: int  # the position after its last problem
     state: bytes
     engine: dict
     seconds: float
@@ -52,9 +52,9 @@ class Part:
 class Store:
     """The samples of one address, for one writer at a time. Use as a context manager: it holds the lock.
 
-    folder: `<sample file>.parts`. address: JSON-like, what all of these samples have in common. `say` hears about
-    damaged parts, which are dropped, so that their samples are generated again. Raises UserError on entering while
-    another process writes to the same folder.
+    folder: `<sample file>.parts`. address: JSON-like, what all of these samples have in common. A damaged part is
+    deleted and reported to `say`; its samples are then missing. Raises UserError on entering while another process
+    writes to the same folder.
     """
 
     def __init__(self, folder: Path | str, address: dict, say=print):
@@ -97,9 +97,9 @@ class Store:
         return [Gap(first, n, tuple(positions)) for (first, n), positions in sorted(found.items())]
 
     def state_before(self, gap: Gap, engine: dict) -> bytes:
-        """The random state to fill `gap` from, as if its first part had just followed the one before; b"" for none.
+        """The random state after the part that ends where `gap` begins; b"" if there is none.
 
-        Only a part of the same request made by the same engine counts.
+        Only a part of the same request by the same engine counts.
         """
         for part in self.parts:
             if (part.first, part.n, part.after) == (gap.first, gap.n, gap.positions[0]) and part.engine == engine:
@@ -107,7 +107,7 @@ class Store:
         return b""
 
     def add(self, gap: Gap, after: int, state: bytes, engine: dict, seconds: float, rows: list[dict]) -> None:
-        """Write one part: it is on disk, whole, when this returns."""
+        """Write one part. It is completely on disk when this returns."""
         part = Part(gap.first, gap.n, after, state, engine, seconds, rows)
         if not self.place.is_dir():
             write_json(self.place / "address.json", self.address)
@@ -117,7 +117,7 @@ class Store:
         self.parts.append(part)
 
     def rows(self, ids: Sequence[str], k: int) -> list[dict]:
-        """The stored samples (keys PART_COLUMNS) of the problems in order, each with its first k, none missing."""
+        """The first k stored samples (keys PART_COLUMNS) of each problem, in order; UserError if any is missing."""
         place = {name: position for position, name in enumerate(ids)}
         found: dict[tuple[int, int], dict] = {}
         for part in self.parts:
@@ -129,7 +129,7 @@ class Store:
         return [found[key] for key in sorted(found)]
 
     def makers(self, rows: Iterable[dict]) -> list[dict]:
-        """The engines that made `rows`, as their guarantees, each with its share of them and of the time it took."""
+        """The guarantees of the engines that made `rows`, each with its number of samples and its seconds."""
         wanted = {(row["problem_id"], row["index"]) for row in rows}
         merged: dict[str, dict] = {}
         for part in self.parts:
@@ -185,27 +185,15 @@ def _decode(content: bytes) -> Part:
 
 
 def parts_folder(path: Path) -> Path:
-    """Where the parts of a sample file lie. Not declared to Snakemake, which deletes what a rule declares."""
+    """The folder of a sample file's parts. It is not declared to Snakemake, which deletes declared files of a rule."""
     return path.with_suffix(".parts")
 
 
 def write_samples(path: Path, rows: list[dict]) -> dict:
-    """Write `rows` (one per sample, keys COLUMNS) whole or not at all; returns path, sha256 and row count."""
+    """Write `rows` (one per sample, keys COLUMNS) atomically. Returns path, sha256 and number of rows."""
     import pandas as pd
 
     buffer = io.BytesIO()
     pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(buffer, index=False)
     write_atomic(path, buffer.getvalue())
     return {"path": str(path), "sha256": sha256(path), "rows": len(rows)}
-
-
-def read_samples(path: Path | str, expected_sha256: str, rebuild: str):
-    """The sample table as a data frame. Raises UserError if the file is absent or not the one that was scored."""
-    import pandas as pd
-
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is missing; rebuild it with: {rebuild}")
-    if sha256(path) != expected_sha256:
-        raise UserError(f"{path} is not the file its scores were computed from (SHA-256 differs); rebuild: {rebuild}")
-    return pd.read_parquet(path)

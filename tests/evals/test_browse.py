@@ -120,7 +120,7 @@ def test_a_file_that_is_no_sample_file_is_said(tmp_path):
         (["nowhere"], "nowhere: no samples there"),
         ([".", "--status", "odd"], "unknown verdict 'odd'; the verdicts are: correct, wrong"),
         ([".", "--wrong", "--correct"], "exclude each other"),
-        ([".", "--limit", "0"], "--limit 0: expected at least 1"),
+        ([".", "--limit", "0"], "--limit: expected a whole number, at least 1, given '0'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, words, line):

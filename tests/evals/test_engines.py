@@ -202,7 +202,10 @@ from pathlib import Path
 import torch
 
 from evals import evaluation
-from evals.engines import Sampling, TransformersEngine, VLLMEngine
+from evals.sampling.models import resolve
+from evals.sampling.settings import Evaluation, Sampling
+from evals.sampling.transformers_engine import TransformersEngine
+from evals.sampling.vllm_engine import VLLMEngine
 
 folder, out = sys.argv[1], Path(sys.argv[2])
 prompts = json.loads(sys.argv[3])
@@ -226,7 +229,8 @@ stream.close()  # what is left undone is given up, and the engine goes on
 found["after"] = [[vars(s) for s in g] for g in engine.generate(prompts, 3, sampled, 5)]
 started = []
 evaluation.start_engine = lambda choice, *rest, **more: started.append(choice.engine) or engine
-records = evaluation.evaluate_model(folder, ["chain_sum", "chain_mod"], 2, 5, "vllm", "auto", out)
+how = Evaluation(k=2, limit=5, engine="vllm")
+records = evaluation.evaluate(evaluation.Request(resolve(folder), ("chain_sum", "chain_mod"), how, out, out))
 found["started"] = started
 found["scores"] = {n: [r["engine"], r["n_problems"], r["k"], r["samples"]["rows"]] for n, r in records.items()}
 reference = TransformersEngine.load(folder)

@@ -16,11 +16,18 @@ from tiny_models import CHAT, save_tiny
 from dynclip.runtime.errors import UserError
 from evals import evaluation, grading
 from evals.benchmarks.problem import Problem
-from evals.evaluation import evaluate_model
+from evals.evaluation import Request
 from evals.sampling.models import resolve
+from evals.sampling.prompts import TEMPLATES
+from evals.sampling.settings import Evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = {"max_tokens": 8}
+
+
+def score(model, out: Path, k: int, limit: int, max_tokens: int = 8, template: str = "auto") -> dict:
+    """The score record of `chain_sum`."""
+    how = Evaluation(k=k, limit=limit, max_tokens=max_tokens, engine="transformers", template=template)
+    return evaluation.evaluate(Request(resolve(str(model)), ("chain_sum",), how, out, out))["chain_sum"]
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +39,14 @@ def tiny(tmp_path_factory):
 def finished(tiny, tmp_path_factory):
     """Four samples of each of five problems, to be copied."""
     out = tmp_path_factory.mktemp("finished")
-    return out, evaluate_model(tiny, ["chain_sum"], 4, 5, "transformers", out=out, sampling=SHORT)["chain_sum"]
+    return out, score(tiny, out, 4, 5)
 
 
-def again(tiny, finished, tmp_path, k=4, limit=5, sampling=SHORT, **more):
+def again(tiny, finished, tmp_path, k=4, limit=5, **more):
     """A second evaluation of a copy of the first one's folder."""
     if not (tmp_path / "out").exists():
         shutil.copytree(finished[0], tmp_path / "out")
-    return evaluate_model(
-        tiny, ["chain_sum"], k, limit, "transformers", out=tmp_path / "out", sampling=sampling, **more
-    )["chain_sum"]
+    return score(tiny, tmp_path / "out", k, limit, **more)
 
 
 @pytest.fixture
@@ -109,7 +114,7 @@ def test_later_samples_are_not_the_first_ones_again(tiny, finished, tmp_path):
 
 
 def test_another_template_or_sampling_is_sampled_anew_beside_the_old(tiny, finished, tmp_path):
-    again(tiny, finished, tmp_path, sampling={"max_tokens": 4})
+    again(tiny, finished, tmp_path, max_tokens=4)
     again(tiny, finished, tmp_path, template="dapo")
     parts = tmp_path / "out" / "chain_sum.parts"
     assert len([path for path in parts.iterdir() if path.is_dir()]) == 3
@@ -155,17 +160,17 @@ def test_a_damaged_part_is_generated_again_the_same(tiny, finished, tmp_path, ca
 
 def test_overflow_is_a_verdict_and_not_the_end(tmp_path):
     short = save_tiny(tmp_path / "short", positions=8)
-    record = evaluate_model(short, ["chain_sum"], 2, 20, "transformers", out=tmp_path / "out", sampling=SHORT)
+    record = score(short, tmp_path / "out", 2, 20)
     found = table(tmp_path / "out")
     over = found[found["finish"] == "overflow"]
     assert 0 < len(over) < 40 and set(over["status"]) == {"truncated"} and set(over["tokens"]) == {0}
-    assert record["chain_sum"]["overflow_share"] == len(over) / 40
+    assert record["overflow_share"] == len(over) / 40
 
 
 def test_a_chat_model_is_asked_through_its_template(tmp_path):
     chatty = save_tiny(tmp_path / "chatty", chat=CHAT)
-    record = evaluate_model(chatty, ["chain_sum"], 1, 2, "transformers", out=tmp_path / "out", sampling=SHORT)
-    assert record["chain_sum"]["address"]["template"] == "chat/1"
+    record = score(chatty, tmp_path / "out", 1, 2)
+    assert record["address"]["template"] == "chat/1"
 
 
 def test_vllm_that_cannot_run_a_model_gives_way_only_where_nobody_asked_for_it(tiny, monkeypatch):
@@ -176,7 +181,7 @@ def test_vllm_that_cannot_run_a_model_gives_way_only_where_nobody_asked_for_it(t
     choice = evaluation.Choice("vllm", "cpu", "float32", "")
     said = []
     machine = evaluation.hardware.detect()
-    task = evaluation.Task("x", "", [], 1, evaluation.Sampling(1.0, 1.0, 0, 4), 0, evaluation.TEMPLATES["plain"], 0, 0)
+    task = evaluation.Task("x", "", [], 1, evaluation.Sampling(1.0, 1.0, 0, 4), 0, TEMPLATES["plain"], 0, 0)
     engine = evaluation.start_engine(choice, resolve(str(tiny)), [task], machine, True, said.append)
     assert engine.name == "transformers" and "going on with transformers" in said[0]
     with pytest.raises(UserError, match="vLLM cannot run it"):

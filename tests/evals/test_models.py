@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from tiny_models import CHAT, save_tiny
 
+from dynclip.runtime import checkpoints
 from dynclip.runtime.checkpoints import seal
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import sha256
 from evals.evaluation import default_out
-from evals.sampling.models import resolve
+from evals.sampling import models
+from evals.sampling.models import published, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +57,19 @@ def test_a_sealed_checkpoint_is_verified_and_has_the_same_identity(tiny, tmp_pat
         resolve(str(sealed))
 
 
+def test_a_checkpoint_is_read_once_to_verify_it(tiny, tmp_path, monkeypatch):
+    folder = seal(tiny, tmp_path / "step3")
+    hashed = []
+    monkeypatch.setattr(checkpoints, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    monkeypatch.setattr(models, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    found = published(folder)
+    assert sorted(hashed) == sorted(path.name for path in folder.iterdir() if path.name != checkpoints.MANIFEST)
+    assert found.digest == resolve(str(folder)).digest
+    (folder / checkpoints.MANIFEST).unlink()
+    with pytest.raises(UserError, match=r"model\.json is missing; rebuild it with: snakemake .*--forcerun train"):
+        published(folder)
+
+
 def remove(name):
     return lambda folder: (folder / name).unlink()
 
@@ -83,8 +99,8 @@ def bare(folder):
         (lambda folder: (folder / "config.json").write_text("{"), "no readable config.json"),
         (untokenized, "no tokenizer files"),
         (bare, "no other format is loaded"),
-        (shorten, "bytes, its header says"),
-        (garble, "its header cannot be read"),
+        (shorten, r"model\.safetensors: damaged"),
+        (garble, r"model\.safetensors: damaged"),
     ],
 )
 def test_a_folder_that_is_no_whole_model_is_an_error_of_one_line(tiny, harm, text):

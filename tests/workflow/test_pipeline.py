@@ -4,7 +4,7 @@ import json
 import sqlite3
 
 import pytest
-from house import RESULTS, ROOT, copy_project
+from house import RESULTS, ROOT, SCALE, copy_project
 
 from dynclip.cli.pipeline import figure_files, run_files, score_files, table_files
 from dynclip.studies.overrides import resolve
@@ -99,6 +99,30 @@ def test_job_counts_of_a_dry_run_on_a_clean_tree(tmp_path):
         runs = len(study.methods) * len(study.seeds)
         expected = {"data": 1, "warmup": 1, "train": runs, "evaluate": 1 + runs * len(study.checkpoints)}
         assert house.planned(scale=scale) == expected | REPORT
+
+
+def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
+    """Trained, scored, tabled, drawn, reported and imported under its name, beside the method without options."""
+    name, config = "od@eps=0.1", ("methods=grpo,od@eps=0.1", "seeds=0")
+    assert current.planned(config=("methods=grpo,od", "seeds=0", "options=od:eps=.10")) == current.planned(
+        config=config
+    )
+    done = current.snakemake(config=config)
+    assert done.returncode == 0, done.stdout[-4000:]
+    run = current.root / RESULTS / "runs" / name / "seed0"
+    changed, default = (json.loads((path / "run.json").read_text()) for path in (run, run.parents[1] / "od" / "seed0"))
+    assert (changed["method"], changed["options"]["eps"]) == (name, str(0.1 * SCALES["miniature"].thresholds))
+    assert changed["fingerprint"]["method"] != default["fingerprint"]["method"]
+    assert changed["fingerprint"]["settings"] == default["fingerprint"]["settings"]
+    for file in ("report.html", "tables/main.md", "tables/differences.md"):
+        assert name in (current.root / RESULTS / file).read_text(), file
+    with sqlite3.connect(current.root / "results" / "mlflow.db") as db:
+        assert db.execute("select count(*) from runs where name = ?", (f"{name}/seed0",)).fetchone()[0] == 1
+    shown = current.run("dynclip", "follow", "--scale", SCALE, "--method", "od", "--option", "eps=0.1", "--seed", "0")
+    assert f"[{name}/seed0] 6/6" in shown.stdout and shown.returncode == 0
+    words = ("evaluate", "--scale", SCALE, "--method", "od", "--option", "eps=0.10", "--seed", "0")
+    done = current.run("dynclip", *words, "--benchmark", "chain_sum")
+    assert done.returncode == 0 and "none to generate" in done.stdout, done.stdout[-2000:]
 
 
 def edited(house, name, old, new):
