@@ -98,7 +98,7 @@ def test_a_training_that_is_interrupted_takes_all_machines_along(finished):
     wait_for_rows(process, house.root / "interrupted" / "state" / "metrics.jsonl", 2)
     assert len(workers("interrupted")) == 2
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) not in (0, 75)
+    assert process.wait(timeout=300) not in (0, 75)
     assert not workers("interrupted")
 
 
@@ -132,7 +132,7 @@ def test_on_sigterm_it_writes_a_checkpoint_and_asks_to_be_queued_again(finished,
     process = start(house, (*words, "--out", out), out)
     wait_for_rows(process, house.root / out / "state" / "metrics.jsonl", 3)
     process.terminate()
-    assert process.wait(timeout=120) == 75, (house.root / f"{out}.log").read_text()[-3000:]
+    assert process.wait(timeout=300) == 75, (house.root / f"{out}.log").read_text()[-3000:]
     state = house.root / out / "state"
     assert "stopped by SIGTERM; a checkpoint is written" in (house.root / f"{out}.log").read_text()
     done = rows(state / "metrics.jsonl")

@@ -93,10 +93,8 @@ def rendezvous_endpoint(nodes: int) -> str:
     command = ["scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", "")]
     try:
         hosts = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-    except FileNotFoundError:
-        raise UserError(f"nodes={nodes}: scontrol is not found; load SLURM's commands on the nodes") from None
-    except subprocess.CalledProcessError as error:
-        raise UserError(f"nodes={nodes}: {' '.join(command)} ended with status {error.returncode}") from None
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"nodes={nodes}: SLURM's command scontrol fails on this node: {first_line(error)}") from None
     return f"{hosts[0]}:{RENDEZVOUS_PORT + int(job) % 1000}"
 
 
@@ -107,11 +105,8 @@ def run_command(command: list[str], scale: Scale) -> int:
         for name in [*environment]:
             if name.startswith(("SLURM_", "SRUN_", "SBATCH_")) and name not in KEPT_SLURM_VARIABLES:
                 del environment[name]
-    try:
-        # In a session of its own, so that Ctrl-C in a terminal reaches this process alone.
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-    except FileNotFoundError:
-        raise UserError(f"nodes={scale.execution.nodes}: {command[0]} is not found; load it on the nodes") from None
+    # In a session of its own, so that Ctrl-C in a terminal reaches this process alone.
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         return process.wait()
     finally:
