@@ -21,11 +21,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from torch.distributed.elastic.utils.distributed import get_free_port
+
 from dynclip.runtime import fast_imports
 from dynclip.runtime.files import write_json
 from dynclip.runtime.provenance import environment, processor
 from dynclip.studies.overrides import resolve
-from dynclip.training.processes.workers import free_port
 
 ARMS = ("TRL", "grpo", "clip_higher", "id", "did", "od")
 MARK = "MEASURED "
@@ -132,7 +133,7 @@ def in_own_process(arm: str, scale: str, steps: int) -> dict:
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, __file__, "1", str(steps), "--scale", scale, "--arm", arm],
-        env=os.environ | ranks | {"MASTER_PORT": str(free_port())}, stdout=subprocess.PIPE, text=True,
+        env=os.environ | ranks | {"MASTER_PORT": str(get_free_port())}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
     if line is None:

@@ -1,10 +1,6 @@
-"""What a training survives: memory that runs out, workers that die, updates that explode, an early end."""
+"""Recovery: out of memory, dead workers, updates that are skipped."""
 
-import json
 import logging
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,9 +8,7 @@ from safetensors.torch import load_file
 from tiny_trainer import train
 
 from dynclip.runtime.errors import UserError
-from dynclip.training.processes.launch import reason
 from dynclip.training.processes.recovery import OutOfMemory, WorkerDied, with_recovery
-from dynclip.training.processes.workers import FAILURE, wait
 
 
 def test_out_of_memory_halves_the_micro_batch_until_it_fits():
@@ -61,35 +55,6 @@ def test_a_dead_worker_is_started_once_again_and_not_twice():
 def test_other_errors_are_not_tried_again():
     with pytest.raises(ZeroDivisionError):
         with_recovery(lambda size: 1 / 0, 4, lambda text: None)
-
-
-def python(code):
-    return subprocess.Popen([sys.executable, "-c", code])
-
-
-def test_when_one_worker_fails_the_others_do_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr("dynclip.training.processes.workers.PATIENCE_S", 0.5)
-    workers = [python("import time; time.sleep(600)"), python("import sys; sys.exit(7)")]
-    assert wait(workers) == 7
-    assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 7]
-    assert wait([python("pass"), python("pass")]) is None
-
-
-def test_a_killed_worker_is_the_cause_where_its_partner_fails_with_it(tmp_path):
-    killed = python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    assert wait([python("import time, sys; time.sleep(0.1); sys.exit(1)"), killed]) == -signal.SIGKILL
-    (tmp_path / FAILURE).write_text(json.dumps({"kind": "error", "message": "gloo: Broken pipe"}))
-    assert isinstance(reason(tmp_path / FAILURE, -9), WorkerDied)
-
-
-def test_a_failed_worker_s_own_words_decide_what_is_done(tmp_path):
-    path = tmp_path / FAILURE
-    assert isinstance(reason(path, -9), WorkerDied) and "SIGKILL" in str(reason(path, -9))
-    assert isinstance(reason(path, 1), UserError)
-    for kind, expected in (("out of memory", OutOfMemory), ("engine died", WorkerDied), ("bad input", UserError)):
-        path.write_text(json.dumps({"kind": kind, "message": "words"}))
-        found = reason(path, 1)
-        assert type(found) is expected and str(found) == "words"
 
 
 class Poison:

@@ -13,11 +13,11 @@ from dynclip.training import lifecycle, trl_config
 
 def test_a_state_of_the_same_run_is_kept_and_another_is_deleted_with_its_reason(tmp_path):
     said, state = [], tmp_path / "state"
-    lifecycle.claim_state(state, {"seed": "1", "code": "a"}, said.append)
+    lifecycle.reset_if_changed(state, {"seed": "1", "code": "a"}, said.append)
     (state / "metrics.jsonl").write_text("kept")
-    lifecycle.claim_state(state, {"seed": "1", "code": "a"}, said.append)
+    lifecycle.reset_if_changed(state, {"seed": "1", "code": "a"}, said.append)
     assert (state / "metrics.jsonl").exists() and said == []
-    lifecycle.claim_state(state, {"seed": "1", "code": "b"}, said.append)
+    lifecycle.reset_if_changed(state, {"seed": "1", "code": "b"}, said.append)
     assert not (state / "metrics.jsonl").exists()
     assert len(said) == 1 and said[0].startswith("starting over: code changed since")
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.utils.distributed import get_free_port
 
-from dynclip.training.processes.workers import free_port
 from evals.sampling.engine import installed_engines
 
 PROGRAM = Path(__file__).with_name("vllm_program.py")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not installed_engines()["vllm"], reason="no vLLM
 def run(folder, *words):
     path = os.pathsep.join(map(str, (PROGRAM.parent, PROGRAM.parent.parent)))
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder), str(free_port()), *words], capture_output=True, text=True,
+        [sys.executable, str(PROGRAM), str(folder), str(get_free_port()), *words], capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)

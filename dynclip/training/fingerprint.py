@@ -1,4 +1,4 @@
-"""What a training run depends on, as one dictionary of digests: a run whose fingerprint changed starts over."""
+"""Digests of everything that decides the result of a training run. A run whose digests have changed starts over."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from dynclip.studies.scales import Study
 
 
 def method_digest(arm: Arm) -> str:
-    """Digest of an arm's method: its options, and the code of the functions it is composed of."""
+    """Digest of an arm's method: its options and the code of its functions."""
     parts = {"name": arm.spec.name, "options": arm.all_options}
     for role in arm.spec.pieces:
         function = getattr(arm.spec, role)
@@ -19,7 +19,7 @@ def method_digest(arm: Arm) -> str:
 
 
 def fingerprint(study: Study, arm: Arm, seed: int, base: Path, data: Path) -> dict[str, str]:
-    """The parts that decide a run's result, each digested, so that a change can be named.
+    """Name -> digest, or value, of each part that decides a run's result. Messages name the parts that changed.
 
     `study` and `arm` are those of `dynclip.training.lifecycle.arm_study`.
     """
@@ -43,7 +43,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-# The code that every training shares: the loop, the trainer, the loss, the reward.
+# Code of every training: loop, trainer, loss, reward.
 SHARED_CODE = (
     "dynclip.training.session:run_trainer",
     "dynclip.training.trl_config:trainer_config",

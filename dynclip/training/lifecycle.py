@@ -1,9 +1,9 @@
-"""One training run: from a base policy and a data file to metrics, checkpoints and a record, resumable at any moment.
+"""One training run: from a base policy and a data file to metrics, checkpoints and a record.
 
-While a run lasts, everything is under <out>/state, which the workflow does not declare and therefore never deletes:
-its fingerprint, its metrics so far, its resumable checkpoints and the policies to be published. A killed run goes on
-from its last checkpoint; a run whose fingerprint has changed starts over and says why. Published files appear at the
-end, and only then is the state removed.
+During a run, everything is under <out>/state: fingerprint, metrics so far, resumable checkpoints, policies to publish.
+Snakemake does not know that folder and never deletes it. A killed run resumes from its last checkpoint. A run whose
+fingerprint has changed starts over and names the change. The results are published at the end; then the state is
+removed.
 """
 
 import json
@@ -23,57 +23,52 @@ from dynclip.studies.arms import Arm, arm
 from dynclip.studies.execution import in_workers, micro_batches, processes_of, sharding_of
 from dynclip.studies.scales import Execution, Study
 from dynclip.training.fingerprint import fingerprint
+from dynclip.training.problems import require_problems
 from dynclip.training.processes.launch import Job, run_workers
-from dynclip.training.processes.recovery import Preempted, with_recovery
-from dynclip.training.processes.workers import STOP_FILE
+from dynclip.training.processes.recovery import STOP_FILE, Preempted, with_recovery
 from dynclip.training.session import run_trainer
-from dynclip.training.trl_config import protocol
+from dynclip.training.trl_config import PROTOCOL_FILE
 from evals.benchmarks.registry import read_problems
 
 
 def arm_study(study: Study, name: str) -> tuple[Arm, Study]:
-    """The arm of that name with its options at the study's scale, and the study with the arm's own batches."""
+    """The arm `name` with its options at the study's scale, and the study with the arm's own batch sizes."""
     chosen = arm(name)
     return chosen.at(study.scale), replace(study, scale=chosen.scale(study.scale))
 
 
 def train(study: Study, name: str, seed: int, base: Path, data: Path, out: Path, log=None) -> dict:
-    """Train the arm `name` (a method's name, or one of `dynclip.studies`) with `seed` from `base` on the problems of
-    `data`; publish to `out`; return the run record.
+    """Train the arm `name` (a method, or an arm of `dynclip.studies.arms`) from the policy `base` on the problems of
+    `data`, publish to `out` and return the run record.
 
     Writes out/metrics.jsonl, out/checkpoints/step<N>/ and, last, out/run.json. Raises UserError for damaged inputs, and
-    Preempted when it was told to stop (SIGTERM): the same call goes on from the checkpoint that was then written.
+    Preempted after a SIGTERM: the same call resumes from the checkpoint written then.
     """
     checkpoints.verify(base, rebuild_command("warmup", base / checkpoints.MANIFEST))
     chosen, study = arm_study(study, name)
     problems = read_problems(data)
-    needed = study.steps * study.scale.prompts_per_step
-    if needed > len(problems) and not study.scale.repeats:
-        raise UserError(
-            f"{data}: {len(problems)} problems, but {study.steps} steps x {study.scale.prompts_per_step} prompts "
-            f"need {needed}; use steps={len(problems) // study.scale.prompts_per_step} or fewer"
-        )
+    require_problems(study, len(problems), str(data))
     out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".training.lock"):  # an orphan of a killed workflow may still be writing here: wait for its end
-        return train_alone(study, chosen, seed, base, problems, data, out, log)
+    with FileLock(out / ".training.lock"):  # a training that outlived its killed workflow may still write here
+        return train_locked(study, chosen, seed, base, problems, data, out, log)
 
 
-def train_alone(study: Study, arm: Arm, seed: int, base, problems, data, out, log) -> dict:
-    """`train`, once its inputs are checked and no other process works in `out`."""
+def train_locked(study: Study, arm: Arm, seed: int, base, problems, data, out, log) -> dict:
+    """`train` after its checks, while this process holds the lock of `out`."""
     state = out / "state"
     parts = fingerprint(study, arm, seed, base, data)
     progress = Progress(f"{arm.name} seed {seed}", study.steps, log)
-    claim_state(state, parts, progress.say)
+    reset_if_changed(state, parts, progress.say)
     (state / STOP_FILE).unlink(missing_ok=True)
     exports = export_folders(study, state)
     started = time.perf_counter()
     restarts = {"micro_batch": None, "restarts": 0}
     if complete(exports):
-        progress.say("training was already complete; publishing")
+        progress.say("training is already complete; publishing")
     else:
 
         def attempt(micro_batch: int | None) -> None:
-            resume, done = newest(state, study, progress.say)
+            resume, done = newest_checkpoint(state, study, progress.say)
             if resume:
                 check_shards(resume, study.scale.execution)
             if in_workers(study.scale.execution):
@@ -82,16 +77,17 @@ def train_alone(study: Study, arm: Arm, seed: int, base, problems, data, out, lo
             else:
                 run_trainer(study, arm, seed, base, problems, state, exports, progress, resume, done, micro_batch)
 
-        most = micro_batches(study.scale, processes_of(study.scale.execution), study.scale.execution.micro_batch)[0]
-        restarts = with_recovery(attempt, most, progress.say)
+        execution = study.scale.execution
+        micro_batch, _ = micro_batches(study.scale, processes_of(execution), execution.micro_batch)
+        restarts = with_recovery(attempt, micro_batch, progress.say)
         if not complete(exports):
-            raise Preempted(f"{out}: told to stop; a checkpoint is written, the same command goes on from it")
+            raise Preempted(f"{out}: stopped by SIGTERM; a checkpoint is written, the same command resumes from it")
     seconds = time.perf_counter() - started
     return publish(study, arm, seed, parts, base, data, out, exports, seconds, restarts)
 
 
 def export_folders(study: Study, state: Path) -> dict[int, Path]:
-    """Rollout step -> where the policy of that moment is kept until the run is published."""
+    """Number of finished rollout steps -> folder that holds the policy of that moment until the run is published."""
     return {step: state / "exports" / f"step{step}" for step in sorted(study.checkpoints.values())}
 
 
@@ -99,8 +95,8 @@ def complete(exports: dict[int, Path]) -> bool:
     return all((path / checkpoints.MANIFEST).exists() for path in exports.values())
 
 
-def newest(state: Path, study: Study, say) -> tuple[Path | None, int]:
-    """(newest whole checkpoint, the rollout steps it has done), with the metrics rewound to it."""
+def newest_checkpoint(state: Path, study: Study, say) -> tuple[Path | None, int]:
+    """(newest intact checkpoint or None, its number of rollout steps). Cuts the metrics back to that step."""
     resume = checkpoints.latest(state)
     done = json.loads((resume / "dynclip.json").read_text())["rollout_step"] if resume else 0
     rewind(state / "metrics.jsonl", done)
@@ -110,9 +106,11 @@ def newest(state: Path, study: Study, say) -> tuple[Path | None, int]:
 
 
 def check_shards(resume: Path, execution: Execution) -> None:
-    """A checkpoint is read with the sharding that it was written with, FSDP2's and unsharded ones by any number of
-    processes, DeepSpeed's by as many as wrote it: the optimizer's state would else be left out in silence, or not be
-    found. Raises UserError."""
+    """Raise UserError unless `execution` has the sharding that checkpoint `resume` was written with.
+
+    FSDP2 and unsharded checkpoints can be resumed by any number of processes, ZeRO-3 ones by the same number only.
+    """
+    # With another sharding the optimizer state would be skipped without an error, or not be found.
     written, wanted = "none", sharding_of(execution)
     if (resume / "pytorch_model_fsdp_0").is_dir():
         written = "fsdp2"
@@ -121,13 +119,13 @@ def check_shards(resume: Path, execution: Execution) -> None:
         wanted += f" in {processes_of(execution)} processes" if wanted == "zero3" else ""
     if written != wanted:
         raise UserError(
-            f"{resume}: written with sharding={written}, this training has {wanted}; go on as it was written, or "
+            f"{resume}: written with sharding={written}, this training has {wanted}; resume as it was written, or "
             f"remove {resume.parent} to start over"
         )
 
 
-def claim_state(state: Path, parts: dict, say) -> None:
-    """Keep a training state that belongs to this fingerprint; delete any other, saying what changed."""
+def reset_if_changed(state: Path, parts: dict, say) -> None:
+    """Keep the training state if its fingerprint is `parts`. Otherwise delete it, start a new one and say why."""
     record = state / "fingerprint.json"
     if record.exists():
         old = json.loads(record.read_text())
@@ -140,7 +138,7 @@ def claim_state(state: Path, parts: dict, say) -> None:
 
 
 def rewind(metrics: Path, done: int) -> None:
-    """Drop the metrics rows of steps that will be trained again, and any half-written last line."""
+    """Drop the rows of steps that will be trained again, and an incomplete last line."""
     if not metrics.exists():
         return
     kept = []
@@ -156,7 +154,7 @@ def rewind(metrics: Path, done: int) -> None:
 
 
 def publish(study: Study, arm: Arm, seed: int, parts, base, data, out, exports, seconds, restarts) -> dict:
-    """Copy the finished run out of its state, write its record last, then remove the state."""
+    """Copy the results of a finished run from its state to `out`, the record last, then remove the state."""
     for step, path in exports.items():
         target = out / "checkpoints" / f"step{step}"
         aside = target.with_name(f".{target.name}.writing")
@@ -172,7 +170,7 @@ def publish(study: Study, arm: Arm, seed: int, parts, base, data, out, exports, 
         "seed": seed,
         "steps": study.steps,
         "updates_per_rollout": study.scale.updates_per_rollout,
-        "protocol": protocol(study, seed, out / "state"),
+        "protocol": json.loads((out / "state" / PROTOCOL_FILE).read_text()),
         "state": "finished",
         "fingerprint": digest(parts),
         "fingerprint_parts": parts,

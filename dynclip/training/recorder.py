@@ -1,6 +1,4 @@
-"""What a training writes while it runs: a metrics row per rollout step, the policies to publish, a progress line.
-
-And how it ends early: at the end of a rollout step, with a checkpoint."""
+"""Trainer callbacks: metrics row, exported policy and progress line per rollout step, and the early end on SIGTERM."""
 
 import json
 import math
@@ -16,7 +14,7 @@ from transformers import TrainerCallback
 from dynclip.runtime import checkpoints
 from dynclip.runtime.progress import Progress
 
-# TRL's log names -> the metric vocabulary. Means over a rollout step's updates.
+# TRL's log name -> our metric name. The row holds the mean over a rollout step's updates.
 NAMES = {
     "reward": "train/reward",
     "loss": "train/loss",
@@ -32,10 +30,10 @@ NAMES = {
 
 
 class Recorder(TrainerCallback):
-    """Rows go to <state>/metrics.jsonl, one per rollout step, on disk before the step's checkpoint is made.
+    """Writes one row per rollout step to <state>/metrics.jsonl, before the step's checkpoint is written.
 
-    `exports` maps a number of finished rollout steps to the folder that the policy of that moment is sealed in. Of
-    several processes the main one writes. A value that is not finite (of an update that was skipped) counts in no mean.
+    `exports`: number of finished rollout steps -> folder for the policy of that moment. Only the main process writes.
+    Means leave out values that are not finite; they belong to skipped updates.
     """
 
     def __init__(self, trainer, state: Path, exports: dict[int, Path], progress: Progress):
@@ -47,7 +45,7 @@ class Recorder(TrainerCallback):
         self.step_started = time.perf_counter()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        # With logging_steps=1 this follows every optimizer step; the closing summary of a run is no step.
+        # logging_steps=1: called after every optimizer step, and once more with the summary of the whole run.
         if "train_runtime" in logs:
             return
         for name in NAMES.keys() & logs.keys():
@@ -88,13 +86,13 @@ class Recorder(TrainerCallback):
         self.logs, self.step_started = {}, time.perf_counter()
 
     def export(self, target: Path) -> None:
-        """Seal the policy of this moment in `target`. Every process takes part: each may hold a shard of it."""
+        """Write the current policy to folder `target`. Every process must call this: each may hold a shard of it."""
         trainer, aside = self.trainer, target.with_name(f".{target.name}.writing")
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
         if trainer.accelerator.is_main_process:
             model = trainer.accelerator.unwrap_model(trainer.model)
-            if weights is not None:  # gathered one by one: a tied head is a second copy of the embeddings
+            if weights is not None:  # gathering turns a tied head into a second copy of the embeddings
                 weights = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
             model.save_pretrained(aside, state_dict=weights)
             trainer.processing_class.save_pretrained(aside)
@@ -103,15 +101,15 @@ class Recorder(TrainerCallback):
 
 
 class Preemption(TrainerCallback):
-    """Ends a training that is told to stop: when the rollout step is finished, with a checkpoint to go on from."""
+    """Ends the training after the rollout step in which `stop_requested` became true, with a checkpoint."""
 
-    def __init__(self, trainer, asked: Callable[[], bool]):
-        self.trainer, self.asked = trainer, asked
+    def __init__(self, trainer, stop_requested: Callable[[], bool]):
+        self.trainer, self.stop_requested = trainer, stop_requested
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.trainer.updates_per_rollout:
             return
         accelerator = self.trainer.accelerator
-        told = torch.tensor(float(self.asked()), device=accelerator.device)
-        if accelerator.reduce(told, "sum").item():  # all processes end at the same step, whichever was told
+        requested = torch.tensor(float(self.stop_requested()), device=accelerator.device)
+        if accelerator.reduce(requested, "sum").item():  # one request is enough: all processes end at the same step
             control.should_save = control.should_training_stop = True

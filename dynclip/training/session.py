@@ -1,6 +1,6 @@
-"""One training inside its process, or inside each of its processes: TRL's configuration, the trainer, its callbacks.
+"""Build and run the trainer of one training, in this process or in each of its worker processes.
 
-`training` claims the state, starts this here or in worker processes (`processes`), and publishes what it leaves.
+`lifecycle` prepares the state folder, calls this here or through `processes.launch`, and publishes the results.
 """
 
 import signal
@@ -8,12 +8,12 @@ import threading
 from pathlib import Path
 
 from dynclip.runtime import fast_imports
-from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import write_json
 from dynclip.studies.arms import Arm
 from dynclip.studies.scales import Study
-from dynclip.training.problems import prompts
-from dynclip.training.processes.workers import STOP_FILE
-from dynclip.training.trl_config import trainer_config
+from dynclip.training.problems import prompts, require_problems
+from dynclip.training.processes.recovery import STOP_FILE
+from dynclip.training.trl_config import PROTOCOL_FILE, protocol, trainer_config
 from evals.grading import rewards
 
 
@@ -30,10 +30,13 @@ def run_trainer(
     done: int = 0,
     micro_batch: int | None = None,
 ) -> None:
-    """Build the trainer, resume it from checkpoint `resume` (of `done` rollout steps), train to the last step or until
-    it is told to stop (SIGTERM, or a file named STOP_FILE in `state`): it then ends with a checkpoint.
+    """Train from `base`, or from checkpoint `resume` after its `done` rollout steps, to the last step.
 
-    `micro_batch` replaces the execution's own. Runs on every process of a training alike.
+    On SIGTERM, or if the file STOP_FILE is in `state`, the training ends earlier: after a rollout step, with a
+    checkpoint. `exports`: number of finished rollout steps -> folder for the policy of that moment. `micro_batch`
+    replaces the execution's own. Every process of a training calls this with the same arguments.
+
+    Raises UserError for too few problems, and for what the libraries' settings forbid.
     """
     execution = study.scale.execution
     fast_imports.prepare(keep=("vllm",) if execution.sampler == "vllm" else ())
@@ -53,15 +56,11 @@ def run_trainer(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    asked = prompts(study.scale, problems, tokenizer, progress.say)
-    needed = study.steps * study.scale.prompts_per_step
-    if needed > len(asked) and not study.scale.repeats:
-        raise UserError(
-            f"{len(asked)} training problems, but {study.steps} steps x {study.scale.prompts_per_step} prompts need "
-            f"{needed}; use steps={len(asked) // study.scale.prompts_per_step} or fewer"
-        )
+    rows = prompts(study.scale, problems, tokenizer, progress.say)
+    require_problems(study, len(rows), "training problems within max_level and max_prompt")
     config = trainer_config(study, seed, state, micro_batch)
-    if config.deepspeed:  # it shares the weights as they are loaded, for which the processes have to have met
+    settings = protocol(study, config)
+    if config.deepspeed:  # shards the weights while they are loaded, so its process group must exist before
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
@@ -72,11 +71,13 @@ def run_trainer(
         processing_class=tokenizer,
         reward_funcs=reward,
         args=config,
-        train_dataset=Dataset.from_list(asked),
+        train_dataset=Dataset.from_list(rows),
         dynclip_method=arm.spec,
         dynclip_options=arm.options,
         allow_on_policy=True,  # `resolve` has refused or forced it for the whole study
     )
+    if trainer.accelerator.is_main_process:
+        write_json(state / PROTOCOL_FILE, settings)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Recorder(trainer, state, exports, progress))
     trainer.add_callback(Preemption(trainer, lambda: stop.is_set() or (state / STOP_FILE).exists()))

@@ -1,4 +1,4 @@
-"""A scale as TRL's GRPOConfig, and the protocol that runs must share to be compared."""
+"""A scale as TRL's GRPOConfig, and the settings that two runs must share to be compared."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,9 @@ from dynclip.runtime.hardware import detect
 from dynclip.studies.execution import micro_batches, sharding_of
 from dynclip.studies.scales import Execution, HubPolicy, Scale, Study
 
-# How TRL calls the aggregations of dynclip.methods.surrogate. Its "token" normalises by the whole mini-batch's tokens.
+# Aggregation of dynclip.methods.surrogate -> TRL's loss_type. TRL's "dapo" divides by the whole mini-batch's tokens.
 LOSS_TYPES = {"token": "dapo", "sequence": "grpo", "fixed": "dr_grpo"}
+PROTOCOL_FILE = "protocol.json"  # in a training's state: what `protocol` returned
 SERVER = "DYNCLIP_VLLM_SERVER"  # address of a vLLM server (trl vllm-serve) that samples instead of the trainer's GPUs
 
 # How `policy/entropy` is measured.
@@ -22,9 +23,10 @@ def world_size() -> int:
 
 
 def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None = None):
-    """TRL's configuration of a run: no KL, constant rate, several updates per rollout batch.
+    """TRL's configuration of a run: no KL term, constant learning rate, several updates per rollout batch.
 
-    The effective batch is the scale's on any number of processes and for any `micro_batch`.
+    The effective batch is that of the scale for any number of processes and any `micro_batch`. Raises UserError if the
+    processes cannot share a mini-batch evenly.
     """
     import torch
     from trl import GRPOConfig
@@ -74,15 +76,18 @@ def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None
 
 
 def can_bfloat16(on_gpu: bool) -> bool:
-    """Whether bfloat16 is faster than float32 here; elsewhere float32 is used."""
+    """Whether this hardware computes in bfloat16; otherwise float32 is used."""
     import torch
 
     return torch.cuda.is_bf16_supported() if on_gpu else detect().cpu_bf16
 
 
 def sampler_options(scale: Scale) -> dict:
-    """TRL's vLLM settings: the same correction of the difference between sampler and trainer for every method, each
-    token's weight π_trainer / π_sampler cut at 2 (truncated importance sampling)."""
+    """TRL's vLLM settings.
+
+    Every method has the same correction for the difference between sampler and trainer, truncated importance sampling:
+    each token's weight is min(π_trainer / π_sampler, 2).
+    """
     execution = scale.execution
     if execution.sampler != "vllm":
         return {}
@@ -102,7 +107,7 @@ def sampler_options(scale: Scale) -> dict:
 
 
 def sharding_options(execution: Execution) -> dict:
-    """Weights, gradients and moments shared by the processes of a training, where there are several."""
+    """TRL's settings that shard weights, gradients and moments over the processes of a training. {} for one process."""
     sharding = sharding_of(execution)
     if sharding == "none":
         return {}
@@ -125,7 +130,7 @@ def sharding_options(execution: Execution) -> dict:
     }
 
 
-# What runs that are compared must share, beside data, start and length: the words of an error -> TRL's field.
+# Setting name shown in error messages -> GRPOConfig field. Runs that differ in one cannot be compared.
 PROTOCOL = {
     "loss aggregation": "loss_type",
     "dual clip": "delta",
@@ -143,16 +148,19 @@ PROTOCOL = {
 }
 
 
-def protocol(study: Study, seed: int, state: Path) -> dict[str, str]:
-    """The settings of a run that are not its method's, in words: runs that differ in one cannot be compared."""
+def protocol(study: Study, config) -> dict[str, str]:
+    """Setting name -> value for all settings of a run that are not its method's. `config` is that of `trainer_config`.
+
+    Runs that differ in one cannot be compared.
+    """
     scale = study.scale
-    config = trainer_config(study, seed, state)
-    found = {name: str(getattr(config, field)) for name, field in PROTOCOL.items()}
-    order = "TRL's sampler, seeded by the run's seed" if config.data_seed == seed else f"data_seed {config.data_seed}"
+    settings = {name: str(getattr(config, field)) for name, field in PROTOCOL.items()}
+    own_seed = config.data_seed == config.seed
+    order = "TRL's sampler, seeded by the run's seed" if own_seed else f"data_seed {config.data_seed}"
     sampler = "transformers"
     if config.use_vllm:
         sampler = f"vllm, {config.vllm_importance_sampling_mode} at {config.vllm_importance_sampling_clip_max:g}"
-    return found | {
+    return settings | {
         "mini-batches per rollout batch": str(scale.minibatches),
         "completions per mini-batch": str(scale.completions // scale.minibatches),
         "factor on thresholds": f"{scale.thresholds:g}",

@@ -1,7 +1,9 @@
-"""`python -m dynclip.training.worker JOB`: one process of a training, started by `processes`. Not for hand use."""
+"""`python -m dynclip.training.worker JOB`: one process of a training, started by `processes.launch`, not by hand."""
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -12,13 +14,12 @@ from dynclip.runtime.files import write_json
 from dynclip.runtime.progress import Progress
 from dynclip.studies.overrides import resolve
 from dynclip.training.lifecycle import arm_study, export_folders
-from dynclip.training.processes.recovery import first_line, ran_out_of_memory
-from dynclip.training.processes.workers import FAILURE
+from dynclip.training.processes.recovery import FAILURE, first_line, ran_out_of_memory
 from dynclip.training.session import run_trainer
 from evals.benchmarks.registry import read_problems
 
 
-class Silent:
+class NoProgress:
     """The progress display of all processes but the first."""
 
     def start(self, done: int = 0) -> None:
@@ -32,7 +33,9 @@ class Silent:
 
 
 def main(path: str) -> int:
-    """Run the job described in file `path`; 0, or 1 with the kind and message of the failure beside that file."""
+    """Run the job in the JSON file `path`; 0, or 1 with the kind and message of the failure in its state folder."""
+    if sys.platform == "linux":  # else a worker would go on beside those that replace it after the death of torchrun
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     job = json.loads(Path(path).read_text())
     state = Path(job["state"])
     try:
@@ -47,7 +50,7 @@ def main(path: str) -> int:
             read_problems(Path(job["data"])),
             state,
             export_folders(study, state),
-            Progress(f"{arm.name} seed {job['seed']}", study.steps, log) if main_process else Silent(),
+            Progress(f"{arm.name} seed {job['seed']}", study.steps, log) if main_process else NoProgress(),
             Path(job["resume"]) if job["resume"] else None,
             job["done"],
             job["micro_batch"],
@@ -55,17 +58,18 @@ def main(path: str) -> int:
         return 0
     except Exception as error:
         kind = kind_of(error)
-        if kind == "error":
+        if kind in ("error", "consequence"):
             traceback.print_exc()
         if kind != "consequence":
-            write_json(state / FAILURE, {"kind": kind, "message": f"{type(error).__name__}: {first_line(error)}"})
+            name = "" if kind == "bad input" else f"{type(error).__name__}: "
+            write_json(state / FAILURE, {"kind": kind, "message": f"{name}{first_line(error)}"})
         return 1
     finally:
         end_group()
 
 
 def kind_of(error: Exception) -> str:
-    """What a failure is to the process that watches."""
+    """Which of the recovery rules a failure falls under."""
     if ran_out_of_memory(error):
         return "out of memory"
     if isinstance(error, UserError):
@@ -73,8 +77,8 @@ def kind_of(error: Exception) -> str:
     name = type(error).__name__
     if name in ("EngineDeadError", "EngineGenerateError"):  # of vLLM, which is not imported here
         return "engine died"
-    # Processes whose partner has gone fail after it (NCCL, gloo): the partner's own words are the cause.
-    lost = name.startswith("Dist") or "Connection closed by peer" in str(error) or "Connection reset" in str(error)
+    # When one worker dies, the collective operations of the others fail: NCCL's with Dist…Error, gloo's with its path.
+    lost = name.startswith("Dist") or "gloo" in str(error)
     return "consequence" if lost and os.environ.get("WORLD_SIZE", "1") != "1" else "error"
 
 

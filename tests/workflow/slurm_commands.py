@@ -5,9 +5,11 @@ $CLUSTER_TEST is a folder: each call is a line of calls.jsonl, each job has a fi
 takes every variable SLURM_... from a job step.) A file `refuse` there makes sbatch refuse; a file `end_early` names a
 file, and once that has 5 lines the running step gets a SIGTERM, as before a time limit: all of its processes, not the
 batch script around it, and once. All tasks of a step run on this machine, whatever number of nodes is asked for.
+srun ends the other tasks when one fails (--kill-on-bad-exit) and all on SIGINT (--quit-on-interrupt).
 """
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -18,7 +20,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 FOLDER = Path(os.environ["CLUSTER_TEST"])
+KILL_WAIT_S = 2  # between SIGTERM and SIGKILL for the tasks that are left when one has failed
 
 
 def sbatch(words: list[str]) -> int:
@@ -41,29 +46,36 @@ def sbatch(words: list[str]) -> int:
 
 
 def srun(words: list[str]) -> int:
-    number = 1
-    while words[0].startswith("-"):
-        number = int(words[0].removeprefix("--ntasks=")) if words[0].startswith("--ntasks=") else number
-        words = words[1:]
-    own = {"SLURM_NTASKS": str(number), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+    options = list(itertools.takewhile(lambda word: word.startswith("-"), words))
+    number = next((int(word.removeprefix("--ntasks=")) for word in options if word.startswith("--ntasks=")), 1)
+    own = {"SLURM_NTASKS": str(number)}
     tasks = [
-        subprocess.Popen(words, start_new_session=True, env=os.environ | own | {"SLURM_PROCID": str(task)})
+        psutil.Popen(words[len(options) :], start_new_session=True, env=os.environ | own | {"SLURM_PROCID": str(task)})
         for task in range(number)
     ]
-    wish = FOLDER / "end_early"
+    if "--quit-on-interrupt" in options:
+        signal.signal(signal.SIGINT, lambda *_: signal_all(tasks, signal.SIGKILL))
+    wish, kill_at = FOLDER / "end_early", None
     while None in [task.poll() for task in tasks]:
         if wish.exists() and lines(Path(wish.read_text())) >= 5:
             wish.unlink()
             signal_all(tasks, signal.SIGTERM)
+        if "--kill-on-bad-exit=1" in options and kill_at is None and any(task.poll() for task in tasks):
+            signal_all(tasks, signal.SIGTERM)
+            kill_at = time.monotonic() + KILL_WAIT_S
+        if kill_at is not None and time.monotonic() > kill_at:
+            signal_all(tasks, signal.SIGKILL)
         time.sleep(0.02)
-    signal_all(tasks, signal.SIGKILL)  # a step is over when its tasks are: what still runs is killed
-    return next((task.returncode for task in tasks if task.returncode), 0)
+    return max(task.returncode if task.returncode >= 0 else 128 - task.returncode for task in tasks)
 
 
-def signal_all(tasks: list[subprocess.Popen], number: signal.Signals) -> None:
+def signal_all(tasks: list[psutil.Popen], number: signal.Signals) -> None:
+    """Signal every process of a step."""
     for task in tasks:
-        with suppress(ProcessLookupError):
-            os.killpg(task.pid, number)
+        with suppress(psutil.NoSuchProcess):
+            for process in [*task.children(recursive=True), task]:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
 
 
 def sacct(words: list[str]) -> int:
@@ -91,6 +103,8 @@ def main() -> int:
             return sacct(words)
         case "sinfo":
             print("PARTITION\ngpu*")
+        case "scontrol" if "hostnames" in words:
+            print("localhost\nlocalhost")
         case "scontrol":
             print("MaxArraySize = 1001\nMinJobAge = 300 sec")
     return 0

@@ -113,7 +113,7 @@ def test_a_training_on_two_machines_is_a_job_of_two_nodes_that_starts_a_task_on_
     for words in jobs:
         assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=1"} <= set(words)
         assert "--signal=TERM@600" in words
-    steps = [step for step in cluster.calls("srun") if "dynclip.training.processes.machines" in step]
+    steps = [step for step in cluster.calls("srun") if "dynclip.training.processes.launch" in step]
     others = [step for step in cluster.calls("srun") if step not in steps]
     assert not any("train:" in word for step in others for word in step)  # the plugin starts no step around them
     assert len(steps) == 2 and all({"--nodes=2", "--ntasks=2", "--overlap"} <= set(step) for step in steps)

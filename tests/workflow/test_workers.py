@@ -1,6 +1,6 @@
-"""A training in two real processes: one that dies, one that is told to stop, and what the same command then makes.
+"""A training in two real processes under torchrun: a killed worker, a SIGTERM, and what the same command then does.
 
-On two machines as on one: both are this one, where a stand-in for `srun` starts their tasks.
+Also with nodes=2: a stand-in for `srun` starts the tasks of both nodes on this machine.
 """
 
 import json
@@ -26,8 +26,12 @@ def rows(path: Path) -> int:
 
 
 def workers(out: str) -> list[int]:
-    """Process numbers of the workers whose job lies under folder `out`."""
-    found = subprocess.run(["pgrep", "-f", f"dynclip.training.worker {out}/state/job"], capture_output=True, text=True)
+    """Process numbers of the workers whose job is under folder `out`."""
+    return processes(f"dynclip.training.worker {out}/state/job")
+
+
+def processes(pattern: str) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)
     return [int(word) for word in found.stdout.split()]
 
 
@@ -76,9 +80,11 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_been(fin
     out = f"killed{len(words)}"
     process = start(house, (*words, "--out", out), out)
     wait_for_rows(process, house.root / out / "state" / "metrics.jsonl", 5)
-    os.kill(workers(out)[-1], signal.SIGKILL)
+    partner, victim = workers(out)
+    os.kill(partner, signal.SIGSTOP)  # it hangs, as in a collective operation that never ends
+    os.kill(victim, signal.SIGKILL)
     assert process.wait(timeout=300) == 0, (house.root / f"{out}.log").read_text()[-3000:]
-    assert "SIGKILL: starting once again from the last checkpoint" in (house.root / f"{out}.log").read_text()
+    assert "SIGKILL: restarting once from the last checkpoint" in (house.root / f"{out}.log").read_text()
     execution = json.loads((house.root / out / "run.json").read_text())["execution"]
     assert (execution["restarts"], execution["nodes"]) == (1, 2 if words == MACHINES else 1)
     last = f"checkpoints/step{STEPS}"
@@ -92,8 +98,22 @@ def test_a_training_that_is_interrupted_takes_all_machines_along(finished):
     wait_for_rows(process, house.root / "interrupted" / "state" / "metrics.jsonl", 2)
     assert len(workers("interrupted")) == 2
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) not in (0, 75)
+    assert process.wait(timeout=300) not in (0, 75)
     assert not workers("interrupted")
+
+
+def test_workers_do_not_outlive_torchrun(finished, whole):
+    house, _ = finished
+    process = start(house, (*TWO, "--out", "orphans"), "orphans")
+    wait_for_rows(process, house.root / "orphans" / "state" / "metrics.jsonl", 2)
+    before = workers("orphans")
+    [launcher] = processes("dynclip.training.processes.launch orphans/")
+    os.kill(launcher, signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, (house.root / "orphans.log").read_text()[-3000:]
+    assert len(before) == 2 and not workers("orphans")
+    assert rows(house.root / "orphans" / "metrics.jsonl") == STEPS
+    last = f"checkpoints/step{STEPS}"
+    assert weights_sha256(house.root / "orphans" / last) == weights_sha256(whole / last)
 
 
 def test_two_machines_outside_a_job_are_refused_in_one_line(finished, monkeypatch):
@@ -106,15 +126,15 @@ def test_two_machines_outside_a_job_are_refused_in_one_line(finished, monkeypatc
 
 
 @pytest.mark.parametrize("words", [TWO, MACHINES, TRAIN], ids=["two processes", "two machines", "one"])
-def test_told_to_stop_it_writes_a_checkpoint_and_asks_to_be_queued_again(finished, whole, words):
+def test_on_sigterm_it_writes_a_checkpoint_and_asks_to_be_queued_again(finished, whole, words):
     house, _ = finished
     out = f"stopped{len(words)}"
     process = start(house, (*words, "--out", out), out)
     wait_for_rows(process, house.root / out / "state" / "metrics.jsonl", 3)
     process.terminate()
-    assert process.wait(timeout=120) == 75, (house.root / f"{out}.log").read_text()[-3000:]
+    assert process.wait(timeout=300) == 75, (house.root / f"{out}.log").read_text()[-3000:]
     state = house.root / out / "state"
-    assert "told to stop; a checkpoint is written" in (house.root / f"{out}.log").read_text()
+    assert "stopped by SIGTERM; a checkpoint is written" in (house.root / f"{out}.log").read_text()
     done = rows(state / "metrics.jsonl")
     assert (state / f"checkpoint-{done * 4}" / "model.json").exists()  # four updates a step: no step is lost
     again = house.run(*words, "--out", out)

@@ -1,1 +1,1 @@
-"""Worker processes of one training, on one machine or several."""
+"""The worker processes of one training: start and recovery."""

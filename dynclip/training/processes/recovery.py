@@ -1,7 +1,7 @@
-"""What a training survives by itself: memory that runs out, and a process that dies. And how it ends when told to.
+"""Restart a training after memory ran out or a worker died; how it ends on SIGTERM.
 
-A failed attempt is followed by another one from the last checkpoint, so what is computed stays what it would have been;
-with a smaller micro-batch up to the rounding of sums.
+Every attempt goes on from the last checkpoint. Its result is that of an undisturbed run; with a smaller micro-batch it
+is so up to the rounding of sums.
 """
 
 import gc
@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from dynclip.runtime.errors import UserError
 
-REQUEUE = 75  # exit status of a training that was told to stop and can go on (EX_TEMPFAIL of sysexits.h)
+REQUEUE = 75  # exit status of a training that was stopped and can be resumed (EX_TEMPFAIL of sysexits.h)
+STOP_FILE = "stop"  # in a training's state: finish the rollout step, write a checkpoint, end
+FAILURE = "failure.json"  # in a training's state: kind and message of a worker's failure
 
 
 class Preempted(Exception):
-    """Told to stop, with a checkpoint to go on from: a batch system should queue the same command again."""
+    """Stopped by SIGTERM after writing a checkpoint. A batch system should queue the same command again."""
 
 
 class OutOfMemory(Exception):
@@ -22,17 +24,18 @@ class OutOfMemory(Exception):
 
 
 class WorkerDied(Exception):
-    """A worker process was killed or its sampling engine died."""
+    """A worker process or its sampling engine died without an error message of its own."""
 
 
 def with_recovery(
     attempt: Callable[[int | None], None], micro_batch: int, say: Callable[[str], None]
 ) -> dict[str, int | None]:
-    """Call `attempt(micro_batch)` until it returns. Out of memory: again with half the micro-batch (the effective batch
-    stays). A dead worker: once again.
+    """Call `attempt(micro_batch)` until it returns: after out of memory with half the micro-batch (the effective batch
+    stays), after a worker's death once again.
 
-    The first attempt gets None, the execution's own micro-batch, which is `micro_batch`. Returns the micro-batch that
-    sufficed (None: its own) and the number of restarts. Raises UserError when nothing is left to try.
+    The first attempt gets None, which stands for the execution's own micro-batch; `micro_batch` is its size. Returns
+    the micro-batch that fitted (None: the execution's own) and the number of restarts. Raises UserError when no smaller
+    micro-batch and no restart is left.
     """
     size, deaths, restarts = None, 0, 0
     while True:
@@ -41,19 +44,20 @@ def with_recovery(
             return {"micro_batch": size, "restarts": restarts}
         except Exception as error:
             if ran_out_of_memory(error):
-                now = size or micro_batch
-                if now == 1:
+                failed_size = size or micro_batch
+                if failed_size == 1:
                     raise UserError(
                         "out of memory with one completion at a time; use a larger GPU, more GPUs with sharding=fsdp2, "
                         f"or a smaller scale ({first_line(error)})"
                     ) from error
-                size = now // 2
-                say(f"out of memory: micro-batch {now} -> {size}; the effective batch stays ({first_line(error)})")
+                size = failed_size // 2
+                cause = first_line(error)
+                say(f"out of memory: micro-batch {failed_size} -> {size}; the effective batch stays ({cause})")
             elif isinstance(error, WorkerDied):
                 deaths += 1
                 if deaths > 1:
-                    raise UserError(f"a worker died twice; the log has its last words ({first_line(error)})") from error
-                say(f"{first_line(error)}: starting once again from the last checkpoint")
+                    raise UserError(f"a worker died twice; see the log above ({first_line(error)})") from error
+                say(f"{first_line(error)}: restarting once from the last checkpoint")
             else:
                 raise
             restarts += 1
@@ -61,7 +65,7 @@ def with_recovery(
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: of a GPU, of the host, or of a worker process."""
+    """Whether memory ran out, on a GPU or the host, in this process or a worker."""
     if isinstance(error, OutOfMemory | MemoryError):
         return True
     torch = sys.modules.get("torch")
@@ -71,7 +75,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what a failed attempt held."""
+    """Free the memory of a failed attempt."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
