@@ -24,6 +24,7 @@ from dynclip.methods.objective import Method
 from dynclip.methods.spec import MethodSpec
 from dynclip.methods.types import TokenBatch
 from dynclip.regions import baseline, members
+from dynclip.runtime.seeds import derive_seed
 
 __all__ = ["Regime", "Trace", "run", "separable", "stackable"]
 
@@ -166,8 +167,8 @@ def learn(
         part = rollout.part(number, regime.minibatches)
         leaf = table.detach().requires_grad_()
         logprob = torch.log_softmax(leaf, -1)
-        draw = (world.seeds[0] * 1_000_003 + step) * 10_007 + update
-        batch = _minibatch(method, leaf, logprob, part, _decided(whole, rollout, number, regime.minibatches), draw)
+        seed = derive_seed(world.seeds[0], step, update)
+        batch = _minibatch(method, leaf, logprob, part, _decided(whole, rollout, number, regime.minibatches), seed)
         if watch:
             watch(View(world, method, step, update, table, logprob.detach(), slots, part, rollout))
         per_token = method.loss(batch, step).per_token
@@ -262,7 +263,7 @@ def _decided(whole: TokenBatch, rollout: Rollout, number: int, of: int) -> dict[
 
 
 def _minibatch(
-    method: Method, table: torch.Tensor, logprob: torch.Tensor, part: Rollout, decided: dict, draw: int
+    method: Method, table: torch.Tensor, logprob: torch.Tensor, part: Rollout, decided: dict, seed: int
 ) -> TokenBatch:
     """The mini-batch as `loss` sees it; `logprob` (R·S, V) is the log-softmax of `table`, both with gradient.
 
@@ -281,7 +282,7 @@ def _minibatch(
         old_logprob=old,
         mask=torch.ones_like(old),
         success=part.success.reshape(-1),
-        draw_seed=draw,
+        draw_seed=seed,
         prepared=True,
         **decided,
         **needed,

@@ -31,6 +31,7 @@ REGISTRIES = {
     ("evals.benchmarks.registry", "TRAIN_SETS"),
 }
 CARRIERS = "dynclip.runtime."  # infrastructure that does not affect results: left out of code digests
+SEEDS = "dynclip.runtime.seeds"  # the module of CARRIERS that does affect them
 VERSIONS = (
     "torch",
     "transformers",
@@ -56,13 +57,14 @@ def code_digest(*names: str) -> str:
     """Digest of the functions, classes and constants named as "module:name" and of all they use inside the project.
 
     Names used are found in the source by their text (no import is run), following imports between the project's
-    modules; the entries of REGISTRIES and the package CARRIERS are left out. Raises KeyError for an unknown name.
+    modules; the entries of REGISTRIES and the package CARRIERS without SEEDS are left out. Raises KeyError for an
+    unknown name.
     """
     pending = [tuple(name.split(":")) for name in names]
     seen: dict[tuple[str, str], str] = {}
     while pending:
         module, name = key = pending.pop()
-        if key in seen or key in REGISTRIES or module.startswith(CARRIERS):
+        if key in seen or key in REGISTRIES or (module.startswith(CARRIERS) and module != SEEDS):
             continue
         definitions, imports = _module(module)
         if name in imports:
