@@ -1,4 +1,4 @@
-"""The figures of the microscope's questions: the same bytes every time, readable in grey and at half size."""
+"""The figures of docs/lab.md: the same bytes every time, readable in grey and at half size."""
 
 import io
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MORE, LESS, NEITHER = "#D55E00", "#0072B2", "#999999"
-LEAST_TOKENS = 200  # a bin with fewer is left out of a curve
+LEAST_TOKENS = 200  # bins with fewer tokens are left out of curves
 
 
 def render_all(out: Path) -> dict[str, bytes]:
@@ -169,7 +169,7 @@ def variants(out: Path) -> "Figure":
 
 
 def prediction(out: Path) -> "Figure":
-    """Test grid: the score of a tried-out batch against what was measured, and every predictor's accuracy."""
+    """Test grid: the score of a trial batch against the measured difference, and every predictor's accuracy."""
     cells = load_cells(out, "test")
     figure, axes = canvas(8, 6.8, 2, 3)
     for ax, where in zip(axes[0], WHERE, strict=True):
@@ -209,7 +209,7 @@ def prediction(out: Path) -> "Figure":
     return figure
 
 
-# Name → (files it needs, what draws it).
+# Name → (the files it needs, the function that draws it).
 FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Path], "Figure"]]] = {
     "phase": (("cells-train.csv",), phase),
     "rule": (("rule.csv",), rule),
