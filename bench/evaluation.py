@@ -1,12 +1,12 @@
 """`dynclip evaluate` against lm-evaluation-harness and EvalScope, end to end: python bench/evaluation.py [--write FILE]
 
-The same model, the first problems of GSM8K, prompt, sampling, response limit and precision, one harness after the
-other on this machine, each as its users start it. Counted is the whole command: imports, loading, sampling, grading,
-writing. lm-evaluation-harness and EvalScope run with each batch size of `--batch`; all three read model and problems
-from the hub's cache, which a first, uncounted command fills. Responses are read back from each
-harness's own files and counted in tokens. Memory is the largest sum of resident sizes over the command's processes.
+The harnesses run one after another, each as its users start it, with the same model, first problems of GSM8K, prompt,
+sampling, response limit and precision. The whole command counts: imports, loading, sampling, grading, writing.
+lm-evaluation-harness and EvalScope run with each batch size of `--batch`. All three read model and problems from the
+hub's cache, which an uncounted command fills first. Responses are counted in tokens, from each harness's own files.
+Memory is the largest sum of resident sizes over the command's processes.
 
-Run it alone on the machine. The peers' environment, .venv-harnesses, is built at the first call.
+Run it alone on the machine. The first call builds the other harnesses' environment, .venv-harnesses.
 """
 
 import argparse

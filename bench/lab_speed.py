@@ -1,8 +1,8 @@
-"""Rollout steps a second of the microscope on one core, with one seed and with eight side by side.
+"""Rollout steps per second of the tabular policy on one core, with one seed and with eight in one table.
 
     python bench/lab_speed.py [rounds]
 
-Median of the rounds with minimum and maximum, for 4 and 16 updates a batch; docs/lab.md quotes it.
+Prints the median of the rounds with minimum and maximum, for 4 and 16 updates a batch; docs/lab.md quotes it.
 """
 
 import statistics

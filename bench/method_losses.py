@@ -2,13 +2,13 @@
 
     python bench/method_losses.py [rounds] [steps] [--size BxT] [--write]
 
-The loss alone: forward and backward of `Method.loss` on one synthetic mini-batch, float32, one thread (and on the GPU
-where there is one). A round takes GRPO's loss and a method's in turns and gives one ratio, of the fastest calls. The
-inputs, entropies and what is made from full logits among them, are there before the clock starts. Peak memory is what
-torch's allocator holds at most during one call beyond the inputs. A whole step is `trainer_step.py`'s: a run of `steps`
-rollout steps per method and round.
+The loss alone is forward and backward of `Method.loss` on one synthetic mini-batch, in float32, on one thread (and on
+a GPU if there is one). A round alternates GRPO's loss and a method's, and gives one ratio, of the fastest calls. The
+inputs, also entropies and reductions of full logits, are computed before. Peak memory is the allocator's maximum during
+one call, beyond the inputs. A whole step is measured as in `trainer_step.py`, with `steps` rollout steps per method and
+round.
 
-`--write` puts the tables into docs/cost.md. No number decides over pass or fail.
+`--write` puts the tables into docs/cost.md. No number is a pass or fail criterion.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Seconds per rollout step of DynClipTrainer against stock TRL, on the same work, in turns.
+"""Seconds per rollout step of DynClipTrainer and of TRL's own GRPOTrainer, on the same work, in turns.
 
     python bench/trainer_step.py [rounds] [steps] [--scale workstation] [--json FILE]
 
-At laptop scale: an untrained model, one thread, one process. At a hub scale: the base policy and problems of
-results/<scale> (`snakemake --cores all --config scale=<scale> -- results/<scale>/base/model.json`), each measurement in
-a process of its own with the scale's own sampler, precision and micro-batch. Per arm: median of the rounds' seconds
-with minimum and maximum, the split into sampling and updates, tokens a second, peak memory, the share of the method's
-own computations, and the median of the per-round ratios to TRL's own GRPOTrainer.
+The laptop scale uses an untrained model, one thread and one process. A hub scale uses the base policy and problems of
+results/<scale> (`snakemake --cores all --config scale=<scale> -- results/<scale>/base/model.json`). Each measurement is
+then a process of its own with the scale's sampler, precision and micro-batch. For each arm it prints the median of the
+rounds' seconds with minimum and maximum, the time of sampling, tokens per second, peak memory, the share of the
+method's loss, and the median of the per-round ratios to the first arm.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 import copy
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +13,22 @@ import torch
 from dynclip.lab.agreement import measure as measuring
 from dynclip.lab.agreement.command import main
 from dynclip.lab.agreement.counts import Tokens, grid, join, marginals, ratios, summarise
-from dynclip.lab.agreement.measure import (
-    cut,
-    group_advantages,
-    load_prompts,
-    measure,
-    policy_tokens,
-    random_tokens,
-    sample,
-)
+from dynclip.lab.agreement.measure import group_advantages, load_prompts, measure, policy_tokens, random_tokens
 from dynclip.lab.agreement.page import load, page, policy_table, random_table, render
 from dynclip.regions import alignment
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import sha256
 from dynclip.studies.scales import MINIATURE
 from dynclip.training.tiny_policy import build_model, build_tokenizer
+from evals.benchmarks.problem import Problem
+from evals.sampling.transformers_engine import TransformersEngine
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results/reference/sign-agreement"
-ROWS = [{"problem": "1+2=", "answer": "3"}, {"problem": "4+1+6+4-3=", "answer": "12"}, {"problem": "6*0-6="}]
+PROBLEMS = [
+    Problem(str(i), problem, answer, 1, "sums")
+    for i, (problem, answer) in enumerate({"1+2=": "3", "4+1+6+4-3=": "12", "6*0-6=": "-6"}.items())
+]
 
 
 def tokens(term, baseline, cluster=None, prob=0.25, entropy=1.0, advantage=np.nan) -> Tokens:
@@ -47,7 +46,7 @@ def tokens(term, baseline, cluster=None, prob=0.25, entropy=1.0, advantage=np.na
 @pytest.fixture(scope="module")
 def policy():
     tokenizer = build_tokenizer()
-    return build_model(MINIATURE.policy, tokenizer, 0).eval(), tokenizer
+    return TransformersEngine(build_model(MINIATURE.policy, tokenizer, 0).eval(), tokenizer, batch_size=4)
 
 
 def test_what_is_measured_is_the_alignment_of_the_package(monkeypatch):
@@ -166,69 +165,67 @@ def test_mixed_scales_differ_between_states():
     assert found.entropy.min() < 0.3 and found.entropy.max() > 3.9
 
 
-def test_a_policys_tokens_are_scored_under_the_text_before_them(policy):
+def test_a_policys_tokens_are_scored_under_the_text_before_them(policy, monkeypatch):
     """Against one plain forward pass of each whole sequence: no padding, no shift by one, nothing after the end."""
-    model, tokenizer = policy
-    found = policy_tokens(model, tokenizer, ROWS, samples=2, length=6, seed=7)
-    drawn = list(sample(model, tokenizer, [row["problem"] for row in ROWS], samples=2, length=6, seed=7))
+    drawn, draw_ids = [], policy.draw_ids
+
+    def spied(texts, *given):
+        found = draw_ids(texts, *given)
+        drawn.extend(zip([text for text in texts for _ in range(2)], found[0], strict=True))
+        return found
+
+    monkeypatch.setattr(policy, "draw_ids", spied)
+    found = policy_tokens(policy, PROBLEMS, samples=2, length=6, seed=7)
+    assert [text for text, _ in drawn] == [problem.problem for problem in PROBLEMS for _ in range(2)]
     expected, clusters = [], []
-    for number, ids, completions in drawn:
-        assert ids.tolist() == tokenizer(ROWS[number]["problem"])["input_ids"]
-        for completion in completions:
-            with torch.no_grad():
-                logits = model(torch.cat([ids, completion])[None]).logits[0].double()
-            logprob = torch.log_softmax(logits, -1)[len(ids) - 1 : -1]
-            expected += logprob.gather(1, completion[:, None])[:, 0].exp().tolist()
-            clusters += [number] * len(completion)
+    for number, (text, completion) in enumerate(drawn):
+        ids = policy.tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            logits = policy.model(torch.tensor([ids + completion])).logits[0].double()
+        logprob = torch.log_softmax(logits, -1)[len(ids) - 1 : -1]
+        expected += logprob.gather(1, torch.tensor(completion)[:, None])[:, 0].exp().tolist()
+        clusters += [number // 2] * len(completion)
     assert found.prob.tolist() == pytest.approx(expected, rel=1e-5)
     assert found.cluster.tolist() == clusters and set(clusters) == {0, 1, 2}
+    again = policy_tokens(policy, PROBLEMS, samples=2, length=6, seed=7)
+    assert again.prob.tolist() == found.prob.tolist() and drawn[: len(drawn) // 2] == drawn[len(drawn) // 2 :]
 
 
 def test_policies_are_sampled_at_temperature_one(policy):
     """Only then is the mean surprisal of the samples the mean entropy; a peaked policy shows it."""
-    model, tokenizer = copy.deepcopy(policy[0]), policy[1]
+    model = copy.deepcopy(policy.model)
     with torch.no_grad():
         model.model.norm.weight.mul_(8)
-    found = policy_tokens(model, tokenizer, ROWS, samples=100, length=8, seed=3)
+    peaked = TransformersEngine(model, policy.tokenizer, batch_size=300)
+    found = policy_tokens(peaked, PROBLEMS, samples=100, length=8, seed=3)
     gap = -np.log(found.prob) - found.entropy
     assert found.entropy.mean() < 2.8 < np.log(26)
     assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap)) < 0.2
 
 
-def test_batches_are_those_of_the_seed(policy):
-    model, tokenizer = policy
-    texts = [row["problem"] for row in ROWS]
-    first, again = (list(sample(model, tokenizer, texts, 2, 6, seed=1, batch=4)) for _ in range(2))
-    assert [number for number, *_ in first] == [0, 1, 2]
-    assert all(
-        torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one[2], two[2], strict=True)
-    )
-
-
-def test_a_completion_ends_with_its_end_token():
-    assert cut(torch.tensor([5, 1, 7, 1]), end=1).tolist() == [5, 1]
-    assert cut(torch.tensor([5, 7]), end=1).tolist() == [5, 7]
-
-
 def test_group_advantages_by_hand():
     texts = [r"\boxed{3}", r"\boxed{4}", r"\boxed{5}", r"\boxed{3}"]
     scale = np.sqrt(1 / 3) + 1e-4
-    assert group_advantages({"answer": "3"}, texts) == pytest.approx(np.array([1, -1, -1, 1]) / 2 / scale)
-    assert group_advantages({"answer": "1 + 2 = 3\n#### 3"}, texts) == pytest.approx(
-        np.array([1, -1, -1, 1]) / 2 / scale
-    )
-    assert group_advantages({"answer": "9"}, texts).tolist() == [0, 0, 0, 0]
-    assert np.isnan(group_advantages({"answer": "3"}, texts[:1])).all() and np.isnan(group_advantages({}, texts)).all()
+    three = PROBLEMS[0]
+    assert group_advantages(three, texts) == pytest.approx(np.array([1, -1, -1, 1]) / 2 / scale)
+    assert group_advantages(replace(three, answer="9"), texts).tolist() == [0, 0, 0, 0]
+    assert np.isnan(group_advantages(three, texts[:1])).all()
+
+
+def write_prompts(path: Path) -> None:
+    """A data file with the manifest that `dynclip data` writes beside it."""
+    path.write_text("".join(json.dumps(asdict(problem)) + "\n" for problem in PROBLEMS))
+    manifest = {"files": {path.name: {"rows": len(PROBLEMS), "sha256": sha256(path)}}}
+    path.with_name("manifest.json").write_text(json.dumps(manifest))
 
 
 def test_two_commands_make_the_page(policy, tmp_path, monkeypatch):
     # tests/evals must not stand for the package of that name, whose code is part of the recorded digest.
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.delitem(sys.modules, "evals", raising=False)
-    model, tokenizer = policy
-    model.save_pretrained(tmp_path / "tiny")
-    tokenizer.save_pretrained(tmp_path / "tiny")
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    policy.model.save_pretrained(tmp_path / "tiny")
+    policy.tokenizer.save_pretrained(tmp_path / "tiny")
+    write_prompts(tmp_path / "prompts.jsonl")
     out = tmp_path / "out"
     assert main(["--out", str(out), "--states", "4", "--each", "2"]) == 0
     given = ["--model", str(tmp_path / "tiny"), "--prompts", str(tmp_path / "prompts.jsonl"), "--samples", "2"]
@@ -239,7 +236,7 @@ def test_two_commands_make_the_page(policy, tmp_path, monkeypatch):
     }  # fmt: skip
     found = json.loads((out / "a-tiny-policy.json").read_text())
     assert found["settings"]["prompts"] == "prompts.jsonl" and found["settings"]["model"] == "tiny"
-    assert len(found["settings"]["weights_sha256"]["model.safetensors"]) == 64
+    assert found["settings"]["weights_sha256"] == sha256(tmp_path / "tiny" / "model.safetensors")
     assert str(tmp_path) not in "".join(path.read_text() for path in out.iterdir() if path.suffix != ".png")
     policies, random, bins = load(out)
     assert (out / "README.md").read_text() == page(policies, random)
@@ -252,7 +249,7 @@ def test_two_commands_make_the_page(policy, tmp_path, monkeypatch):
     ("arguments", "said"),
     [
         (["--model", "anywhere"], "--model and --prompts: expected both or neither"),
-        (["--model", "no such model", "--prompts", "x.jsonl"], "--model no such model: expected a local folder"),
+        (["--model", "no such model", "--prompts", "x.jsonl"], "no such model: no such folder, and not a hub id"),
     ],
 )
 def test_mistakes_are_one_line(arguments, said, tmp_path, capsys):
@@ -262,11 +259,10 @@ def test_mistakes_are_one_line(arguments, said, tmp_path, capsys):
 
 
 def test_prompts_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(UserError, match=r"absent\.jsonl is missing"):
         load_prompts(str(tmp_path / "absent.jsonl"))
-    (tmp_path / "empty.jsonl").write_text('{"text": "1"}\n')
-    with pytest.raises(ValueError, match="problem, question, prompt"):
-        load_prompts(str(tmp_path / "empty.jsonl"))
+    with pytest.raises(UserError, match=r"--prompts gsm9k: expected a \.jsonl file or a benchmark: .*gsm8k"):
+        load_prompts("gsm9k")
 
 
 def test_the_committed_page_is_that_of_the_committed_numbers():

@@ -13,6 +13,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.studies.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M
 from dynclip.studies.scales import SCALES, Supervised
 from dynclip.training import hub_policy
+from dynclip.training.tiny_policy import IGNORED
 from evals.benchmarks.problem import Problem
 from evals.sampling.engine import load_tokenizer
 
@@ -86,9 +87,7 @@ def test_the_supervised_loss_is_on_the_response_alone_and_padding_counts_nowhere
         length = len(prompt) + len(response)
         assert ids[i, :length].tolist() == prompt + response and response[-1] == tokenizer.eos_token_id
         assert labels[i, len(prompt) : length].tolist() == response
-        assert (labels[i, : len(prompt)] == hub_policy.IGNORED).all() and (
-            labels[i, length:] == hub_policy.IGNORED
-        ).all()
+        assert (labels[i, : len(prompt)] == IGNORED).all() and (labels[i, length:] == IGNORED).all()
         assert attention[i].sum() == length
 
 

@@ -92,6 +92,6 @@ def test_three_skipped_updates_in_a_row_stop_the_run_with_its_batch(tmp_path, mo
 
 
 def test_exploding_ratios_are_skipped_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("dynclip.trl.trainer.RATIO_LIMIT", 1.0001)  # as any ratio is after the first update
+    monkeypatch.setattr("dynclip.trl.skipping.RATIO_LIMIT", 1.0001)  # as any ratio is after the first update
     with pytest.raises(UserError, match="3 updates in a row"):
         train(tmp_path, "grpo", rollout_steps=1)

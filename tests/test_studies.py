@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,14 @@ from dynclip.report.figures import FIGURES
 from dynclip.report.study_page import signs
 from dynclip.report.study_page import write_study as write_page
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import sha256
 from dynclip.studies.arms import ARMS, STUDIES, UPDATES, arm, study_runs, study_spec, with_thresholds
 from dynclip.studies.method_options import format_value, parse_options
 from dynclip.studies.overrides import resolve
 from dynclip.studies.probes import PROBES, in_region
 from dynclip.studies.scales import LAPTOP
 from dynclip.training.fingerprint import method_digest
+from evals.benchmarks.problem import Problem
 
 
 def test_every_arm_is_a_method_whose_options_it_takes():
@@ -316,8 +318,11 @@ def test_the_rule_is_checked_on_the_tokens_of_the_checkpoints(tmp_path):
         model().save_pretrained(folder)
         tokenizer().save_pretrained(folder)
     (results / "data").mkdir()
-    rows = [json.dumps({"problem": prompt, "answer": "a"}) + "\n" for prompt in PROMPTS[:4]]
-    (results / "data" / "train.jsonl").write_text("".join(rows))
+    rows = [asdict(Problem(str(i), prompt, "a", 1, "letters")) for i, prompt in enumerate(PROMPTS[:4])]
+    train = results / "data" / "train.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recorded = {train.name: {"rows": len(rows), "sha256": sha256(train)}}
+    (results / "data" / "manifest.json").write_text(json.dumps({"files": recorded}))
     runs = {("grpo", 0): {"checkpoints": [1, 2]}, ("id", 0): {"checkpoints": [1, 2]}}
     evidence = Evidence(results, ("grpo", "id"), (0,), runs, {}, [])
     table = signs(evidence, measure_checkpoints(evidence, "grpo"))

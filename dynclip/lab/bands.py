@@ -1,20 +1,20 @@
-"""What a looser bound re-admits, measured on GRPO's own run, and what that says about where entropy will go.
+"""Predicts from GRPO's run alone how a looser bound changes entropy.
 
-GRPO's clip takes from the gradient the tokens beyond 1 ± 0.2 on their advantage's side. A looser bound gives back the
-tokens of the *band* between the two bounds; it changes nothing else. To first order the entropy that one update buys
-with them is the sum over the band of r · alignment (dynclip.regions), and their effect on the expected reward J is the
-inner product of the same gradient with ∇J: numbers of GRPO's run alone, no run with the looser bound is needed.
+GRPO's clip removes from the gradient the tokens beyond 1 ± 0.2 on the side of their advantage. A looser bound gives
+back the tokens of the *band* between the two bounds, and changes nothing else. To first order, one update changes
+entropy through them by the sum over the band of r · alignment (dynclip.regions), and the expected reward J by the inner
+product of the same gradient with ∇J. Both are numbers of GRPO's run; no run with the looser bound is needed.
 
-`follow` accumulates both along GRPO's run in four readings, from the paper's rule to a trial of the real thing:
+`follow` accumulates both along GRPO's run in four readings:
 
     rule       the paper's term −A p (ln p + H), without the global baseline; step along the gradient of the logits
     exact      −A [p (ln p + H) − B], the same step
     optimizer  the exact inner products with the optimizer's own step (Adam divides by √v̂; SGD: as "exact")
-    batch      no expansion: now and then one whole rollout batch is trained twice from GRPO's state, with either bound
+    batch      no expansion: every few steps one whole rollout batch is trained twice from GRPO's state, once per bound
 
-With D_H and D_J the sums over GRPO's steps before K, `predict` says for equal steps D_H(K); and for equal success
-D_H − (dH/dJ) D_J where GRPO has made half of its gain: a policy that is D_J ahead reaches the same reward earlier, and
-what it would have paid on GRPO's way there, at GRPO's price dH/dJ, is taken off. Nothing is fitted.
+D_H and D_J are the sums over GRPO's steps before K. For equal steps `predict` gives D_H(K). For equal success it gives
+D_H − (dH/dJ) D_J, where GRPO has made half of its gain: a policy that is D_J ahead reaches the same reward earlier, so
+the entropy change of GRPO's own way there, dH/dJ per reward, is subtracted. Nothing is fitted.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from dynclip.regions import baseline
 
 READINGS = ("rule", "exact", "optimizer", "batch")
 WHERE = ("half", "end", "success")
-# Name of an arm → (method, options). The first is what the others are compared with.
+# Name of an arm → (method, options). The first one is the baseline.
 ARMS = {
     "grpo": ("grpo", {}),
     "clip_higher": ("clip_higher", {}),
@@ -46,9 +46,11 @@ UPPER = LOOSER[:3]
 
 @dataclass(frozen=True)
 class Bands:
-    """Effects of the band along GRPO's run. By reading: `entropy` and `success`, arrays (arms, seeds, steps), what a
-    step's band adds to the entropy (nats, mean over states) and to the expected reward; "rule" and "exact" per unit of
-    a step on the logits. `share` (arms, seeds, steps): tokens in the band, mean over updates.
+    """Effects of the band along GRPO's run, arrays (arms, seeds, steps).
+
+    `entropy` and `success`, by reading: what a step's band adds to the entropy (nats, mean over states) and to the
+    expected reward. "rule" and "exact" are per unit of a step on the logits. `share`: tokens in the band, mean over
+    updates.
     """
 
     entropy: dict[str, np.ndarray]
@@ -57,9 +59,9 @@ class Bands:
 
 
 def follow(regime: Regime, seeds, every: int = 5, arms: dict = ARMS) -> tuple[Trace, Bands]:
-    """GRPO's run in `regime` with the bands of the looser `arms`; a trial batch at each `every`-th step stands for all.
+    """GRPO's run in `regime`, with the bands of the looser `arms`. Every `every`-th step has a trial batch.
 
-    Raises ValueError for a regime whose arms are not PPO's surrogate with other bounds.
+    Raises ValueError for arms that differ from GRPO in more than their bounds.
     """
     looser = [registry.method(name, regime.steps, **options) for name, options in list(arms.values())[1:]]
     if any(bounds_aside(method.spec) != bounds_aside(registry.METHODS["grpo"]) for method in looser):
@@ -91,8 +93,8 @@ def bounds_aside(spec: MethodSpec) -> list:
 def band_effects(view: View, looser: list[Method]) -> dict[tuple[str, str], np.ndarray]:
     """First-order effects of this update's band, by (reading, kind): arrays (arms, seeds).
 
-    A token's objective r A has the gradient r A (e_a − p) in the logits of its state, over the mini-batch's tokens.
-    Where a bound is tighter than GRPO's its tokens count with a minus.
+    A token's objective r A has the gradient r A (e_a − p) in the logits of its state. Tokens count negatively where a
+    bound is tighter than GRPO's.
     """
     regime, part = view.world.regime, view.part
     replicas, shape = len(view.world.seeds), part.rows.shape
@@ -142,7 +144,7 @@ def keeps(method: Method, ratio: torch.Tensor, old: torch.Tensor, advantages: to
 
 
 def trials(view: View, looser: list[Method]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each looser method: how far one rollout batch, trained from here, ends from GRPO's, in entropy and reward."""
+    """For each looser method: (entropy, expected reward) after one rollout batch from here, minus GRPO's."""
     ends = []
     for method in (view.method, *looser):
         table, slots = view.table.clone(), view.slots.copy()
@@ -156,9 +158,9 @@ def trials(view: View, looser: list[Method]) -> list[tuple[np.ndarray, np.ndarra
 def predict(trace: Trace, bands: Bands, arm: int, reading: str, where: str) -> tuple[int, float]:
     """(sign, score) of the looser arm's entropy minus GRPO's, from GRPO's run alone; `arm` counts `LOOSER`.
 
-    `where`: "half" or "end" of the run at equal steps, or "success", at equal expected reward. The score is the mean
-    over seeds; its unit is nats for "optimizer" and "batch", arbitrary but positive for the others. (0, NaN) where
-    GRPO's reward does not grow. Raises ValueError for an unknown reading or place.
+    `where` is "half" or "end" of the run, at equal steps, or "success", at equal expected reward. The score is the mean
+    over seeds, in nats for "optimizer" and "batch" and in an arbitrary unit for the others. It is (0, NaN) if GRPO's
+    reward does not grow. Raises ValueError for an unknown reading or place.
     """
     if reading not in READINGS or where not in WHERE:
         raise ValueError(f"expected a reading of {READINGS} and a place of {WHERE}, given {reading!r}, {where!r}")
@@ -175,7 +177,7 @@ def predict(trace: Trace, bands: Bands, arm: int, reading: str, where: str) -> t
 
 
 def half_gain(trace: Trace) -> int | None:
-    """The first step, at least 1, before which the mean reward has made half of its gain; None without any gain."""
+    """The first step, from 1 on, before which the mean reward has made half of its gain; None without a gain."""
     success = trace.success.mean(0)
     gain = success[-1] - success[0]
     return None if gain <= 0 else max(1, int(np.argmax(success >= success[0] + gain / 2)))

@@ -1,4 +1,4 @@
-"""Comparing runs of the microscope: at equal steps, at equal success, and against what was predicted."""
+"""Compares runs of the tabular policy at equal steps and at equal success, and with the predictions."""
 
 from dataclasses import asdict
 
@@ -16,8 +16,8 @@ LEAST_SEEDS = 4
 def differences(traces: dict[str, Trace], where: str) -> dict[str, np.ndarray]:
     """Entropy of each looser arm minus that of the first, (seeds,), paired by seed.
 
-    "half" and "end" are equal steps; "success" is where either first reaches, between two steps linearly, half of the
-    gain of the slowest arm of that seed: NaN where it gains nothing.
+    "half" and "end" compare at equal steps. "success" compares where each arm first reaches half of the gain of the
+    slowest arm of that seed, interpolated linearly between steps. It is NaN where that arm gains nothing.
     """
     base, *others = traces
     steps = traces[base].entropy.shape[1] - 1
@@ -32,7 +32,7 @@ def differences(traces: dict[str, Trace], where: str) -> dict[str, np.ndarray]:
 
 
 def entropy_at(trace: Trace, target: np.ndarray) -> np.ndarray:
-    """Entropy where `success` first reaches `target`, both (seeds,), interpolated between steps; NaN where it never."""
+    """Entropy where `success` first reaches `target`, both (seeds,), interpolated; NaN if it never does."""
     found = np.full(len(target), np.nan)
     for seed, goal in enumerate(target):
         success, entropy = trace.success[seed], trace.entropy[seed]
@@ -45,7 +45,7 @@ def entropy_at(trace: Trace, target: np.ndarray) -> np.ndarray:
 
 
 def summary(values: np.ndarray) -> tuple[float, float, int]:
-    """(mean, standard error, n) of the finite values; NaN where fewer than LEAST_SEEDS are."""
+    """(mean, standard error, n) of the finite values; NaN for fewer than LEAST_SEEDS of them."""
     kept = values[np.isfinite(values)]
     if len(kept) < LEAST_SEEDS:
         return float("nan"), float("nan"), len(kept)
@@ -58,7 +58,7 @@ def decided(mean: float, error: float) -> int:
 
 
 def compare(regime: Regime, seeds) -> tuple[dict, list[dict]]:
-    """(what the regime is like, one row per looser arm and place with the measured difference and all scores)."""
+    """(facts about the regime, a row per looser arm and place with the measured difference and all scores)."""
     base, bands = follow(regime, seeds)
     traces = {"grpo": base} | {name: run(regime, *ARMS[name][:1], seeds, ARMS[name][1]) for name in LOOSER}
     rows = []

@@ -1,7 +1,7 @@
-"""The regimes that the questions of docs/lab.md are asked in, declared before they are run.
+"""The regimes for the questions of docs/lab.md, declared before any run.
 
-`TRAIN` is a factorial, the phase diagram; whatever had to be chosen for the predictor was chosen on it. `TEST` is drawn
-at random from wider ranges, with other sizes and other seeds, and decides how good the predictor is.
+The grid "train" is a factorial, the phase diagram. All choices for the predictor were made on it. The grid "test" is
+drawn at random from wider ranges, with other sizes and seeds. It decides how good the predictor is.
 """
 
 import math
@@ -12,9 +12,9 @@ import numpy as np
 from dynclip.lab.world import PEAKS, Regime
 
 STEPS = 60
-SAMPLES = 256  # completions of a rollout step in TRAIN
+SAMPLES = 256  # completions of a rollout step in the train grid
 SEEDS = {"train": tuple(range(8)), "test": tuple(range(100, 108))}
-# The axes of TRAIN: label → fields.
+# The axes of the train grid: label → fields.
 STARTS = {
     "flat": {"peak": 0.0},
     "peak 2.5": {"peak": 2.5},
@@ -40,7 +40,7 @@ STORIES = {
 
 
 def factorial() -> dict[tuple[str, ...], Regime]:
-    """The 48 regimes of the phase diagram, by the labels of their place on AXES; groups of 16."""
+    """The 48 regimes of the phase diagram, by their labels on AXES, with groups of 16."""
     found = {}
     for labels in product(*AXES.values()):
         fields = dict(GROUPS["16"])
@@ -51,9 +51,9 @@ def factorial() -> dict[tuple[str, ...], Regime]:
 
 
 def variations() -> list[Regime]:
-    """What the factorial leaves out, at four updates: peaks on right or wrong actions, SGD, and groups of 4.
+    """Variations outside the factorial, at four updates: peaks on right or wrong actions, SGD, and groups of 4.
 
-    SGD's step is in logits per token-mean gradient: 10 moves a ratio about as far as Adam's 0.1 at this size.
+    SGD's rate is in logits per unit of the token-mean gradient: 10 moves a ratio about as far as Adam's 0.1 here.
     """
     base = {**GROUPS["16"], **UPDATES["4"], "steps": STEPS}
     peaks = [
@@ -75,7 +75,7 @@ def variations() -> list[Regime]:
 
 
 def drawn(count: int = 40, seed: int = 2602) -> list[Regime]:
-    """Regimes at random: every size and rate from a range, starts where at least 0.2 % would be right by chance."""
+    """Random regimes: every size and rate is from a range; even draws have a reward chance of at least 0.2 %."""
     rng = np.random.default_rng(seed)
     found = []
     while len(found) < count:

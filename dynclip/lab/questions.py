@@ -1,9 +1,9 @@
-"""The questions of docs/lab.md, asked of the microscope: runs everything and writes numbers, tables and figures.
+"""Answers the questions of docs/lab.md: runs everything and writes numbers, tables and figures.
 
     python -m dynclip.lab.questions --out results/reference/lab
 
-Each question writes its files when it is done; a file that is there is not made again, so an interrupted command is
-continued by the same one. `--only` asks one question, `--page` writes tables and figures from what is there.
+Each question writes its files when it is answered, and existing files are not made again. So the same command continues
+an interrupted one. `--only` answers one question. `--page` writes tables and figures from the existing files.
 """
 
 import argparse
@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from dynclip.lab.compare import compare, decided, differences, summary
+from dynclip.lab.figures import render_all
 from dynclip.lab.grids import GROUPS, SEEDS, STORIES, UPDATES, regimes, stories
+from dynclip.lab.tables import page
 from dynclip.lab.tabular import Trace, View, run
 from dynclip.lab.world import Regime
 from dynclip.methods.types import Line
@@ -26,16 +27,11 @@ from dynclip.regions import baseline
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.provenance import code_digest, environment
 
-if TYPE_CHECKING:
-    pass
-from dynclip.lab.figures import render_all
-from dynclip.lab.tables import page
-
 CURVE_SEEDS = tuple(range(8))
 SINGLE_SEEDS = CURVE_SEEDS[:4]  # of od, whose seeds run one after the other
 CURVES = ("grpo", "id", "did")
 OD_FRACTIONS = (0.2, 0.5)  # H_min / H_init: the paper's, and one that more runs get down to
-MOVE = 0.02  # nats: a turn of the mean curve smaller than this is not called one
+MOVE = 0.02  # nats: a smaller turn of the mean curve does not count
 H_STEP = 0.25  # nats: width of the bins of question 2
 
 
@@ -131,8 +127,8 @@ def by_step(curve: np.ndarray, every: int = 2) -> dict[str, float]:
 def legs(curves: np.ndarray) -> list[float]:
     """The rises (+) and falls (−) of the mean of `curves` (seeds, steps), in order, in nats.
 
-    A turn counts where the way back is at least MOVE and 2.5 standard errors of it over seeds; what is smaller belongs
-    to the leg around it.
+    A turn counts if the way back is at least MOVE and 2.5 standard errors over seeds. Smaller ones belong to the leg
+    around them.
     """
     mean, turns, extreme, way = curves.mean(0), [0], 0, 0
 
@@ -143,7 +139,7 @@ def legs(curves: np.ndarray) -> list[float]:
 
     for step in range(1, len(mean)):
         if way == 0:
-            # Before the first leg either side may be left: from the highest or the lowest point so far.
+            # The first leg starts at the highest or the lowest point so far.
             for start in (int(mean[: step + 1].argmax()), int(mean[: step + 1].argmin())):
                 if way == 0 and start < step and (way := moved(start, step)):
                     turns, extreme = [start], step
@@ -168,8 +164,9 @@ def ask_formula(out: Path) -> None:
 
 
 def variants(regime: Regime, seeds) -> list[dict]:
-    """Entropy of one variant minus another at each place, paired by seed; a constant is the mean bound of the run's
-    tokens under the dynamic one.
+    """Entropy of one variant minus another at each place, paired by seed.
+
+    A constant bound is the mean over tokens of the dynamic bound's run.
     """
     upper, lower = (run(regime, name, seeds) for name in ("dynamic_upper", "dynamic_lower"))
     high, low = float(upper.eps_high.mean()), float(lower.eps_low.mean())
@@ -194,7 +191,7 @@ def variants(regime: Regime, seeds) -> list[dict]:
     return rows
 
 
-# Question → (the files that say it is answered, what answers it).
+# Question → (its files, which exist once it is answered; the function that answers it).
 QUESTIONS: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
     "train": (("regimes-train.csv", "cells-train.csv"), lambda out: ask_grid("train", out)),
     "test": (("regimes-test.csv", "cells-test.csv"), lambda out: ask_grid("test", out)),
@@ -209,14 +206,14 @@ def write_csv(path: Path, table) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Answer what has not been answered yet, then write the tables and figures."""
+    """Answer the questions without files, then write the tables and figures."""
     parser = argparse.ArgumentParser(prog="python -m dynclip.lab.questions", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/lab"), help="default: %(default)s")
     parser.add_argument("--figures", type=Path, help="where figures go; default: OUT")
-    parser.add_argument("--only", choices=QUESTIONS, help="ask this question alone, and draw nothing")
-    parser.add_argument("--page", action="store_true", help="ask nothing: tables and figures of what is there")
+    parser.add_argument("--only", choices=QUESTIONS, help="answer this question alone, without tables and figures")
+    parser.add_argument("--page", action="store_true", help="only make tables and figures from existing files")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)  # the tables are small: a second thread only waits, and sums keep their order
+    torch.set_num_threads(1)  # the tables are small, and one thread keeps the order of sums
     for name, (files, ask) in QUESTIONS.items():
         if options.page or options.only not in (None, name) or all((options.out / file).exists() for file in files):
             continue
@@ -230,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_page(out: Path, figures: Path) -> None:
-    """README.md into `out` and the figures into `figures`, from whatever was measured."""
+    """Write README.md into `out` and the figures into `figures`, from the existing files."""
     write_atomic(out / "README.md", page(out))
     for name, content in render_all(out).items():
         write_atomic(figures / name, content)

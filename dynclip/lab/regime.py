@@ -1,13 +1,13 @@
 """Search for a laptop regime in which the bounds bind: python -m dynclip.lab.regime [--write FOLDER]
 
-The rule is fixed here, before any run of the study. Every candidate trains GRPO on SEARCH_SEEDS, which no study uses,
-for STEPS rollout steps from the laptop's base policy. A candidate passes when in every seed
+The rule was fixed before any run of the study. Every candidate trains GRPO from the laptop's base policy for STEPS
+rollout steps, on SEARCH_SEEDS, which no study uses. A candidate passes if in every seed
     binding  at least BINDING of the tokens lose their gradient to a bound, on average over the run,
     learning the reward gains at least GAIN from the first to the last sixth of the run,
     stable   the reward of the last sixth is at most DROP below the best sixth, and entropy stays above FLOOR.
-DROP was 0.03 for the first fourteen candidates, which is within the noise: a mean of six steps has a standard error of
-about 0.02, and the best of 35 of them lies two above.
-Of those that pass, the one with the largest reward gain is taken. Finished runs are kept and not repeated.
+DROP was 0.03 for the first fourteen candidates. That is within the noise: a mean of six steps has a standard error of
+about 0.02, and the best of 35 such means lies about two standard errors above the true one.
+The candidate with the largest reward gain among those that pass is taken. Finished runs are not repeated.
 """
 
 import argparse
@@ -85,7 +85,7 @@ class Outcome:
 
 
 def outcome(seed: int, rows: Sequence[dict]) -> Outcome:
-    """What the rule looks at, from the rows of a run's metrics.jsonl."""
+    """The numbers of the rule, from the rows of a run's metrics.jsonl."""
     sixth = max(1, len(rows) // 6)
 
     def column(name: str) -> list[float]:
@@ -117,7 +117,7 @@ def label(scale: Scale) -> str:
 
 
 def chosen(results: dict[str, list[Outcome]]) -> str | None:
-    """The candidate that the rule takes, None where none passes."""
+    """The candidate that the rule takes; None if no candidate passes."""
     passed = [
         name
         for name, found in results.items()
@@ -127,8 +127,11 @@ def chosen(results: dict[str, list[Outcome]]) -> str | None:
 
 
 def search(laptop: Path, out: Path, jobs: int) -> dict[str, list[Outcome]]:
-    """Train every candidate that has no finished run under `out`, `jobs` side by side; `laptop` is results/laptop with
-    data and base. A candidate that fails with one seed is not tried with the next."""
+    """Train every candidate without a finished run under `out`, `jobs` at a time.
+
+    `laptop` is results/laptop, with data and base policy. A candidate that fails with one seed is not tried with the
+    next.
+    """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -178,7 +181,7 @@ def cells(name: str, found: Sequence[Outcome]) -> list[str]:
 
 
 def page(results: dict[str, list[Outcome]]) -> str:
-    """The search as Markdown: the rule, a row per candidate, what was taken."""
+    """The search as Markdown: the rule, a row per candidate, and the candidate taken."""
     taken = chosen(results)
     return "\n\n".join(
         [

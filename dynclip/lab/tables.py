@@ -1,4 +1,4 @@
-"""The tables of the microscope's questions, from the files of dynclip.lab.questions alone; docs/lab.md quotes them."""
+"""The tables of docs/lab.md, from the files of dynclip.lab.questions alone."""
 
 import json
 from itertools import product
@@ -43,7 +43,7 @@ def page(out: Path) -> str:
 
 
 def tables(out: Path) -> dict[str, str]:
-    """Title → table, of what is there."""
+    """Title → table, from the existing files."""
     found = {}
     cells = {grid: load_cells(out, grid) for grid in ("train", "test") if (out / f"cells-{grid}.csv").exists()}
     for grid, rows in cells.items():
@@ -92,7 +92,7 @@ def sign_table(cells: "pd.DataFrame") -> str:
 
 
 def axis_table(cells: "pd.DataFrame") -> str:
-    """A row per level of every axis of the factorial, and of what was varied beside it; for the two dynamic bounds."""
+    """A row per level of every axis of the factorial and per variation, for the two dynamic bounds."""
     labels = {number: key for number, key in enumerate(factorial())}
     groups = {}
     for place, (axis, levels) in enumerate(AXES.items()):
@@ -171,7 +171,7 @@ def correlation_row(cells: "pd.DataFrame") -> list[str]:
 
 
 def side_table(cells: "pd.DataFrame") -> str:
-    """As `prediction_table`, upper and lower bounds apart."""
+    """Like `prediction_table`, with one table for upper and one for lower bounds."""
     parts = []
     for side, arms in SIDES.items():
         some = cells[cells["arm"].isin(arms)]

@@ -1,15 +1,14 @@
-"""The microscope: a tabular softmax policy on which every method's real code path runs in seconds.
+"""GRPO training of a tabular softmax policy: every method's real code path, in seconds.
 
     from dynclip.lab import Regime, run
     run(Regime(peak=2.0), "id", seeds=range(8)).entropy
 
-A run is GRPO training without a network: `Method.prepare`, `loss` and `observe` are the ones a trainer calls, on a
-`TokenBatch` made from the table, and the gradient is autograd's through log-softmax. No loss is written down here.
+A run has no network. It calls `Method.prepare`, `loss` and `observe` as a trainer does, on a `TokenBatch` made from the
+table, and takes the gradient by autograd through log-softmax. This file contains no loss of its own.
 
-All seeds of a run lie side by side in one table where that changes nothing: no statistic of the method is taken over a
-batch and no controller keeps a state (`stackable`). The others run one seed after the other. In expectation mode
-(`exact=True`, problems of one state) every action of a drawn state takes part with its probability, so that only the
-choice of states is random.
+All seeds of a run share one table if that changes nothing (`stackable`): the method takes no statistic over a batch and
+its controller keeps no state. Other methods run one seed after another. In expectation mode (`exact=True`, problems of
+one state) every action of a drawn state counts with its probability, so that only the choice of states is random.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,21 +23,27 @@ from dynclip.methods.objective import Method
 from dynclip.methods.spec import MethodSpec
 from dynclip.methods.types import TokenBatch
 from dynclip.regions import baseline, members
+from dynclip.runtime.seeds import derive_seed
 
 __all__ = ["Regime", "Trace", "run", "separable", "stackable"]
 
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
-# Added terms that are functions of one token; the others look at their batch or at their group.
+# Added terms that are functions of one token; the others depend on the batch or the group.
 TOKEN_TERMS = (None, extras.entropy_bonus, extras.steered_entropy_bonus, extras.clamped_entropy_bonus)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a run did. Arrays (seeds, steps + 1), the last column after the last update: `entropy`, nats, the mean over
-    all states; `success`, expected reward, exact; both of the policy before rollout step k. (seeds, steps):
-    `token_entropy`, the mean over the step's tokens, which controllers see; `clip_low`, `clip_high` (share of tokens
-    beyond a bound on A's side, mean over updates), `eps_low`, `eps_high` (mean over tokens), `signal` (a controller's,
-    else −1), `agreement` (share of tokens with an advantage whose token-only rule has the exact sign; NaN without any).
+    """What a run measured.
+
+    Arrays (seeds, steps + 1), of the policy before rollout step k and, in the last column, after the last update:
+    `entropy`, nats, mean over all states; `success`, the exact expected reward.
+
+    Arrays (seeds, steps): `token_entropy`, nats, mean over the step's tokens, which controllers observe; `clip_low` and
+    `clip_high`, the share of tokens beyond a bound on the side of A, mean over updates; `eps_low` and `eps_high`, mean
+    over tokens; `signal` of a controller, else −1; `agreement`, the share of tokens with an advantage whose token-only
+    rule has the exact sign, NaN without such tokens.
+
     `regions` (4, seeds, steps): shares of tokens in E1-E4, under the policy that sampled.
     """
 
@@ -56,7 +61,7 @@ class Trace:
 
 @dataclass
 class Slots:
-    """The optimizer's memory: Adam's two moments (R·S, V) and how many updates they have seen."""
+    """The optimizer's state: Adam's two moments (R·S, V) and the number of updates."""
 
     first: torch.Tensor
     second: torch.Tensor
@@ -68,9 +73,9 @@ class Slots:
 
 @dataclass(frozen=True)
 class View:
-    """What `watch` is shown before every update: nothing of it may be changed.
+    """What `watch` gets before every update; it must not change any of it.
 
-    `table` (R·S, V) logits, `logprob` their log-softmax, `slots`, `part` the mini-batch, `rollout` the whole batch.
+    `table` (R·S, V) holds logits, `logprob` their log-softmax. `part` is the mini-batch, `rollout` the whole batch.
     """
 
     world: World
@@ -85,13 +90,13 @@ class View:
 
 
 def separable(spec: MethodSpec) -> bool:
-    """Whether the method's loss is a sum over tokens of what one token's sequence, and a controller, decide."""
+    """Whether the loss is a sum over tokens, each decided by its own sequence and a controller alone."""
     statistics = (spec.weights, spec.rollout_weights, spec.advantages)
     return not any(statistics) and spec.extra in TOKEN_TERMS
 
 
 def stackable(spec: MethodSpec) -> bool:
-    """Whether seeds may share one table: `separable`, and no controller whose state is a seed's own."""
+    """Whether seeds may share one table: the loss is `separable` and no controller keeps a state for each seed."""
     return separable(spec) and spec.controller is None
 
 
@@ -105,8 +110,8 @@ def run(
 ) -> Trace:
     """Train `method` with `options` in `regime`, once for each seed.
 
-    Raises ValueError for an unknown method or option, for no seeds, and for `exact` with problems of more than one
-    state or with a method whose statistics are over a sampled batch.
+    Raises ValueError for an unknown method or option and without seeds. It also raises for `exact` with problems of
+    several states, or with a method that takes statistics over a sampled batch.
     """
     seeds = tuple(seeds)
     if not seeds:
@@ -153,10 +158,10 @@ def learn(
     watch: Callable[[View], None] | None = None,
     shares: bool = True,
 ) -> dict[str, torch.Tensor]:
-    """All updates of one rollout batch, changing `table` and `slots` in place.
+    """Do all updates of one rollout batch; changes `table` and `slots` in place.
 
-    Returns the clipped shares and mean bounds of each replica, (R,), as `objective.token_metrics` defines them; nothing
-    with `shares=False`.
+    Returns the clipped shares and mean bounds of each replica, (R,), as in `objective.token_metrics`, or an empty
+    dictionary with `shares=False`.
     """
     regime = world.regime
     whole = method.prepare(_sampled(method, table, rollout), step)
@@ -166,14 +171,14 @@ def learn(
         part = rollout.part(number, regime.minibatches)
         leaf = table.detach().requires_grad_()
         logprob = torch.log_softmax(leaf, -1)
-        draw = (world.seeds[0] * 1_000_003 + step) * 10_007 + update
-        batch = _minibatch(method, leaf, logprob, part, _decided(whole, rollout, number, regime.minibatches), draw)
+        seed = derive_seed(world.seeds[0], step, update)
+        batch = _minibatch(method, leaf, logprob, part, _decided(whole, rollout, number, regime.minibatches), seed)
         if watch:
             watch(View(world, method, step, update, table, logprob.detach(), slots, part, rollout))
         per_token = method.loss(batch, step).per_token
         if part.share is not None:
             per_token = per_token * part.share.reshape(per_token.shape)
-        # A sum over replicas: each gets the gradient of its own mean over tokens.
+        # The loss is summed over replicas, so that each gets the gradient of its own mean over tokens.
         loss = per_token.sum() / (part.unit * (regime.problems // regime.minibatches))
         if shares:
             for key, value in _clipping(method, batch, part, step).items():
@@ -184,7 +189,7 @@ def learn(
 
 
 def descend(regime: Regime, table: torch.Tensor, slots: Slots, gradient: torch.Tensor) -> None:
-    """One optimizer step on `table` (R·S, V), in place: torch.optim.Adam's arithmetic, or plain descent."""
+    """One optimizer step on `table` (R·S, V), in place: torch.optim.Adam's arithmetic, or plain gradient descent."""
     if regime.optimizer == "sgd":
         table.sub_(gradient, alpha=regime.learning_rate)
         return
@@ -205,9 +210,9 @@ def entropy_of(logprob: torch.Tensor) -> torch.Tensor:
 
 
 def measure(rollout: Rollout, logprob: torch.Tensor, entropy: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Of each replica, under the policy that sampled: mean token entropy, region shares, agreement of the rule's sign.
+    """Mean token entropy, region shares and agreement of the rule's sign, under the policy that sampled.
 
-    `logprob` (R·S, V), `entropy` (R·S,).
+    `logprob` is (R·S, V), `entropy` (R·S,). The results are (R,), and `regions` (4, R).
     """
     at = entropy[rollout.rows]
     term = rollout.old_logprob.exp() * (rollout.old_logprob + at)
@@ -220,7 +225,7 @@ def measure(rollout: Rollout, logprob: torch.Tensor, entropy: torch.Tensor) -> d
 
     tokens = total(torch.ones_like(at))
     moved = (advantages != 0).expand_as(at)
-    # docs/regions.md: the rule is wrong exactly where 0 < p (ln p + H) < B.
+    # The rule is wrong exactly where 0 < p (ln p + H) < B (docs/regions.md).
     right = moved & ~((term > 0) & (term < level))
     return {
         "token_entropy": total(at) / tokens,
@@ -230,7 +235,7 @@ def measure(rollout: Rollout, logprob: torch.Tensor, entropy: torch.Tensor) -> d
 
 
 def _sampled(method: Method, table: torch.Tensor, rollout: Rollout) -> TokenBatch:
-    """The rollout batch as `prepare` sees it: every input that comes from the policy that sampled."""
+    """The rollout batch for `prepare`: all inputs come from the policy that sampled."""
     shape = (-1, rollout.rows.shape[-1])
     flat = rollout.old_logprob.reshape(shape)
     needed = {}
@@ -249,7 +254,7 @@ def _sampled(method: Method, table: torch.Tensor, rollout: Rollout) -> TokenBatc
 
 
 def _decided(whole: TokenBatch, rollout: Rollout, number: int, of: int) -> dict[str, torch.Tensor | None]:
-    """Mini-batch `number` of `of` of what `prepare` has decided: advantages and weights."""
+    """Advantages and weights that `prepare` decided, of mini-batch `number` of `of`."""
     replicas, size = len(rollout.rows), rollout.rows.shape[1] // of
 
     def cut(values: torch.Tensor | None) -> torch.Tensor | None:
@@ -262,11 +267,11 @@ def _decided(whole: TokenBatch, rollout: Rollout, number: int, of: int) -> dict[
 
 
 def _minibatch(
-    method: Method, table: torch.Tensor, logprob: torch.Tensor, part: Rollout, decided: dict, draw: int
+    method: Method, table: torch.Tensor, logprob: torch.Tensor, part: Rollout, decided: dict, seed: int
 ) -> TokenBatch:
-    """The mini-batch as `loss` sees it; `logprob` (R·S, V) is the log-softmax of `table`, both with gradient.
+    """The mini-batch for `loss`. `logprob` (R·S, V) is the log-softmax of `table`; both have a gradient.
 
-    One log-softmax of the whole table, then the tokens' entries: cheaper than the reverse with more tokens than states.
+    The log-softmax of the whole table is computed once, because there are more tokens than states.
     """
     shape, rows = (-1, part.rows.shape[-1]), part.rows.reshape(-1)
     needed = {}
@@ -281,7 +286,7 @@ def _minibatch(
         old_logprob=old,
         mask=torch.ones_like(old),
         success=part.success.reshape(-1),
-        draw_seed=draw,
+        draw_seed=seed,
         prepared=True,
         **decided,
         **needed,
@@ -311,7 +316,7 @@ def _clipping(method: Method, batch: TokenBatch, part: Rollout, step: int) -> di
 
 
 def _observed(method: Method, table: torch.Tensor, rollout: Rollout, row: dict) -> float:
-    """What a controller is fed: the mean over the batch's tokens of the entropy it observes."""
+    """The controller's input: the mean over the batch's tokens of the entropy that it observes."""
     if method.spec.observes == "entropy":
         return float(row["token_entropy"].mean())
     values = method.reduction(table)[rollout.rows]

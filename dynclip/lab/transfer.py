@@ -1,11 +1,11 @@
-"""The microscope's prediction on a language model: one rollout batch tried out with each bound.
+"""The prediction of `dynclip.lab.bands` on a language model: a trial of one rollout batch with each bound.
 
     python -m dynclip.lab.transfer --laptop results/laptop --out results/reference/lab
 
-In the microscope the sign of a looser bound's effect on entropy at equal steps is best told by a trial: from GRPO's
-policy, one rollout batch is trained twice, with GRPO's bounds and with the looser ones (`dynclip.lab.bands`). Here the
-same is done with the laptop's policy at both of GRPO's checkpoints of every seed, and held against what the laptop's
-runs with those bounds did in `thresholds`. Nothing is fitted.
+For the tabular policy a trial predicts best the sign of a looser bound's effect on entropy at equal steps: one rollout
+batch is trained twice from GRPO's policy, with GRPO's bounds and with the looser ones. Here the laptop's policy gets
+the same trial, at both of GRPO's checkpoints of every seed. The result is compared with the laptop's runs with those
+bounds, of the study `thresholds`. Nothing is fitted.
 """
 
 import argparse
@@ -32,19 +32,20 @@ from evals.stats import Difference, difference
 
 ARMS_TRIED = ("clip_higher", "upper_0.4", "dynamic_upper", "clip_lower", "lower_0.4", "dynamic_lower")
 UPPER = ARMS_TRIED[:3]
-BEFORE = 3  # rollout batches with GRPO's bounds that fill the optimizer's memory; all arms share them
-PROBLEMS, RESPONSES = 100, 4  # of the held-out problems, whose tokens the entropy is measured on
+BEFORE = 3  # rollout batches with GRPO's bounds that fill the optimizer's moments; all arms share them
+PROBLEMS, RESPONSES = 100, 4  # held-out problems and responses to each, on which entropy is measured
 
 
 def correct(completions, answer, **_) -> list[float]:
-    """TRL's reward: is the answer right."""
+    """TRL's reward function: 1 for a correct answer, else 0."""
     return [float(v.correct) for v in grade_many(list(zip(completions, answer, strict=True)))]
 
 
 def trial(checkpoint: Path, arm: str, seed: int, rows: Sequence[dict], reward: Callable, state: Path):
-    """The policy that one rollout batch with the bounds of `arm` makes of `checkpoint`, after BEFORE ones with GRPO's.
+    """The policy after BEFORE rollout batches with GRPO's bounds and one with those of `arm`, from `checkpoint`.
 
-    rows: the training set, each with "prompt" and what `reward` takes. state: a folder that nothing is left in.
+    `rows` is the training set, each row with "prompt" and what `reward` takes. `state` is an empty folder, which stays
+    empty.
     """
     import torch
     from datasets import Dataset
@@ -81,7 +82,7 @@ def trial(checkpoint: Path, arm: str, seed: int, rows: Sequence[dict], reward: C
 
 
 def responses(checkpoint: Path, problems: Sequence, seed: int) -> list[tuple[str, str]]:
-    """(prompt, response) of `checkpoint` at temperature 1: the tokens that entropies are compared on."""
+    """(prompt, response) pairs that `checkpoint` samples at temperature 1; entropies are compared on these tokens."""
     engine = TransformersEngine.load(checkpoint)
     rule = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=LAPTOP.max_completion)
     prompts = [problem.problem for problem in problems]
@@ -139,7 +140,7 @@ def trials(laptop: Path, seeds: Sequence[int]) -> dict[str, dict[int, float]]:
 
 
 def held_against(found: Mapping[str, Mapping[int, float]], gaps: Sequence[Difference]) -> list[dict]:
-    """A row per arm and place: what the trial says, what the runs say, and if they agree where both are decided."""
+    """A row per arm and place: the trial's and the runs' difference, and whether they agree if both are decided."""
     rows = []
     for arm, values in found.items():
         said = difference(values, dict.fromkeys(values, 0.0), (arm, "grpo"), "one batch", unit="nats")
@@ -167,7 +168,7 @@ def held_against(found: Mapping[str, Mapping[int, float]], gaps: Sequence[Differ
 
 
 def page(rows: Sequence[dict]) -> str:
-    """The rows as a Markdown table, and the counts below it."""
+    """The rows as a Markdown table, with counts below."""
 
     def number(row: dict, name: str) -> str:
         return f"{row[name]:+.4f} [{row[f'{name}_low']:+.4f}, {row[f'{name}_high']:+.4f}]"

@@ -1,9 +1,9 @@
-"""The worlds of the microscope (dynclip.lab): what a regime is, how its states are drawn, and how a policy is sampled.
+"""Regimes, worlds and rollouts of the tabular policy.
 
-The policy is a table of free logits, S states × V actions, with nothing shared between states. A problem is a sequence
-of L states, drawn independently and evenly; its reward is 1 when every action is in its state's good set. Everything
-random is decided by the seed: good sets, start, the problems of every step and the uniform numbers that actions are
-drawn with. Methods that are compared therefore see the same problems with the same luck (common random numbers).
+The policy is a table of free logits, S states × V actions. States share nothing. A problem is a sequence of L states,
+drawn independently and evenly. Its reward is 1 if every action is in its state's good set. The seed decides everything
+random: good sets, start, the problems of every step, and the uniform numbers that draw actions. Methods that are
+compared therefore see the same problems and the same uniform numbers (common random numbers).
 """
 
 import math
@@ -18,14 +18,18 @@ OPTIMIZERS = ("adam", "sgd")
 
 @dataclass(frozen=True)
 class Regime:
-    """One setting of the microscope. All completions have `length` tokens, so every aggregation is the same mean.
+    """The settings of a run. All completions have `length` tokens, so every aggregation is the same mean.
 
-    World: `states` S, `actions` V, `length` L (states of a problem), `good` (actions of a state that are right).
-    Start: logits `noise` · N(0, 1), plus `peak` at one action of each state: a right one (`peak_at` "good"), a wrong
-    one ("bad") or any ("any"). Run: `problems` × `group` samples a rollout step, `epochs` passes over them in
-    `minibatches` parts of whole groups, always the same parts; `optimizer` "adam" (β 0.9, 0.999, dense: unvisited
-    states keep moving with their momentum) or "sgd"; `steps` rollout steps.
-    Raises ValueError, naming the field, for sizes and choices that make no run.
+    World: `states` S, `actions` V, `length` L (states of a problem), `good` (right actions of a state).
+
+    Start: logits are `noise` · N(0, 1), plus `peak` at one action of each state. `peak_at` says which: a right one
+    ("good"), a wrong one ("bad") or any ("any").
+
+    Run: a rollout step samples `problems` × `group` completions. `epochs` passes over them are cut into `minibatches`
+    parts of whole groups, always the same parts. `optimizer` is "adam" (β 0.9, 0.999; states that are not visited keep
+    moving with their momentum) or "sgd". There are `steps` rollout steps.
+
+    Raises ValueError, naming the field, for sizes and choices that do not make a run.
     """
 
     states: int = 64
@@ -87,10 +91,9 @@ class World:
 class Rollout:
     """One rollout batch of R replicas, each of B sequences of T tokens, ordered by problem.
 
-    `rows` (R, B, T) states as rows of the table; `places` (R, B, T) of the sampled action in the flattened table;
-    `old_logprob` (R, B, T); `advantages`, `success` (group's mean reward) (R, B). `share` (R, B, T): the probability
-    that stands for sampling in exact mode, else None. `unit`: what one replica's per-token losses are divided by, per
-    problem, to be the mean over its tokens.
+    (R, B, T): `rows`, the states as rows of the table; `places`, the sampled actions in the flattened table;
+    `old_logprob`; `share`, the actions' probabilities in exact mode, else None. (R, B): `advantages` and `success`, the
+    group's mean reward. `unit` × the number of problems divides a replica's summed losses to make a mean over tokens.
     """
 
     rows: torch.Tensor
@@ -111,7 +114,7 @@ class Rollout:
 
 
 def build(regime: Regime, seeds: tuple[int, ...]) -> World:
-    """The worlds of `seeds`. A seed's world does not depend on the other seeds, nor its start on `steps`."""
+    """The worlds of `seeds`. A seed's world is independent of the other seeds, and its start of `steps`."""
     size, per_step = (regime.states, regime.actions), (regime.steps, regime.problems)
     good, start, problems, uniforms = [], [], [], []
     for replica, seed in enumerate(seeds):
@@ -138,15 +141,15 @@ def build(regime: Regime, seeds: tuple[int, ...]) -> World:
 
 
 def sample(world: World, logprob: torch.Tensor, step: int) -> Rollout:
-    """The rollout batch of `step` from the policy whose log-probabilities are `logprob` (R·S, V).
+    """The rollout batch of `step` from the policy with log-probabilities `logprob` (R·S, V).
 
-    Actions are drawn by the inverse of the distribution function, so that one uniform number gives the same action
-    under policies that are alike. Advantages are (r − mean)/(SD + 10⁻⁴) over a group, SD with n − 1, as TRL's.
+    Actions are drawn by the inverse of the distribution function, so that similar policies draw the same action from
+    the same uniform number. Advantages are TRL's: (r − mean)/(SD + 10⁻⁴) over a group, SD with n − 1.
     """
     regime, problems = world.regime, world.problems[step]
     cumulative = logprob.exp().cumsum(-1)[problems]
     drawn = torch.searchsorted(cumulative, world.uniforms[step].transpose(2, 3).contiguous(), right=True)
-    # The last sum may round to less than 1.
+    # The last cumulative sum may round to less than 1.
     actions = drawn.clamp(max=regime.actions - 1).transpose(2, 3)
     rows = problems.unsqueeze(2).expand(actions.shape)
     places = rows * regime.actions + actions
@@ -166,10 +169,10 @@ def sample(world: World, logprob: torch.Tensor, step: int) -> Rollout:
 
 
 def enumerate_actions(world: World, logprob: torch.Tensor, step: int) -> Rollout:
-    """As `sample`, with every action of every drawn state in place of a group of samples (problems of one state).
+    """Like `sample`, but every action of a drawn state replaces the group of samples (problems of one state).
 
-    `share` holds the actions' probabilities; an action's advantage is its expectation over the rest of its group
-    (`expected_advantages`), so that the gradient of a per-token loss is the expectation of the sampled one.
+    `share` holds the actions' probabilities. An action's advantage is its expectation over the rest of its group
+    (`expected_advantages`), so that the gradient of a per-token loss is the expectation of the sampled gradient.
     """
     regime, problems = world.regime, world.problems[step]
     rows = problems.expand(*problems.shape[:2], regime.actions)
@@ -191,9 +194,10 @@ def enumerate_actions(world: World, logprob: torch.Tensor, step: int) -> Rollout
 
 
 def expected_advantages(success: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """E[A | r = 1] and E[A | r = 0], shaped like `success`, over the other `group` − 1 samples, right with that chance.
+    """E[A | r = 1] and E[A | r = 0], shaped like `success`: each of the other `group` − 1 samples is right with that
+    probability.
 
-    With k of G right the group's mean is k/G and its SD √(k (G − k)/(G (G − 1))); k − 1 or k of the others are.
+    If k of G samples are right, the group's mean is k/G and its SD is √(k (G − k)/(G (G − 1))).
     """
     up, down = torch.zeros_like(success), torch.zeros_like(success)
     for others in range(group):
@@ -206,8 +210,8 @@ def expected_advantages(success: torch.Tensor, group: int) -> tuple[torch.Tensor
 
 
 def success_of(regime: Regime, prob: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
-    """Expected reward of a fresh problem, exactly, of each replica: (R·S, V) in, (R,) out.
+    """The exact expected reward of a new problem, of each replica: `prob` and `good` are (R·S, V), the result (R,).
 
-    A problem's states are independent and even draws, so it is the mean good mass of a state to the power `length`.
+    States are drawn independently and evenly, so it is the mean probability of good actions, to the power `length`.
     """
     return (prob * good).sum(-1).view(-1, regime.states).mean(1) ** regime.length

@@ -45,6 +45,11 @@ NEEDS = {
     "clamped_entropy": "entropy of the clamped current policy with its gradient, nats, shape (B, T), from full logits",
     "success": "mean reward of the sequence's group, shape (B,)",
 }
+# The needs that only full logits decide, and whose logits: a trainer without logits cannot run methods with them.
+LOGIT_NEEDS = {
+    "old_baseline": "full logits of the policy that sampled",
+    "clamped_entropy": "full logits of the current policy, with gradient",
+}
 
 
 @dataclass(frozen=True)

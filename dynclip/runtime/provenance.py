@@ -33,6 +33,7 @@ REGISTRIES = {
     ("evals.benchmarks.registry", "TRAIN_SETS"),
 }
 CARRIERS = "dynclip.runtime."  # infrastructure that does not affect results: left out of code digests
+SEEDS = "dynclip.runtime.seeds"  # the module of CARRIERS that does affect them
 VERSIONS = (
     "torch",
     "transformers",
@@ -58,13 +59,13 @@ def code_digest(*names: str) -> str:
     """Digest of functions, classes and constants, given as "module:name", and of all that they use in the project.
 
     Nothing is imported: names are looked up in the source text, across the project's modules. REGISTRIES and the
-    package CARRIERS are left out. Raises KeyError for an unknown name.
+    package CARRIERS, except SEEDS, are left out. Raises KeyError for an unknown name.
     """
     pending = [tuple(name.split(":")) for name in names]
     seen: dict[tuple[str, str], str] = {}
     while pending:
         module, name = key = pending.pop()
-        if key in seen or key in REGISTRIES or module.startswith(CARRIERS):
+        if key in seen or key in REGISTRIES or (module.startswith(CARRIERS) and module != SEEDS):
             continue
         definitions, imports = _module(module)
         if name in imports:

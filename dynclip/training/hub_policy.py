@@ -1,7 +1,7 @@
-"""The base policy of a hub scale: a language model of the hub, fine-tuned first where the scale declares that stage.
+"""The base policy of a hub scale: a language model of the hub, fine-tuned first if the scale has that stage.
 
-What is sealed in results/<scale>/base is a plain Hugging Face folder in bfloat16: `base.json` in it says where it comes
-from and what was done to it. Tiny policies are made in `policies`.
+The result, in results/<scale>/base, is a plain Hugging Face folder in bfloat16. Its `base.json` holds the model's
+source and the record of the supervised stage. `tiny_policy` makes the laptop's policy.
 """
 
 import json
@@ -18,6 +18,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import detect
 from dynclip.studies.scales import HubPolicy, Scale, Supervised
 from dynclip.training.problems import within_level
+from dynclip.training.tiny_policy import pad
 from evals.benchmarks.problem import Problem
 from evals.sampling.engine import end_tokens, load_tokenizer
 from evals.sampling.models import FETCHED, Model, resolve
@@ -30,13 +31,12 @@ CHATML = (
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TOGETHER = 8  # rows in one forward pass of the supervised stage
-IGNORED = -100  # transformers' label of a token without loss
 
 
 def make_base(scale: Scale, problems: list[Problem], out: Path, say: Callable[[str], None] = print) -> dict:
-    """Make the base policy of a hub scale and seal it in `out`; return its record, which is also out/base.json.
+    """Make the base policy of a hub scale and publish it in `out`; returns its record, the content of out/base.json.
 
-    Raises UserError where the model cannot be had, is not the architecture that the scale plans with, or lacks what
+    Raises UserError if the model cannot be loaded, has another architecture than the scale's plan, or has no token that
     the scale's prompt template needs.
     """
     policy: HubPolicy = scale.policy
@@ -65,7 +65,7 @@ def make_base(scale: Scale, problems: list[Problem], out: Path, say: Callable[[s
 
 
 def check_architecture(policy: HubPolicy, found: Model) -> None:
-    """Raise UserError where the hub's model is not what the scale's plan was made for."""
+    """Raise UserError if the hub's model has another architecture than the scale's plan."""
     differences = policy.architecture.differences(found.config)
     if differences:
         raise UserError(
@@ -74,8 +74,7 @@ def check_architecture(policy: HubPolicy, found: Model) -> None:
 
 
 def check_template(scale: Scale, tokenizer) -> None:
-    """Raise UserError where prompt template and tokenizer do not go together: a turn's mark that is no single token
-    would be learned as text."""
+    """Raise UserError if a mark of the prompt template is no token: the policy would learn it as text."""
     prompt = render("1 + 1 = ?", tokenizer, scale.template)
     vocabulary = tokenizer.get_vocab()
     for mark in SPECIAL[1:]:
@@ -87,7 +86,7 @@ def check_template(scale: Scale, tokenizer) -> None:
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """The model's files, weights as hard links where the disk allows it: a 7B model is 15 GB."""
+    """Copy the model's files, with hard links where the disk allows them: a 7B model has 15 GB."""
     for pattern in FETCHED:
         for file in source.glob(pattern):
             copy = target / file.name
@@ -100,17 +99,19 @@ def copy_model(source: Path, target: Path) -> None:
 
 
 def write_end_tokens(folder: Path, tokenizer, stops: tuple[str, ...]) -> None:
-    """generation_config.json with what ends a response, and nothing else: trainer and sampler read it there, and the
-    model's own sampling defaults must not leak into either."""
+    """Write generation_config.json with the tokens that end a response.
+
+    Trainer and sampler read the file. It has no sampling defaults, because they would change both.
+    """
     file = folder / "generation_config.json"
     own = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
     ends = end_tokens(tokenizer, own, stops)
-    file.unlink(missing_ok=True)  # it may be a link into the hub's cache
+    file.unlink(missing_ok=True)  # it may be a hard link into the hub's cache
     file.write_text(json.dumps({"eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}, indent=1))
 
 
 def random_model(policy: HubPolicy, problems: list[Problem], folder: Path) -> None:
-    """A model of the policy's architecture at a tiny width, and a byte-level BPE tokenizer with ChatML's marks."""
+    """Save a model of the policy's architecture at a tiny width, and a byte-level BPE tokenizer with ChatML's marks."""
     fast_imports.prepare()
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -233,24 +234,8 @@ def encode(problem: Problem, tokenizer, scale: Scale) -> tuple[list[int], list[i
 
 
 def batches(rows: list, size: int, rng: random.Random):
-    """Shuffled batches of rows of similar length: little padding, and still another order in every epoch."""
+    """Shuffled batches of rows of similar length, which need little padding. Another `rng` gives other batches."""
     order = sorted(range(len(rows)), key=lambda i: (sum(map(len, rows[i])) + rng.uniform(0, 40), i))
     groups = [order[start : start + size] for start in range(0, len(order), size)]
     rng.shuffle(groups)
     return [[rows[i] for i in group] for group in groups]
-
-
-def pad(rows: list[tuple[list[int], list[int]]], filler: int):
-    """(ids, attention, labels), each (batch, T) long, padded on the right; labels IGNORED on prompts and padding."""
-    import torch
-
-    width = max(len(prompt) + len(response) for prompt, response in rows)
-    ids = torch.full((len(rows), width), filler)
-    attention = torch.zeros((len(rows), width), dtype=torch.long)
-    labels = torch.full((len(rows), width), IGNORED)
-    for i, (prompt, response) in enumerate(rows):
-        length = len(prompt) + len(response)
-        ids[i, :length] = torch.tensor(prompt + response)
-        attention[i, :length] = 1
-        labels[i, len(prompt) : length] = torch.tensor(response)
-    return ids, attention, labels

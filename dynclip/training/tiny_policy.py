@@ -1,8 +1,8 @@
-"""Base policies. The laptop's is made here from nothing: a tokenizer, a small Qwen2 model, a supervised warm start.
+"""The laptop's base policy: a tokenizer and a small Qwen2 model, made here, and a supervised warm start.
 
-The warm start stops by a rule, not by a step count: as soon as pass@1 and pass@8 at temperature 1 on training problems
-lie in the window of `Warmup`. Its traces are wrong in a share of their steps on purpose: a policy that is right only
-sometimes, but can be right, is what RL with verifiable rewards starts from.
+The warm start stops when pass@1 and pass@8 at temperature 1 on training problems lie in the window of `Warmup`. A share
+of the steps in its traces is wrong on purpose, because RL with verifiable rewards starts from a policy that is right
+only sometimes.
 """
 
 import json
@@ -22,12 +22,13 @@ from evals.metrics import pass_at_k
 from evals.sampling.settings import Sampling
 
 PAD, EOS = "<pad>", "<eos>"
+IGNORED = -100  # transformers' label of a token without loss
 
 
 def build_tokenizer():
-    """A word-level tokenizer over the pieces that generated problems and traces are made of, Hugging Face format.
+    """A word-level tokenizer, in Hugging Face format, over the pieces of generated problems and traces.
 
-    Encoding splits a text into pieces, longest first, and decoding joins them: a round trip is exact.
+    Encoding splits a text into pieces, longest first. Decoding joins them, so a round trip is exact.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -68,23 +69,23 @@ def build_model(policy: Policy, tokenizer, seed: int):
         bos_token_id=None,
     )
     model = Qwen2ForCausalLM(config)
-    # Saved with the model: `generate` reads its defaults from here.
+    # Saved with the model, because `generate` reads its defaults here.
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model
 
 
 def warm_start(scale: Scale, problems: list, out: Path, say: Callable[[str], None] = print) -> dict:
-    """Train the base policy of `scale` on worked traces of `problems` and seal it in `out`.
+    """Train the base policy of `scale` on worked traces of `problems` and publish it in `out`.
 
-    Returns what was measured, which is also written to out/warmup.json (steps, seconds, pass@1, pass@8, entropy, loss).
-    Raises UserError if the window is not reached within `max_steps`.
+    Returns the measurements, which out/warmup.json holds too: steps, seconds, pass@1, pass@8, entropy, loss. Raises
+    UserError if the policy is not in the window after `max_steps`.
     """
     fast_imports.prepare()
     import torch
 
     warmup = scale.policy.warmup
-    torch.set_num_threads(2)  # fixed: the thread count is part of a float sum's result
+    torch.set_num_threads(2)  # fixed, because the number of threads changes the rounding of sums
     tokenizer = build_tokenizer()
     model = build_model(scale.policy, tokenizer, warmup.seed)
     rng = random.Random(warmup.seed)
@@ -121,21 +122,28 @@ def warm_start(scale: Scale, problems: list, out: Path, say: Callable[[str], Non
 
 
 def trace_batch(problems: list, tokenizer, rng: random.Random, warmup):
-    """(ids, attention, labels), each (batch, T) long: problem + worked trace + end; labels −100 on the problem."""
-    import torch
-
+    """A padded batch (see `pad`) of problems with worked traces; the trace ends with the end token."""
     chosen = rng.choices(problems, k=warmup.batch)
     traces = [FAMILIES[p.subject].trace(p, rng, warmup.error_rate) + EOS for p in chosen]
     prompts = tokenizer([p.problem for p in chosen])["input_ids"]
     rows = list(zip(prompts, tokenizer(traces)["input_ids"], strict=True))
-    width = max(len(prompt) + len(target) for prompt, target in rows)
-    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
-    labels = torch.full((len(rows), width), -100)
+    return pad(rows, tokenizer.pad_token_id)
+
+
+def pad(rows: list[tuple[list[int], list[int]]], filler: int):
+    """(ids, attention, labels), each (batch, T) long, of rows (prompt ids, response ids), padded with `filler` on the
+    right; labels are IGNORED on prompts and padding."""
+    import torch
+
+    width = max(len(prompt) + len(response) for prompt, response in rows)
+    ids = torch.full((len(rows), width), filler)
     attention = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, (prompt, target) in enumerate(rows):
-        ids[i, : len(prompt) + len(target)] = torch.tensor(prompt + target)
-        labels[i, len(prompt) : len(prompt) + len(target)] = torch.tensor(target)
-        attention[i, : len(prompt) + len(target)] = 1
+    labels = torch.full((len(rows), width), IGNORED)
+    for i, (prompt, response) in enumerate(rows):
+        length = len(prompt) + len(response)
+        ids[i, :length] = torch.tensor(prompt + response)
+        attention[i, :length] = 1
+        labels[i, len(prompt) : length] = torch.tensor(response)
     return ids, attention, labels
 
 

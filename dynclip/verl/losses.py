@@ -1,18 +1,9 @@
-"""dynclip's methods inside verl 0.9.1: the only file that knows verl's names.
+"""dynclip's methods as policy losses of verl 0.9.1.
 
-verl loads it by its plugin entry point (`pip install` of dynclip is enough), or as
-`actor_rollout_ref.model.external_lib=dynclip.verl`. Then
-
-1) `policy_loss.loss_mode=dynclip_<name>` is a policy loss of verl for every method of `dynclip.METHODS`. Aggregation,
-   dual clip (`actor.clip_ratio_c`) and rollout correction weights stay verl's, so they are the same for every arm;
-2) `policy_loss._target_=dynclip.verl.PolicyLossConfig` lets `policy_loss.dynclip_options` hold a method's options;
-3) `trainer.v1.trainer_mode=dynclip_sync` is verl's synchronous trainer, with `_update_actor` extended: the step count
-   and the controller's state travel to the workers as non-tensor data of the batch. Controllers live on the driver;
-   their state is in verl's checkpoints.
-
-verl passes its losses neither step nor entropy. A wrapper around `ppo_loss`, which has the whole batch, hands both to
-the loss through a context variable; a loss that misses any of it raises ValueError. docs/peers.md has the options of
-dynclip, TRL and verl side by side, a usage example, and what was checked without a GPU.
+verl's loss functions get neither step nor entropies. A wrapper around verl's `ppo_loss`, which sees the whole batch,
+puts both into a context variable, and the loss reads them there. A loss without its context raises ValueError.
+Aggregation, dual clip (`actor.clip_ratio_c`) and rollout correction weights stay verl's: they are the same for all
+arms.
 """
 
 import functools
@@ -29,7 +20,8 @@ import torch
 
 from dynclip.methods.objective import Method
 from dynclip.methods.registry import METHODS, method
-from dynclip.methods.types import Line, TokenBatch
+from dynclip.methods.types import LOGIT_NEEDS, Line, TokenBatch
+from dynclip.runtime.seeds import derive_seed
 
 try:
     import omegaconf  # noqa: F401
@@ -51,11 +43,6 @@ TRAINER_MODE = "dynclip_sync"
 CONTEXT = "dynclip"  # the batch's non-tensor entry that carries step, total_steps and state to the workers
 STATE_FILE = "dynclip.json"  # in each of verl's checkpoint folders
 PPO_LOSS_PARAMETERS = ("config", "model_output", "data", "dp_group")
-# Needs that full logits decide: verl's workers return log-probabilities and entropies, never logits.
-OUT_OF_REACH = {
-    "old_baseline": "full logits of the policy that sampled",
-    "clamped_entropy": "full logits of the current policy, with gradient",
-}
 
 
 @dataclass
@@ -85,7 +72,7 @@ _context: ContextVar[Context | None] = ContextVar("dynclip_context")
 
 
 def method_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` as a configuration file can write it, as the method takes it: a line is [slope, intercept] there."""
+    """A method's options from a configuration file: a line is written [slope, intercept] there."""
     lines = {key for key, default in METHODS[name].defaults.items() if isinstance(default, Line)}
     return {key: Line(*value) if key in lines else value for key, value in given.items()}
 
@@ -95,21 +82,18 @@ def _method(name: str, total_steps: int, options: str) -> Method:
     return method(name, total_steps, **method_options(name, json.loads(options)))
 
 
-def refuse_out_of_reach(name: str) -> None:
-    """Raises ValueError for a method that needs what verl cannot give."""
+def refuse_logit_needs(name: str) -> None:
+    """Raises ValueError for a method that needs full logits: verl's workers return log-probabilities and entropies."""
     for need in METHODS[name].needs:
-        if need in OUT_OF_REACH:
+        if need in LOGIT_NEEDS:
             raise ValueError(
-                f"{PREFIX}{name}: needs {need}, from {OUT_OF_REACH[need]}; verl's workers return no logits, so this "
+                f"{PREFIX}{name}: needs {need}, from {LOGIT_NEEDS[need]}; verl's workers return no logits, so this "
                 "method does not run inside verl (docs/peers.md)"
             )
 
 
-# The policy losses
-
-
 def policy_loss(name: str) -> Callable:
-    """verl's policy loss function of method `name`: (loss, metrics as floats), per micro-batch."""
+    """verl's policy loss function of method `name`. It returns (loss, metrics as floats) of a micro-batch."""
 
     def loss(
         old_log_prob,
@@ -120,7 +104,7 @@ def policy_loss(name: str) -> Callable:
         config=None,
         rollout_is_weights=None,
     ):
-        refuse_out_of_reach(name)
+        refuse_logit_needs(name)
         context = take_context(name)
         options = json.dumps(config.policy_loss.get("dynclip_options", {}), sort_keys=True)
         bound = _method(name, context.total_steps, options)
@@ -156,7 +140,7 @@ def policy_loss(name: str) -> Callable:
 
 
 def take_context(name: str) -> Context:
-    """The context of the micro-batch whose loss is being computed. Raises ValueError, saying what to set, if none."""
+    """The context of the micro-batch whose loss is computed. Raises ValueError without one, and says what to set."""
     try:
         context = _context.get()
     except LookupError:
@@ -173,25 +157,25 @@ def take_context(name: str) -> Context:
 
 
 class DrawCounter:
-    """Numbers the micro-batches of a rollout step, in the order in which this process sees them."""
+    """Counts the micro-batches of a rollout step, in the order in which this process sees them."""
 
     def __init__(self):
         self.step, self.count = -1, 0
 
     def seed(self, base: int, step: int) -> int:
-        """A seed for this micro-batch's random draws; it depends on nothing but (base, step, number)."""
+        """The seed of this micro-batch's random draws. It depends on (base, step, count) alone."""
         self.step, self.count = step, self.count + 1 if step == self.step else 0
-        return (base * 1_000_003 + step) * 1_000_003 + self.count
+        return derive_seed(base, step, self.count)
 
 
 _draws = DrawCounter()
 
 
 def read_context(config, model_output: Mapping, data) -> Context | None:
-    """What the losses need from the batch that `ppo_loss` sees; None when the trainer put no step into it.
+    """What the losses need from the batch that `ppo_loss` sees; None if the trainer put no step into it.
 
-    `data` is the micro-batch, a TensorDict whose response fields are nested or padded; `model_output["entropy"]` is
-    there, with gradient, when the actor computes it.
+    `data` is the micro-batch, a TensorDict whose response fields are nested or padded. `model_output["entropy"]` is
+    there, with gradient, if the actor computes it.
     """
     from verl.workers.utils.padding import no_padding_2_padding
 
@@ -200,18 +184,18 @@ def read_context(config, model_output: Mapping, data) -> Context | None:
         return None
     entropy = model_output.get("entropy")
     names = {"old_entropy": "entropy"} | {name: f"{PREFIX}{name}" for name in ("advantages", "weight", "success")}
-    there = {name: key for name, key in names.items() if key in data}
-    padded = data.select(*there.values()).to_padded_tensor()
+    present = {name: key for name, key in names.items() if key in data}
+    padded = data.select(*present.values()).to_padded_tensor()
     return Context(
         **entry,
         draw_seed=_draws.seed(config.data_loader_seed, entry["step"]),
         entropy=None if entropy is None else no_padding_2_padding(entropy, data),
-        **{name: padded[key] for name, key in there.items()},
+        **{name: padded[key] for name, key in present.items()},
     )
 
 
 def wrap_ppo_loss(engine_workers: ModuleType) -> None:
-    """Let the workers' `ppo_loss` give the losses their context. Raises RuntimeError where verl's is another."""
+    """Let the workers' `ppo_loss` set the context. Raises RuntimeError if verl's function has other parameters."""
     original = getattr(engine_workers, "ppo_loss", None)
     found = tuple(inspect.signature(original).parameters) if callable(original) else None
     if found != PPO_LOSS_PARAMETERS:

@@ -1,4 +1,4 @@
-"""Registration in verl: the losses at once, the wrappers when verl's own modules are imported."""
+"""Registration in verl: the losses at once, the wrappers when verl imports its workers and trainer."""
 
 import importlib.util
 import sys
@@ -9,19 +9,15 @@ from types import ModuleType
 from verl.trainer.ppo.core_algos import register_policy_loss
 
 from dynclip.methods.registry import METHODS
-from dynclip.verl.losses import (
-    PREFIX,
-    policy_loss,
-    wrap_ppo_loss,
-)
+from dynclip.verl.losses import PREFIX, policy_loss, wrap_ppo_loss
 from dynclip.verl.trainer import register_sync_trainer
 
 
 class AfterImport(MetaPathFinder):
-    """Runs an action right after a module is imported for the first time; at once when it is there already.
+    """Runs an action right after a module is imported for the first time, or at once if it is imported already.
 
-    verl loads plugins while it is itself half imported, in every process of a run. Workers and trainer take seconds
-    to import and only some processes use them, so that what concerns them waits until they are.
+    verl loads plugins in every process, while verl itself is half imported. Workers and trainer take seconds to import
+    and only some processes use them, so their wrappers wait.
     """
 
     def __init__(self):
@@ -49,7 +45,7 @@ class AfterImport(MetaPathFinder):
 
 
 def register() -> None:
-    """Make the losses known to verl, now, and its workers and trainer, when they are imported."""
+    """Register the losses now; wrap verl's workers and add the trainer mode when verl imports them."""
     for name in METHODS:
         register_policy_loss(PREFIX + name)(policy_loss(name))
     after = AfterImport()

@@ -11,14 +11,14 @@ from dynclip.methods.objective import Method
 from dynclip.methods.registry import METHODS, method
 from dynclip.methods.types import TokenBatch
 from dynclip.runtime.files import write_json
-from dynclip.verl.losses import CONTEXT, PREFIX, STATE_FILE, TRAINER_MODE, logger, method_options, refuse_out_of_reach
+from dynclip.verl.losses import CONTEXT, PREFIX, STATE_FILE, TRAINER_MODE, logger, method_options, refuse_logit_needs
 
 
 class DynClipUpdates:
-    """What `dynclip_sync` adds to verl's synchronous trainer, on the driver. To be put before it among the bases.
+    """What `dynclip_sync` adds to verl's synchronous trainer: a mixin before it, on the driver.
 
-    A rollout step k = `global_steps` − 1 runs from 0 to `total_training_steps` − 1. Raises ValueError at construction
-    for a method or options that do not exist, and for settings under which the method would lack something.
+    The rollout step is k = `global_steps` − 1, from 0 to `total_training_steps` − 1. Raises ValueError at construction
+    for an unknown method or option, and for settings under which the method lacks an input.
     """
 
     def __init__(self, config):
@@ -33,14 +33,14 @@ class DynClipUpdates:
         super().__init__(config)
 
     def _build_replay_buffer(self):
-        # verl tells its synchronous trainer from the asynchronous ones by this name, and takes any other name for
-        # asynchronous: another replay buffer, one prompt per fetch, in-flight prompts in checkpoints.
+        # verl takes every mode but "sync" for asynchronous: another replay buffer, one prompt per fetch, in-flight
+        # prompts in checkpoints.
         self.trainer_mode = "sync"
         return super()._build_replay_buffer()
 
     @property
     def dynclip_method(self) -> Method:
-        """The run's method, with its controller; it exists once the number of steps is known."""
+        """The run's method with its controller. It exists once the number of steps is known."""
         if self._dynclip_method is None:
             self._dynclip_method = method(self._dynclip_name, self.total_training_steps, **self._dynclip_options)
         return self._dynclip_method
@@ -60,7 +60,8 @@ class DynClipUpdates:
         return super()._update_actor(batch, metrics)
 
     def _mean_entropy(self, batch, metrics) -> float:
-        """Mean token entropy (nats) of the policy that sampled. verl's own number is aggregated as the loss is."""
+        """Mean token entropy, nats, of the policy that sampled."""
+        # verl aggregates its own number as the loss, so that it is a mean over tokens for "token-mean" alone.
         if self.config.actor_rollout_ref.actor.loss_agg_mode == "token-mean":
             return float(metrics["actor/entropy"])
         data = self._fetch(batch, "entropy", "response_mask").to_padded_tensor()
@@ -68,7 +69,7 @@ class DynClipUpdates:
         return float((data["entropy"] * mask).sum() / mask.sum().clamp(min=1))
 
     def _prepare(self, batch, step: int):
-        """Put what the method decides once per rollout batch beside the batch's other fields, for the workers."""
+        """Decide what the method decides once per rollout batch, and add it to the batch's fields for the workers."""
         from verl.workers.utils.padding import response_to_nested
 
         run, spec = self.dynclip_method, self.dynclip_method.spec
@@ -108,7 +109,7 @@ class DynClipUpdates:
         return transfer_queue.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(names))
 
     def _save_checkpoint(self):
-        # Before verl's own files: its marker of a complete checkpoint is the last thing it writes.
+        # Before verl's own files: verl writes its marker of a complete checkpoint last.
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         run = self.dynclip_method
         state = {"method": run.name, "total_steps": run.total_steps, "state": run.state_dict()}
@@ -136,7 +137,7 @@ class DynClipUpdates:
 
 
 def put_fields(batch, fields: dict):
-    """Write fields of the whole rollout batch into verl's TransferQueue; the batch's metadata, now with them."""
+    """Write fields of the whole rollout batch into verl's TransferQueue; returns the batch's metadata with them."""
     import transfer_queue
     from tensordict import TensorDict
 
@@ -148,7 +149,7 @@ def put_fields(batch, fields: dict):
 
 
 def check_settings(config) -> tuple[str, dict]:
-    """(method, options) of a run's configuration. Raises ValueError for what cannot work, naming the key to set."""
+    """(method, options) of a run's configuration. Raises ValueError for settings that cannot work."""
     actor = config.actor_rollout_ref.actor
     mode = actor.policy_loss.loss_mode
     if mode.removeprefix(PREFIX) not in METHODS or not mode.startswith(PREFIX):
@@ -157,7 +158,7 @@ def check_settings(config) -> tuple[str, dict]:
             f"{', '.join(PREFIX + name for name in METHODS)}"
         )
     name = mode.removeprefix(PREFIX)
-    refuse_out_of_reach(name)
+    refuse_logit_needs(name)
     given = actor.policy_loss.get("dynclip_options") or {}
     options = method_options(name, OmegaConf.to_container(given, resolve=True) if given else {})
     spec = method(name, 1, **options).spec

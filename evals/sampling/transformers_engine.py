@@ -107,6 +107,21 @@ class TransformersEngine(Engine):
     def _draw(
         self, prompts: list[str], rooms: list[int], n: int, sampling: Sampling, special_tokens: bool
     ) -> list[list[Sample]]:
+        completions, stopped = self.draw_ids(prompts, rooms, n, sampling, special_tokens)
+        texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        samples = [
+            Sample(text, len(ids), "stop" if stop else "length")
+            for text, ids, stop in zip(texts, completions, stopped, strict=True)
+        ]
+        return [samples[i : i + n] for i in range(0, len(samples), n)]
+
+    def draw_ids(
+        self, prompts: list[str], rooms: list[int], n: int, sampling: Sampling, special_tokens: bool = True
+    ) -> tuple[list[list[int]], list[bool]]:
+        """`n` completions of each prompt in one batch, as token ids with the end token, and whether each one ended.
+
+        A prompt's completions have at most its number of `rooms`. Draws follow torch's global random state.
+        """
         import torch
 
         encoded = self.tokenizer(
@@ -132,11 +147,4 @@ class TransformersEngine(Engine):
         limits = torch.tensor(rooms, device=completions.device).repeat_interleave(n)
         stopped = (ended.any(dim=1) & (lengths <= limits)).tolist()
         lengths = torch.minimum(lengths, limits).tolist()
-        texts = self.tokenizer.batch_decode(
-            [ids[:length] for ids, length in zip(completions.tolist(), lengths, strict=True)], skip_special_tokens=True
-        )
-        samples = [
-            Sample(text, length, "stop" if stop else "length")
-            for text, length, stop in zip(texts, lengths, stopped, strict=True)
-        ]
-        return [samples[i : i + n] for i in range(0, len(samples), n)]
+        return [ids[:length] for ids, length in zip(completions.tolist(), lengths, strict=True)], stopped

@@ -11,7 +11,8 @@ import torch
 from tiny_trainer import loss_and_gradients, random_inputs, trainer
 from trl import GRPOTrainer
 
-from dynclip.trl.trainer import DynClipTrainer, refuse_overlapping_options
+from dynclip.trl.settings import refuse_overlapping_options
+from dynclip.trl.trainer import DynClipTrainer
 
 LOSS_TYPES = ("dapo", "grpo", "bnpo", "dr_grpo")
 
@@ -93,11 +94,9 @@ def test_clip_fractions_equal_trls(tmp_path):
 @pytest.mark.parametrize(("name", "parameters"), RELIED_ON.items())
 def test_canary_the_names_this_adapter_builds_on(name, parameters):
     found = getattr(GRPOTrainer, name, None)
-    assert found is not None, (
-        f"TRL no longer has GRPOTrainer.{name}; dynclip/trl/trainer.py overrides it and must be adapted"
-    )
+    assert found is not None, f"TRL no longer has GRPOTrainer.{name}; dynclip/trl overrides it and must be adapted"
     given = list(inspect.signature(found).parameters)[: len(parameters)]
-    assert given == parameters, f"GRPOTrainer.{name} now takes {given}, dynclip/trl/trainer.py expects {parameters}"
+    assert given == parameters, f"GRPOTrainer.{name} now takes {given}, dynclip/trl expects {parameters}"
 
 
 def test_canary_the_source_this_adapter_mirrors():

@@ -1,1 +1,1 @@
-"""How often the region rule of the paper has the sign of the exact alignment."""
+"""How often the paper's region rule has the sign of the exact alignment."""

@@ -8,23 +8,24 @@ import sys
 from pathlib import Path
 
 from dynclip.lab.agreement.counts import summarise
-from dynclip.lab.agreement.measure import load_policy, load_prompts, policy_tokens
+from dynclip.lab.agreement.measure import load_policy, policy_tokens
 from dynclip.report.evidence import Evidence, checkpoint_folder, load_evidence
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
 from dynclip.studies.scales import SCALES
+from evals.benchmarks.registry import read_problems
 
 PROMPTS, SAMPLES = 32, 8  # training problems, and completions of each, per checkpoint
 
 
 def measure_checkpoints(evidence: Evidence, method: str) -> dict:
     """{"prompts", "samples", "checkpoints": [{"step", "seed", and what `summarise` counts}]} of a method's runs."""
-    prompts = load_prompts(str(evidence.results / "data" / "train.jsonl"))[:PROMPTS]
+    problems = read_problems(evidence.results / "data" / "train.jsonl")[:PROMPTS]
     length, found = SCALES[evidence.scale].max_completion, []
     for (name, seed), run in evidence.runs.items():
         for step in run["checkpoints"] if name == method else ():
-            model, tokenizer, _ = load_policy(str(checkpoint_folder(evidence.results, method, seed, step)))
-            tokens = policy_tokens(model, tokenizer, prompts, SAMPLES, length, seed)
+            engine = load_policy(checkpoint_folder(evidence.results, method, seed, step))
+            tokens = policy_tokens(engine, problems, SAMPLES, length, seed)
             found.append({"step": step, "seed": seed, **summarise(tokens)})
     return {"method": method, "prompts": PROMPTS, "samples": SAMPLES, "checkpoints": found}
 

@@ -4,11 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dynclip.lab.agreement.measure import (
-    label,
-    write_policy,
-    write_random,
-)
+from dynclip.lab.agreement.measure import label, write_policy, write_random
 from dynclip.lab.agreement.page import write_page
 from dynclip.runtime.errors import UserError
 
@@ -21,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--states", type=int, default=500, help="random states per setting; default: 500")
     parser.add_argument("--each", type=int, default=16, help="tokens drawn in each random state; default: 16")
     parser.add_argument("--model", help="measure this policy instead of random logits: a folder or a hub id")
-    parser.add_argument("--prompts", help="its prompts: a .jsonl file or a hub data set")
+    parser.add_argument("--prompts", help="its prompts: a .jsonl file of `dynclip data`, or a benchmark's name")
     parser.add_argument("--name", help="its name in the table; default: MODEL on PROMPTS")
     parser.add_argument("--count", type=int, default=128, help="prompts; default: 128")
     parser.add_argument("--samples", type=int, default=1, help="completions of each prompt; default: 1")

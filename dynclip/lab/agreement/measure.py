@@ -3,17 +3,17 @@
     python -m dynclip.lab.agreement
     python -m dynclip.lab.agreement --model results/laptop/base --prompts results/laptop/data/train.jsonl --samples 8
 
-The first measures random logits; the second adds a policy's own samples at temperature 1. Each writes its numbers to
-`--out` and draws the tables and the figure of everything found there again. The rule (arXiv 2602.09782) says that a
-token lowers entropy, for A > 0, where p_a (ln p_a + H) > 0; the exact condition is p_a (ln p_a + H) > B
+The first command measures random logits. The second adds a policy's own samples at temperature 1. Each writes its
+numbers to `--out`, then makes the tables and the figure of everything in that folder again. The rule (arXiv 2602.09782)
+says that a token lowers entropy, for A > 0, if p_a (ln p_a + H) > 0. The exact condition is p_a (ln p_a + H) > B
 (dynclip.regions).
 """
 
-import json
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -23,17 +23,20 @@ import torch
 from dynclip.lab.agreement.counts import Tokens, bins_csv, grid, join, marginals, summarise
 from dynclip.regions import baseline
 from dynclip.runtime.errors import UserError
-from dynclip.runtime.files import sha256, write_atomic, write_json
+from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.provenance import code_digest, digest, environment
-from evals.grading import extract, grade_many
+from evals.benchmarks.problem import Problem
+from evals.benchmarks.registry import BENCHMARKS, load_problems, read_problems
+from evals.grading import grade_many
+from evals.sampling.models import resolve
+from evals.sampling.settings import Sampling
+from evals.sampling.transformers_engine import TransformersEngine
 
 FAMILIES = {"gaussian": (0.5, 1.0, 2.0, 4.0, 8.0), "zipf": (0.5, 1.0, 1.5, 2.0, 3.0)}
 VOCABULARIES = (8, 64, 1024, 32000)
 DRAWS = ("policy", "uniform")
-MIXED = 4  # times the states of one setting: what the figure's bins are counted from
+MIXED = 4  # times the states of one setting; the figure's bins are counted from these
 CHUNK = 2**22  # logits that are in memory at once in float64: 32 MiB a tensor
-FIELDS = ("problem", "question", "prompt")
-WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # of a hub repository: not its other formats
 
 
 def measure(logits: torch.Tensor, actions: torch.Tensor) -> tuple[np.ndarray, ...]:
@@ -76,86 +79,52 @@ def random_tokens(
     return join(parts)
 
 
-def policy_tokens(model, tokenizer, rows: list[dict], samples: int, length: int, seed: int) -> Tokens:
-    """`samples` completions of each row's prompt at temperature 1, of at most `length` tokens; clusters are prompts.
+def policy_tokens(
+    engine: TransformersEngine, problems: Sequence[Problem], samples: int, length: int, seed: int
+) -> Tokens:
+    """`samples` completions of each problem at temperature 1, of at most `length` tokens; clusters are problems.
 
-    Where a row has an "answer" and `samples` > 1, advantages are GRPO's, (r − mean) / (std + 1e-4) in each group.
-    Logits exist for one completion at a time: (length, V).
+    Where `samples` > 1, advantages are GRPO's in each group. Logits exist for one completion at a time: (length, V).
     """
-    texts = [prompt_text(row, tokenizer) for row in rows]
+    model, tokenizer = engine.model, engine.tokenizer
+    special = tokenizer.chat_template is None  # a chat template has put its own special tokens into the text
+    sampling, per_batch = Sampling(1.0, 1.0, 0, length), max(1, engine.batch_size // samples)
     parts, done = [], 0
-    for number, ids, completions in sample(model, tokenizer, texts, samples, length, seed):
-        advantages = group_advantages(rows[number], tokenizer.batch_decode(completions, skip_special_tokens=True))
-        for completion, advantage in zip(completions, advantages, strict=True):
-            whole = torch.cat([ids, completion]).unsqueeze(0)
-            with torch.inference_mode():
-                logits = model(whole, logits_to_keep=len(completion) + 1).logits[0, :-1]
-            count = len(completion)
-            parts.append(
-                Tokens(
-                    *measure(logits, completion.unsqueeze(-1)), np.full(count, number), np.full(count, float(advantage))
-                )
-            )
-            done += count
-        print(f"[agreement] {number + 1}/{len(rows)} prompts, {done} tokens", file=sys.stderr, flush=True)
+    torch.manual_seed(seed)
+    for start in range(0, len(problems), per_batch):
+        some = problems[start : start + per_batch]
+        texts = [prompt_text(problem, tokenizer) for problem in some]
+        drawn, _ = engine.draw_ids(texts, [length] * len(some), samples, sampling, special)
+        for number, (problem, text) in enumerate(zip(some, texts, strict=True)):
+            group = drawn[number * samples : (number + 1) * samples]
+            ids = tokenizer(text, add_special_tokens=special)["input_ids"]
+            advantages = group_advantages(problem, tokenizer.batch_decode(group, skip_special_tokens=True))
+            for completion, advantage in zip(group, advantages, strict=True):
+                whole = torch.tensor([ids + completion], device=model.device)
+                with torch.inference_mode():
+                    logits = model(whole, logits_to_keep=len(completion) + 1).logits[0, :-1]
+                measured = measure(logits, whole[0, len(ids) :].unsqueeze(-1))
+                count = len(completion)
+                parts.append(Tokens(*measured, np.full(count, start + number), np.full(count, float(advantage))))
+                done += count
+        print(f"[agreement] {start + len(some)}/{len(problems)} prompts, {done} tokens", file=sys.stderr, flush=True)
     return join(parts)
 
 
-def prompt_text(row: dict, tokenizer) -> str:
+def prompt_text(problem: Problem, tokenizer) -> str:
     """The text a policy continues: a chat template's user turn where the tokenizer has one, else the problem itself."""
-    problem = next(row[name] for name in FIELDS if name in row)
     if tokenizer.chat_template is None:
-        return problem
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": problem}], tokenize=False, add_generation_prompt=True
-    )
+        return problem.problem
+    turn = [{"role": "user", "content": problem.problem}]
+    return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
 
 
-def sample(model, tokenizer, texts: list[str], samples: int, length: int, seed: int, batch: int = 32) -> Iterator:
-    """(number, prompt ids, completions) of each text; a completion ends with its end token or after `length`."""
-    torch.manual_seed(seed)
-    per_batch = max(1, batch // samples)
-    for start in range(0, len(texts), per_batch):
-        # A chat template has put its own special tokens into the text.
-        encoded = tokenizer(
-            texts[start : start + per_batch],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-            add_special_tokens=tokenizer.chat_template is None,
-        ).to(model.device)
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=encoded["input_ids"],
-                attention_mask=encoded["attention_mask"],
-                do_sample=True,
-                temperature=1.0,
-                top_p=1.0,
-                top_k=0,
-                repetition_penalty=1.0,
-                max_new_tokens=length,
-                num_return_sequences=samples,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        completions = output[:, encoded["input_ids"].shape[1] :]
-        for i, (ids, mask) in enumerate(zip(encoded["input_ids"], encoded["attention_mask"], strict=True)):
-            group = [cut(row, tokenizer.eos_token_id) for row in completions[i * samples : (i + 1) * samples]]
-            yield start + i, ids[mask.bool()], group
-
-
-def cut(completion: torch.Tensor, end: int) -> torch.Tensor:
-    """`completion` (T,) up to and with its first end token."""
-    ends = (completion == end).nonzero()
-    return completion[: int(ends[0]) + 1] if len(ends) else completion
-
-
-def group_advantages(row: dict, texts: list[str]) -> np.ndarray:
-    """GRPO's advantages of a group of completions; NaN where there is no answer to grade by or no group."""
-    if len(texts) < 2 or "answer" not in row:
+def group_advantages(problem: Problem, texts: list[str]) -> np.ndarray:
+    """GRPO's advantages (r − mean) / (std + 1e-4) of a group of completions; NaN for a single one."""
+    if len(texts) < 2:
         return np.full(len(texts), np.nan)
-    gold = extract(str(row["answer"])) or str(row["answer"])
-    rewards = np.array([float(verdict.correct) for verdict in grade_many([(text, gold) for text in texts])])
+    verdicts = grade_many([(text, problem.answer) for text in texts], tolerances=[problem.tolerance] * len(texts))
+    rewards = np.array([float(verdict.correct) for verdict in verdicts])
     return (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
 
 
@@ -178,17 +147,20 @@ def write_random(out: Path, states: int, each: int, seed: int) -> None:
 
 def write_policy(out: Path, name: str, model: str, prompts: str, count: int, samples: int, length: int, seed: int):
     """<name>.json and <name>.csv: tokens that the policy in `model` sampled from `count` of the prompts."""
-    policy, tokenizer, weights = load_policy(model)
-    rows = load_prompts(prompts)
-    rows = random.Random(seed).sample(rows, min(count, len(rows)))
-    tokens = policy_tokens(policy, tokenizer, rows, samples, length, seed)
+    found = resolve(model)
+    problems = load_prompts(prompts)
+    problems = random.Random(seed).sample(problems, min(count, len(problems)))
+    engine = load_policy(found.folder)
+    tokens = policy_tokens(engine, problems, samples, length, seed)
     settings = {
-        "model": label(model), **weights, "prompts": label(prompts), "prompts_digest": digest(rows),
-        "prompts_count": len(rows), "samples": samples, "length": length, "temperature": 1.0, "seed": seed,
-        "threads": torch.get_num_threads(), "device": policy.device.type,
+        "model": label(model), "revision": found.revision, "weights_sha256": found.sha256,
+        "vocabulary": engine.model.config.vocab_size, "parameters": found.parameters, "prompts": label(prompts),
+        "prompts_digest": digest([asdict(problem) for problem in problems]), "prompts_count": len(problems),
+        "samples": samples, "length": length, "temperature": 1.0, "seed": seed, "threads": torch.get_num_threads(),
+        "device": engine.model.device.type,
     }  # fmt: skip
-    found = {"name": name, "settings": settings, "provenance": provenance()}
-    write_json(out / f"{slug(name)}.json", found | summarise(tokens) | marginals(tokens))
+    record = {"name": name, "settings": settings, "provenance": provenance()}
+    write_json(out / f"{slug(name)}.json", record | summarise(tokens) | marginals(tokens))
     write_atomic(out / f"{slug(name)}.csv", bins_csv({name: grid(tokens)}))
 
 
@@ -209,54 +181,16 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def load_policy(given: str) -> tuple:
-    """(model in float32, tokenizer, facts about the weights) of a local folder or a hub id: safetensors only, no remote
-    code. Raises UserError where there is neither.
-    """
-    from huggingface_hub import snapshot_download
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        folder = Path(given if Path(given).is_dir() else snapshot_download(given, allow_patterns=WANTED))
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        # Padding is masked: where a tokenizer names no token for it, any will do.
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--model {given}: expected a local folder or a hub id of a causal language model in safetensors "
-            f"({type(error).__name__}); `make reproduce` makes results/laptop/base"
-        ) from None
-    facts = {
-        "revision": None if Path(given).is_dir() else folder.name,
-        "weights_sha256": {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))},
-        "vocabulary": model.config.vocab_size,
-        "parameters": model.num_parameters(),
-    }
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, facts
+def load_policy(folder: Path | str) -> TransformersEngine:
+    """The policy of a folder, in float32, on a GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TransformersEngine.load(folder, batch_size=32, dtype="float32", device=device)
 
 
-def load_prompts(given: str) -> list[dict]:
-    """Rows with one of FIELDS: a .jsonl file, or the test split of a hub data set "org/name" or "org/name/config".
-
-    Raises UserError where there is neither, or a row has no prompt.
-    """
+def load_prompts(given: str) -> list[Problem]:
+    """The problems of a .jsonl file that `dynclip data` wrote, or of a benchmark by its name. UserError for others."""
     if given.endswith(".jsonl"):
-        if not Path(given).is_file():
-            raise UserError(f"--prompts {given}: no such file; expected one JSON object a line, with a {FIELDS[0]!r}")
-        rows = [json.loads(line) for line in Path(given).read_text().splitlines() if line.strip()]
-    else:
-        from datasets import load_dataset
-
-        organisation, _, rest = given.partition("/")
-        name, _, config = rest.partition("/")
-        try:
-            rows = list(load_dataset(f"{organisation}/{name}", config or None, split="test"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--prompts {given}: expected a .jsonl file or a hub data set that has a test split "
-                f"({type(error).__name__})"
-            ) from None
-    if not rows or not all(any(name in row for name in FIELDS) for row in rows):
-        raise UserError(f"--prompts {given}: expected rows with one of the fields {', '.join(FIELDS)}")
-    return rows
+        return read_problems(given)
+    if given not in BENCHMARKS:
+        raise UserError(f"--prompts {given}: expected a .jsonl file or a benchmark: {', '.join(BENCHMARKS)}")
+    return load_problems(BENCHMARKS[given])

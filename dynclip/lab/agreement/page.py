@@ -16,16 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-LEAST = 30  # tokens: a bin with fewer is left white, and out of a curve
+LEAST = 30  # tokens: bins with fewer are white in a heat map and left out of curves
 MAPPED = "zipf, V = 32000"  # the random logits of the right heat map
 CURVES = (MAPPED, "gaussian, V = 32000", "gaussian, V = 64")
-RATIO = (
-    P_EDGES[3] / P_EDGES[2]
-)  # of neighbouring edges; the lowest bin, which reaches 0, is drawn as wide as the others
+# Of neighbouring edges. The lowest bin reaches 0 and is drawn as wide as the others.
+RATIO = P_EDGES[3] / P_EDGES[2]
 
 
 def write_page(out: Path) -> None:
-    """Write README.md and agreement.{svg,png} into `out`, from whatever was measured there."""
+    """Write README.md and agreement.{svg,png} into `out`, from the measurements in it."""
     policies, random, bins = load(out)
     write_atomic(out / "README.md", page(policies, random))
     for end, content in render(policies, bins).items():
@@ -113,8 +112,9 @@ def render(policies: list[dict], bins: "pd.DataFrame") -> dict[str, bytes]:
 
 
 def draw(policies: list[dict], bins: "pd.DataFrame") -> "Figure":
-    """Agreement over p and H for the policy with the largest vocabulary and for random logits; below, by p and by H
-    alone for every policy and for some random logits.
+    """Top: agreement over p and H, for the policies with the largest vocabulary and for random logits.
+
+    Bottom: agreement by p and by H alone, for every policy and some random logits.
     """
     figure, axes = canvas(8.4, rows=2, columns=2, heights=(1.15, 1))
     largest = max((p["settings"]["vocabulary"] for p in policies), default=0)
@@ -136,7 +136,7 @@ def draw(policies: list[dict], bins: "pd.DataFrame") -> "Figure":
 
 
 def heat(ax, bins: "pd.DataFrame"):
-    """Agreement over (H, p) with the rule's border p = exp(−H), as far as there are tokens; returns the mesh."""
+    """Draw agreement over (H, p) where there are tokens, and the rule's border p = exp(−H); returns the mesh."""
     share = np.full((len(P_EDGES) - 1, len(H_EDGES) - 1), np.nan)
     for (high, low), (tokens, wrong) in bins.groupby(["p_high", "entropy_low"])[["tokens", "wrong"]].sum().iterrows():
         if tokens >= LEAST:
@@ -155,7 +155,7 @@ def heat(ax, bins: "pd.DataFrame"):
 
 
 def curves(ax, policies: list[dict], bins: "pd.DataFrame", key: str, column: str, edges: tuple, middles) -> None:
-    """Agreement by the bins of one axis, drawn at `middles`: policies with their intervals as bands, random logits."""
+    """Draw agreement by the bins of one axis, at `middles`: policies with intervals as bands, and random logits."""
     lines = {}
     for policy in policies:
         rows = [[100 * value for value in row[1:]] if row[0] >= LEAST else [np.nan] * 3 for row in policy[key]]
@@ -174,5 +174,5 @@ def curves(ax, policies: list[dict], bins: "pd.DataFrame", key: str, column: str
 
 
 def nearest(edges: tuple, value: float) -> int:
-    """The number of the edge that `value` is: files hold it with six digits."""
+    """The index of the edge that equals `value`, which files hold with six digits."""
     return int(np.argmin(np.abs(np.array(edges) - value)))

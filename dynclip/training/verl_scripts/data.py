@@ -1,7 +1,7 @@
 """A study's problems as the parquet files that verl 0.9.1 reads.
 
-verl renders a row's chat messages itself, with the tokenizer's chat template or one that the run gives it. Messages and
-templates here are such that the model reads what `evals.sampling.prompts` writes; `check_prompts` compares the two.
+verl renders a row's chat messages itself, with the tokenizer's chat template or with one from the run's configuration.
+The messages and templates here make the prompts of `evals.sampling.prompts`. `check_prompts` compares the two.
 """
 
 import io
@@ -15,8 +15,7 @@ from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, read_problems
 from evals.sampling.prompts import BOXED, DAPO_HEAD, DAPO_TAIL, TEMPLATES, render
 
-# What verl renders messages with, where a template of evals.sampling.prompts does not use the tokenizer's own chat
-# template.
+# Chat templates for those templates of evals.sampling.prompts that do not use the tokenizer's own.
 CHAT_TEMPLATES = {
     "qwen-math": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
     "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
@@ -25,14 +24,14 @@ CHAT_TEMPLATES = {
 
 
 def messages(problem: str, template: str) -> list[dict[str, str]]:
-    """The chat messages that verl renders to what `render` writes for this problem and template."""
+    """The chat messages that verl renders to the prompt of `evals.sampling.prompts.render`."""
     user = {"chat": f"{problem}\n\n{BOXED}", "dapo": f"{DAPO_HEAD}\n\n{problem}\n\n{DAPO_TAIL}"}.get(template, problem)
     system = [{"role": "system", "content": BOXED}] if template == "qwen-math" else []
     return [*system, {"role": "user", "content": user}]
 
 
 def rows(problems: list[Problem], source: str, template: str, k: int | None = None) -> list[dict]:
-    """verl's rows of a problem set; `k` samples a problem in validation."""
+    """verl's rows of a problem set, with `k` samples per problem in validation."""
     return [
         {
             "data_source": source,
@@ -46,9 +45,10 @@ def rows(problems: list[Problem], source: str, template: str, k: int | None = No
 
 
 def write_data(study: Study, data: Path, folder: Path) -> dict[str, dict]:
-    """Write train.parquet and <benchmark>.parquet from the jsonl files of `data`; their rows and SHA-256 by name.
+    """Write train.parquet and <benchmark>.parquet from the jsonl files of `data`.
 
-    Raises UserError for missing or damaged files, and for fewer problems than a run without repeats needs.
+    Returns {file name: {"rows", "sha256"}}. Raises UserError for missing or damaged files, and for fewer problems than
+    a run without repeats needs.
     """
     import pyarrow
     from pyarrow import parquet
@@ -75,7 +75,7 @@ def write_data(study: Study, data: Path, folder: Path) -> dict[str, dict]:
 
 
 def check_prompts(problems: list[Problem], template: str, tokenizer) -> None:
-    """Raise UserError unless verl, with this tokenizer, gives the model the tokens that dynclip's own prompts have."""
+    """Raise UserError unless verl's prompts have, with this tokenizer, the tokens of dynclip's own prompts."""
     if template not in CHAT_TEMPLATES and not tokenizer.chat_template:
         raise UserError(f"template {template!r}: the model's tokenizer has no chat template, which verl needs for it")
     for problem in problems:

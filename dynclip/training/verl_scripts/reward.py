@@ -1,7 +1,8 @@
 """The reward of a training in verl, as verl's workers load it:
 `reward.custom_reward_function.path=pkg://dynclip.training.verl_scripts.reward`, `name=compute_score`.
 
-It grades as training in TRL and evaluation do, and imports nothing of verl. It needs math-verify in verl's environment.
+The grader is that of training in TRL and of evaluation. verl's environment needs math-verify. Nothing of verl is
+imported.
 """
 
 from typing import Any
@@ -16,10 +17,10 @@ def compute_score(
     extra_info: dict[str, Any] | None = None,
     reward: str = "correct",
 ) -> dict[str, float]:
-    """verl's reward function for one response: "score", which verl trains on, and "acc", 1 where it is correct, else 0.
+    """verl's reward function for one response: "score", which verl trains on, and "acc", 1 if correct, else 0.
 
-    The first four arguments are verl 0.9.1's, by its names; `data_source` does not matter. `extra_info["tolerance"]` is
-    the deviation that the gold grants ("" for none). `reward`, a name of `evals.grading`, comes from
+    The first four arguments have verl 0.9.1's names; `data_source` is not used. `extra_info["tolerance"]` is the
+    allowed deviation from the gold answer ("" for none). `reward` is a name of `evals.grading.REWARDS`, set by
     `reward.custom_reward_function.reward_kwargs`. Raises KeyError for an unknown reward.
     """
     tolerance = (extra_info or {}).get("tolerance") or ""

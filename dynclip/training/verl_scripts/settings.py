@@ -1,8 +1,8 @@
-"""A study's runs in verl 0.9.1: the overrides of its Hydra configuration, and a launch script for each run.
+"""A study's runs in verl 0.9.1: overrides of verl's Hydra configuration, and a launch script for each run.
 
-The overrides make verl train what `dynclip.training` trains with TRL: the same method with the same options, batches,
-updates, optimizer, lengths, prompts and rewards. Nothing here imports verl; tests/peers composes verl's own
-configuration with these overrides and reads the values back where verl reads them. docs/peers.md says what differs.
+With these overrides verl trains what `dynclip.training` trains with TRL: the same method and options, batches, updates,
+optimizer, lengths, prompts and rewards. docs/peers.md says what differs. Nothing here imports verl. tests/peers
+composes verl's own configuration with the overrides and reads the values back.
 """
 
 import re
@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from dynclip.methods.registry import METHODS
-from dynclip.methods.types import Line
+from dynclip.methods.types import LOGIT_NEEDS, Line
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.studies.arms import Arm, arm
@@ -23,10 +23,6 @@ from evals.benchmarks.registry import BENCHMARKS, read_problems
 from evals.sampling.engine import load_tokenizer
 
 VERL = "0.9.1"
-LOGIT_NEEDS = (
-    "old_baseline",
-    "clamped_entropy",
-)  # the keys of dynclip.verl.losses.OUT_OF_REACH, which only verl can import
 AGGREGATION = {"token": "token-mean", "sequence": "seq-mean-token-mean", "fixed": "seq-mean-token-sum-norm"}
 # verl adds the number of a sampler or worker to its seed: runs with neighbouring seeds must not share streams.
 SEED_STRIDE = 1000
@@ -36,10 +32,11 @@ ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", 
 def overrides(
     study: Study, arm_name: str, seed: int, data_folder: Path, model: Path, out: Path, nodes: int = 1
 ) -> list[str]:
-    """The words after `python -m verl.trainer.main_ppo` that train the arm with `seed`, as Hydra parses them.
+    """The arguments of `python -m verl.trainer.main_ppo` that train the arm with `seed`.
 
-    data_folder: of `write_data`'s parquet files. model: the base policy's folder. out: for checkpoints and logs.
-    nodes: machines with the scale's number of GPUs each. Raises UserError for an arm or a scale that verl cannot run.
+    `data_folder` has `write_data`'s parquet files, `model` is the base policy's folder, `out` gets checkpoints and
+    logs. Each of the `nodes` machines has the scale's number of GPUs. Raises UserError for an arm or a scale that verl
+    cannot run.
     """
     chosen, study = arm_study(study, arm_name)
     scale = study.scale
@@ -63,11 +60,11 @@ def overrides(
         "trainer.resume_mode": "auto",
         "hydra.run.dir": str(out / "hydra"),
     }
-    return [f"{key}={written(value)}" for key, value in settings.items()]
+    return [f"{key}={as_hydra(value)}" for key, value in settings.items()]
 
 
 def out_of_reach(chosen: Arm) -> str | None:
-    """Why an arm does not run inside verl, in words; None where it does."""
+    """Why an arm does not run inside verl; None if it does."""
     if chosen.spec.name not in METHODS:
         return f"{chosen.spec.name} is a probe of a study, which dynclip.verl does not register"
     needs = [need for need in chosen.spec.needs if need in LOGIT_NEEDS]
@@ -75,7 +72,7 @@ def out_of_reach(chosen: Arm) -> str | None:
 
 
 def method_settings(chosen: Arm) -> dict:
-    """The method, all its options, and what dynclip.verl needs to be called at all."""
+    """The method, all its options, and what makes verl load dynclip.verl."""
     method, options, needs = chosen.spec.name, chosen.all_options, chosen.spec.needs
     return {
         "trainer.use_v1": True,
@@ -89,9 +86,9 @@ def method_settings(chosen: Arm) -> dict:
 
 
 def protocol_settings(scale: Scale, steps: int, seed: int) -> dict:
-    """What runs that are compared share: batches, updates, optimizer, loss, sampling, lengths, seeds.
+    """What all compared runs share: batches, updates, optimizer, loss, sampling, lengths, seeds.
 
-    Raises UserError where a mini-batch is no whole number of prompts, which is how verl counts.
+    Raises UserError if a mini-batch is no whole number of prompts, because verl counts prompts.
     """
     if scale.prompts_per_step % scale.minibatches:
         raise UserError(
@@ -104,7 +101,7 @@ def protocol_settings(scale: Scale, steps: int, seed: int) -> dict:
         "algorithm.norm_adv_by_std_in_grpo": True,
         "algorithm.use_kl_in_reward": False,
         "algorithm.filter_groups.enable": False,
-        # As `dynclip.training.trl_config.sampler_options` has it: each token's weight π_trainer / π_sampler, cut at 2.
+        # As in `dynclip.training.trl_config.sampler_options`: each token's weight is π_trainer / π_sampler, at most 2.
         "algorithm.rollout_correction.rollout_is": "token" if corrected else None,
         "algorithm.rollout_correction.rollout_is_threshold": 2.0,
         "algorithm.rollout_correction.rollout_rs": None,
@@ -136,7 +133,7 @@ def protocol_settings(scale: Scale, steps: int, seed: int) -> dict:
         f"{ACTOR}.fsdp_config.seed": SEED_STRIDE * seed,
         f"{ROLLOUT}.seed": SEED_STRIDE * seed,
         "trainer.total_training_steps": steps,
-        "trainer.total_epochs": steps,  # never the limit: an epoch has one step at least
+        "trainer.total_epochs": steps,  # an epoch has at least one step, so this is never the limit
         "reward.custom_reward_function.path": "pkg://dynclip.training.verl_scripts.reward",
         "reward.custom_reward_function.name": "compute_score",
         "+reward.custom_reward_function.reward_kwargs.reward": scale.reward,
@@ -145,7 +142,7 @@ def protocol_settings(scale: Scale, steps: int, seed: int) -> dict:
 
 
 def machine_settings(scale: Scale, nodes: int) -> dict:
-    """How the run is executed on `nodes` machines. Raises UserError where the scale's numbers do not divide."""
+    """How `nodes` machines execute the run. Raises UserError if the scale's numbers do not divide."""
     execution = scale.execution
     gpus = execution.gpus * nodes
     if not gpus:
@@ -161,7 +158,7 @@ def machine_settings(scale: Scale, nodes: int) -> dict:
         f"{ACTOR}.strategy": "fsdp2",
         f"{ACTOR}.fsdp_config.model_dtype": "fp32",
         f"{ACTOR}.fsdp_config.dtype": execution.dtype,
-        # Who gives its memory back while the other works does so on both sides.
+        # Trainer and sampler take turns on a GPU: each gives its memory back while the other works.
         f"{ACTOR}.fsdp_config.param_offload": execution.sleep,
         f"{ACTOR}.fsdp_config.optimizer_offload": execution.sleep,
         f"{ROLLOUT}.free_cache_engine": execution.sleep,
@@ -177,7 +174,7 @@ def machine_settings(scale: Scale, nodes: int) -> dict:
 
 
 def data_settings(scale: Scale, folder: Path) -> dict:
-    """The files that verl reads, and what it leaves out of them."""
+    """The files that verl reads, and the rows that it leaves out."""
     limit = {} if scale.max_prompt is None else {"data.max_prompt_length": scale.max_prompt}
     return {
         "data.train_files": [str(folder / "train.parquet")],
@@ -190,8 +187,11 @@ def data_settings(scale: Scale, folder: Path) -> dict:
 
 
 def validation_settings(scale: Scale) -> dict:
-    """Off: checkpoints are scored by `dynclip evaluate`, as all are. With `trainer.test_freq` it samples as that does,
-    as often as the column `__rollout_n__` of a benchmark's file says."""
+    """Validation is off, because `dynclip evaluate` scores the checkpoints.
+
+    With `trainer.test_freq` verl samples as that command does. The column `__rollout_n__` of a benchmark's file holds
+    the number of samples.
+    """
     sampling = BENCHMARKS[scale.benchmarks[0]].sampling
     return {
         "trainer.val_before_train": False,
@@ -204,15 +204,17 @@ def validation_settings(scale: Scale) -> dict:
 
 
 def save_every(study: Study) -> int:
-    """Steps between checkpoints: the scale's, or fewer, so that the early evaluated step is among them. verl saves the
-    last step in any case."""
-    most = study.scale.checkpoint_every
+    """Steps between checkpoints: at most the scale's number, and a divisor of the early evaluated step.
+
+    verl saves the last step in any case.
+    """
+    limit = study.scale.checkpoint_every
     early = [step for step in study.checkpoints.values() if step < study.steps]
-    return max(each for each in range(1, most + 1) if early[0] % each == 0) if early else most
+    return max(steps for steps in range(1, limit + 1) if early[0] % steps == 0) if early else limit
 
 
-def written(value) -> str:
-    """A value in the grammar of Hydra's overrides; strings that Hydra would read as something else are quoted."""
+def as_hydra(value) -> str:
+    """A value as a Hydra override. Strings that Hydra would read as another type are quoted."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -220,29 +222,24 @@ def written(value) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Line):
-        return written([value.slope, value.intercept])
+        return as_hydra([value.slope, value.intercept])
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(map(as_hydra, value))}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{written(each)}' for key, each in value.items())}}}"
-    if re.fullmatch(r"[A-Za-z_/][A-Za-z0-9_./-]*", value) and value.lower() not in (
-        "null",
-        "true",
-        "false",
-        "inf",
-        "nan",
-    ):
+        return f"{{{','.join(f'{key}:{as_hydra(item)}' for key, item in value.items())}}}"
+    keywords = ("null", "true", "false", "inf", "nan")
+    if re.fullmatch(r"[A-Za-z_/][A-Za-z0-9_./-]*", value) and value.lower() not in keywords:
         return value
     # A backslash stands for itself unless a quote follows it.
-    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value) + '"'
+    return '"' + re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), value) + '"'
 
 
 def write_launch(study: Study, folder: Path, nodes: int = 1) -> list[Path]:
-    """Write verl's data under `folder`/verl/data and, for each arm and seed of the study, verl/<arm>/seed<k>.sh with
-    its record seed<k>.json; the scripts' paths.
+    """Write verl's data into `folder`/verl/data, and verl/<arm>/seed<k>.sh with its record seed<k>.json for each run.
 
-    folder: results/<scale>, with its data. Raises UserError for missing data, for a scale that verl cannot run, and,
-    after the other arms are written, for those that it cannot.
+    `folder` is results/<scale>, with its data. Returns the paths of the scripts. Raises UserError for missing data and
+    for a scale that verl cannot run. If verl cannot run some arms, it raises after the scripts of the others are
+    written.
     """
     folder = folder.resolve()
     home, model = folder / "verl", folder / "base"
@@ -271,7 +268,7 @@ def write_launch(study: Study, folder: Path, nodes: int = 1) -> list[Path]:
 
 
 def record(study: Study, name: str, seed: int, nodes: int, words: list[str], files: dict, model: Path) -> dict:
-    """What a run was launched with."""
+    """The record of a run: what it is launched with."""
     chosen, study = arm_study(study, name)
     return {
         "engine": f"verl {VERL}",

@@ -19,17 +19,18 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.workers.config import OptimizerConfig
 
 from dynclip.methods.registry import method
-from dynclip.verl import losses as adapter
+from dynclip.verl import PolicyLossConfig
+from dynclip.verl.trainer import check_settings
 
 
 def read(overrides: list[str]) -> dict:
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=overrides)
     validate_config(config, need_reference_policy(config), need_critic(config))
-    name, options = adapter.check_settings(config)
+    name, options = check_settings(config)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
-    assert isinstance(actor.policy_loss, adapter.PolicyLossConfig) and isinstance(actor.optim, OptimizerConfig)
+    assert isinstance(actor.policy_loss, PolicyLossConfig) and isinstance(actor.optim, OptimizerConfig)
     score = get_custom_reward_fn(config)
     correction = omega_conf_to_dataclass(config.algorithm).rollout_correction
     return {

@@ -12,7 +12,8 @@ from cpu_worker import WorkerGroup, cpu_worker, rollouts, tiny_model
 from launch import actor_of, compose_run, configure
 
 from dynclip.methods.registry import METHODS, method
-from dynclip.methods.types import TokenBatch
+from dynclip.methods.types import LOGIT_NEEDS, TokenBatch
+from dynclip.runtime.seeds import derive_seed
 from dynclip.verl import losses as adapter
 
 ROWS, GROUPS, MINI, MICRO, RATE, STEPS = 32, 8, 8, 2, 0.2, 4
@@ -112,7 +113,7 @@ def plain_step(run, fields, step: int, seed: int = 42):
                 logprob[:, :counted], old[rows, :counted], whole.advantages[rows, :counted], mask[rows, :counted],
                 entropy=entropy[:, :counted], success=success[rows], prepared=True,
                 weight=None if whole.weight is None else whole.weight[rows, :counted],
-                draw_seed=(seed * 1_000_003 + step) * 1_000_003 + number,
+                draw_seed=derive_seed(seed, step, number),
             )  # fmt: skip
             per_token = run.loss(tokens, step, dual_clip=3.0).per_token
             ((per_token * tokens.mask).sum() / mask[first : first + MINI].sum()).backward()
@@ -122,7 +123,7 @@ def plain_step(run, fields, step: int, seed: int = 42):
 
 
 # Every method that runs inside verl, with options under which its own piece acts on a batch of this size.
-CHECKED = {name: {} for name, spec in METHODS.items() if not set(spec.needs) & set(adapter.OUT_OF_REACH)} | {
+CHECKED = {name: {} for name, spec in METHODS.items() if not set(spec.needs) & LOGIT_NEEDS.keys()} | {
     "ent_reg": {"coefficient": 0.3},
     "adaptive_entropy": {"initial": 0.3, "maximum": 1.0, "target": 9.0},
     "aer": {"eta": 1.0, "fraction": 9.0, "maximum": 1.0, "solved": 0.6},

@@ -11,6 +11,7 @@ from launch import actor_of, compose_run
 
 from dynclip.methods.registry import METHODS
 from dynclip.verl import losses as adapter
+from dynclip.verl.trainer import check_settings
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "peers.md"
 LOADED = """
@@ -94,7 +95,7 @@ def documented_command() -> list[str]:
 def test_the_documented_command_is_a_configuration_that_verl_takes():
     words = documented_command()
     config = compose_run(words[3:])
-    name, options = adapter.check_settings(config)
+    name, options = check_settings(config)
     actor = actor_of(config)
     assert isinstance(actor.policy_loss, adapter.PolicyLossConfig)
     assert actor.policy_loss.loss_mode == f"dynclip_{name}" and options

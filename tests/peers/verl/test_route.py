@@ -11,8 +11,10 @@ from verl.trainer.ppo.core_algos import get_policy_loss_fn
 from verl.utils import tensordict_utils
 
 from dynclip.methods.registry import METHODS, method
-from dynclip.methods.types import TokenBatch
+from dynclip.methods.types import LOGIT_NEEDS, Line, TokenBatch
+from dynclip.runtime.seeds import derive_seed
 from dynclip.verl import losses as adapter
+from dynclip.verl.trainer import check_settings
 
 with warnings.catch_warnings():  # verl names every engine that is not installed
     warnings.simplefilter("ignore")
@@ -62,7 +64,7 @@ def verl_batch(seed: int, entry: dict | None = None, dtype=torch.float64):
     return cut, leaves, {"log_probs": whole(logprob), "entropy": whole(entropy)}, data
 
 
-IN_REACH = [name for name, spec in METHODS.items() if not set(spec.needs) & set(adapter.OUT_OF_REACH)]
+IN_REACH = [name for name, spec in METHODS.items() if not set(spec.needs) & set(LOGIT_NEEDS)]
 
 
 @pytest.mark.parametrize("aggregation", list(AGGREGATION))
@@ -81,7 +83,7 @@ def test_ppo_loss_gives_the_loss_and_gradients_of_the_core(name, aggregation, mo
         tokens = TokenBatch(
             logprob, batch["old"], batch["advantages"], batch["mask"], entropy=entropy,
             old_entropy=batch["entropy"] * 0.9, success=data["dynclip_success"],
-            draw_seed=(config.data_loader_seed * 1_000_003 + 3) * 1_000_003,
+            draw_seed=derive_seed(config.data_loader_seed, 3, 0),
         )  # fmt: skip
         expected = method(name, STEPS).loss(
             tokens, 3, 0.4, aggregation=AGGREGATION[aggregation], dual_clip=config.clip_ratio_c
@@ -173,7 +175,7 @@ def test_what_verl_cannot_give_is_an_error_that_names_it(name, need):
     with pytest.raises(ValueError, match=rf"dynclip_{name}: needs {need}.*docs/peers\.md"):
         engine_workers.ppo_loss(actor_config(policy_loss={"loss_mode": f"dynclip_{name}"}), output, data)
     with pytest.raises(ValueError, match=rf"dynclip_{name}: needs {need}"):
-        adapter.check_settings(compose_run(run_overrides(name)))
+        check_settings(compose_run(run_overrides(name)))
 
 
 def test_the_context_ends_with_the_loss():
@@ -204,8 +206,8 @@ def test_draws_depend_on_step_and_place_alone(monkeypatch):
 def test_lines_are_written_as_pairs_in_a_configuration():
     options = {"upper": [-0.1, 0.4], "eps": 0.3}
     config = compose_run(run_overrides("id", options))
-    assert adapter.check_settings(config) == ("id", adapter.method_options("id", options))
-    assert adapter.method_options("id", options)["upper"] == adapter.Line(-0.1, 0.4)
+    assert check_settings(config) == ("id", adapter.method_options("id", options))
+    assert adapter.method_options("id", options)["upper"] == Line(-0.1, 0.4)
 
 
 @pytest.mark.parametrize(
