@@ -16,7 +16,7 @@ help:  ## List the commands.
 install:  ## Build .venv from the pinned lock of this machine (DEVICE=cpu|cuda overrides).
 	@for python in python3.11 python3.12 python3; do \
 	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
-	    exec "$$python" requirements/install.py $(if $(DEVICE),--device $(DEVICE)); \
+	    exec "$$python" requirements/install.py $(DEVICE); \
 	  fi; \
 	done; \
 	echo "install: no Python 3.11 or 3.12 with venv found (python3.11, python3.12, python3 were tried); install one, e.g. the package python3.11-venv" >&2; \
@@ -53,8 +53,8 @@ plan: install  ## Say what would run here: scale and why, runs, minutes, disk.
 doctor: install  ## Say what was installed and why, and what this machine has.
 	@$(IN_VENV) dynclip doctor
 
-lock: install  ## Resolve requirements/*.in anew into both locks and environment.yml (ARGS=--upgrade for newer versions).
-	@$(IN_VENV) python -m dynclip.plan.pins compile $(ARGS)
+lock: install  ## Resolve requirements/*.in anew into the locks and environment.yml (ARGS=--upgrade for newer versions).
+	@$(IN_VENV) python requirements/compile.py $(ARGS)
 
 lint: install  ## Check style and formatting of Python and of the workflow.
 	@$(IN_VENV) ruff check .

@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the harnesses whose name contains this")
     parser.add_argument("--write", type=Path, help="add the results to this JSON file")
     arguments = parser.parse_args()
-    subprocess.run((sys.executable, ROOT / "requirements" / "install.py", "--environment", "harnesses"), check=True)
+    subprocess.run((sys.executable, ROOT / "requirements" / "install.py", "harnesses"), check=True)
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     rule = BENCHMARKS["gsm8k"].sampling
     rule = Sampling(0.0 if arguments.greedy else rule.temperature, rule.top_p, rule.top_k, arguments.max_tokens)

@@ -1,15 +1,8 @@
-"""Build an environment from a lock: torch first and by pip, the rest without dependency resolution, then the
-project itself.
+"""Build an environment from a lock: uv installs the exact versions without dependency resolution.
 
-Standard library only: it runs before anything is installed. `make install` calls it for `.venv`, `make peers`
-with `--environment verl` for `.venv-verl`, bench/evaluation.py with `--environment harnesses` for
-`.venv-harnesses`; an up-to-date environment costs a fraction of a second, an interrupted one is made anew from
-the downloads already in pip's and uv's caches.
-
-Why two installers. torch comes in builds of very different size under one version, and which of them a
-machine is meant to use is decided by its pip configuration (index, extra indexes, wheel folders,
-certificates), so pip installs it. The other packages come as one build; uv, fed with the same configuration,
-installs them several times faster than pip. When uv cannot serve them, pip does.
+Standard library only: it runs before anything is installed. `make install` calls it for `.venv`, tests/peers for
+`.venv-verl`, bench/evaluation.py for `.venv-harnesses`. It does nothing where the environment is up to date, and builds
+an interrupted one anew from the downloads in uv's cache.
 """
 
 import argparse
@@ -18,219 +11,113 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = ROOT / "requirements"
-
-
-@dataclass(frozen=True)
-class Environment:
-    """A virtual environment of the project: its folder, the command that builds it, and its lock, where it has one
-    whatever the device."""
-
-    folder: Path
-    command: str
-    lock: str = ""
-
-    @property
-    def python(self) -> Path:
-        return self.folder / "bin" / "python"
-
-    @property
-    def pip(self) -> tuple[str, ...]:
-        return (str(self.python), "-m", "pip", "install", "--no-deps", "--disable-pip-version-check")
-
-    @property
-    def stamp(self) -> Path:
-        """Written last: the environment is complete."""
-        return self.folder / ".installed"
-
-    @property
-    def unfinished(self) -> Path:
-        """There from the first to the last step: an interrupted installation left it."""
-        return self.folder / ".installing"
-
-    def works(self, code: str) -> bool:
-        """Whether the environment's Python runs `code`."""
-        try:
-            return subprocess.run((str(self.python), "-c", code), capture_output=True).returncode == 0
-        except OSError:
-            return False
-
-
+# The lock requirements/<name>.txt: its environment, and the command that builds it.
 ENVIRONMENTS = {
-    "dynclip": Environment(ROOT / ".venv", "make install"),
-    "verl": Environment(ROOT / ".venv-verl", "make peers", "verl.txt"),
-    "harnesses": Environment(ROOT / ".venv-harnesses", "python bench/evaluation.py", "harnesses.txt"),
+    "cpu": (".venv", "make install"),
+    "cuda": (".venv", "make install"),
+    "verl": (".venv-verl", "make peers"),
+    "harnesses": (".venv-harnesses", "make bench-harnesses"),
+}
+# uv does not read pip's configuration: pip's key and uv's variable for it.
+UV_NAMES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "trusted-host": "UV_INSECURE_HOST",
+    "constraint": "UV_CONSTRAINT",
+    "cert": "SSL_CERT_FILE",
+    "client-cert": "SSL_CLIENT_CERT",
+    "proxy": "ALL_PROXY",
+    "timeout": "UV_HTTP_TIMEOUT",
+    "default-timeout": "UV_HTTP_TIMEOUT",
 }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Build .venv from requirements/<device>.txt, or a peers' environment.")
+    parser = argparse.ArgumentParser(description="Build an environment from requirements/<lock>.txt.")
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="default: cuda where nvidia-smi lists a GPU, else cpu"
+        "lock", nargs="?", choices=ENVIRONMENTS, help="default: cuda with a GPU in nvidia-smi, else cpu"
     )
-    parser.add_argument("--environment", choices=tuple(ENVIRONMENTS), default="dynclip", help="default: dynclip")
-    arguments = parser.parse_args()
-    environment, device = ENVIRONMENTS[arguments.environment], arguments.device
-    if environment.lock:
-        if device == "cuda":
-            parser.error(f"--environment {arguments.environment} has a lock for the CPU only; leave out --device cuda")
-        device, chosen_by, lock = "cpu", "asked for", REQUIREMENTS / environment.lock
-    else:
-        chosen_by = "asked for" if device else "nvidia-smi lists a GPU" if has_gpu() else "nvidia-smi lists no GPU"
-        device = device or ("cuda" if chosen_by == "nvidia-smi lists a GPU" else "cpu")
-        lock = REQUIREMENTS / f"{device}.txt"
-    wanted = {
-        "lock": lock.relative_to(ROOT).as_posix(),
-        "sha256": digest(lock, ROOT / "pyproject.toml"),
-        "root": str(ROOT),
-    }
-    stamp = read_stamp(environment)
-    if all(stamp.get(key) == value for key, value in wanted.items()) and environment.works("pass"):
-        return 0
-    started = time.monotonic()
-    name = environment.folder.name
-    print(f"environment: {name} from {wanted['lock']} ({chosen_by}), Python {sys.version.split()[0]}", flush=True)
+    name = parser.parse_args().lock
+    chosen_by = "asked for" if name else "nvidia-smi lists a GPU" if has_gpu() else "nvidia-smi lists no GPU"
+    name = name or ("cuda" if chosen_by == "nvidia-smi lists a GPU" else "cpu")
+    folder, command = ENVIRONMENTS[name]
     try:
-        # Both devices' engines own the same files, a half-copied package looks installed, and scripts hold
-        # the folder's path: all three start afresh.
-        moved = any(stamp.get(key, wanted[key]) != wanted[key] for key in ("lock", "root"))
-        make_venv(environment, afresh=moved or environment.unfinished.exists())
-        install(environment, lock)
+        build(ROOT / folder, name, f"{command}, {chosen_by}")
     except subprocess.CalledProcessError as error:
-        python = str(environment.python)
-        command = " ".join(Path(word).name if word == python else word for word in map(str, error.cmd))
-        print(
-            f"install: `{command}` failed (exit {error.returncode}), see above; `{environment.command}` continues",
-            file=sys.stderr,
-        )
+        words = [str(word).removeprefix(f"{ROOT}/") for word in error.cmd]
+        print(f"install: `{' '.join(words)}` failed, see above; `{command}` tries again", file=sys.stderr)
         return 1
-    seconds = round(time.monotonic() - started, 1)
-    about = wanted | {"device": device, "chosen_by": chosen_by, "seconds": seconds}
-    aside = environment.stamp.with_suffix(".tmp")
-    aside.write_text(json.dumps(about, indent=1) + "\n")
-    aside.replace(environment.stamp)
-    environment.unfinished.unlink()
-    says = "`make doctor`" if environment == ENVIRONMENTS["dynclip"] else f"{name}/bin/dynclip doctor"
-    print(f"environment: ready in {seconds:.0f} s; {says} says what was installed and why", flush=True)
+    except KeyboardInterrupt:
+        print(f"\ninstall: interrupted; `{command}` starts again from the downloads it has", file=sys.stderr)
+        return 130
     return 0
 
 
-def install(environment: Environment, lock: Path) -> None:
-    """Every package of `lock` and the project itself into the existing environment. Raises CalledProcessError."""
-    pip = environment.pip
-    pins = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text(), re.MULTILINE))
-    say(f"torch {pins['torch']}: pip, from wherever its configuration says")
-    run(*pip, "-qq", f"torch=={pins['torch']}")
-    say(f"the other {len(pins) - 1} packages: uv, exact versions, byte-compiled")
-    run(*pip, "-qq", f"uv=={pins['uv']}")
-    options, variables = uv_settings(pip_settings(environment))
-    quiet = [] if sys.stderr.isatty() else ["--quiet"]
-    uv = (
-        str(environment.folder / "bin" / "uv"),
-        "pip",
-        "install",
-        *quiet,
-        "--python",
-        str(environment.python),
-        "--no-deps",
-        "--compile-bytecode",
-    )
+def build(folder: Path, name: str, known_by: str) -> None:
+    """Make the environment in `folder` hold requirements/<name>.txt and the project. Raises CalledProcessError."""
+    lock, python, stamp = ROOT / "requirements" / f"{name}.txt", folder / "bin" / "python", folder / ".installed"
+    digest = hashlib.sha256(lock.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    place = {"lock": f"requirements/{name}.txt", "root": str(ROOT)}  # scripts hold the folder's path
     try:
-        run(*uv, *options, "-r", str(lock), env={**os.environ, **variables})
-    except (subprocess.CalledProcessError, OSError):
-        say("uv could not, see above; pip takes over, which needs some minutes more")
-        run(*pip, "-qq", "-r", str(lock))
-    if not environment.works("import torch"):
-        # A package index without a CPU build served the CUDA build, which does not load without its
-        # libraries.
-        say("this torch is a CUDA build: adding the libraries that it loads")
-        run(*(word for word in pip if word != "--no-deps"), "-qq", f"torch=={pins['torch']}")
-        run(str(environment.python), "-c", "import torch")
-    say("dynclip itself, editable")
-    run(*pip, "-qq", "--no-build-isolation", "--editable", str(ROOT))
+        found = json.loads(stamp.read_text()) if python.exists() else {}
+    except (OSError, ValueError):
+        found = {}
+    if found.items() >= (place | {"sha256": digest}).items():
+        return
+    started = time.monotonic()
+    print(f"environment: {folder.name} from {place['lock']} ({known_by})", flush=True)
+    stamp.unlink(missing_ok=True)  # it is written last: without it the environment counts as unfinished
+    if not found.items() >= place.items():
+        run(sys.executable, "-m", "venv", "--clear", folder)
+    uv, torch = (re.search(rf"^{package}==\S+", lock.read_text(), re.MULTILINE)[0] for package in ("uv", "torch"))
+    run(python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps", uv)
+    options, variables = uv_settings(subprocess.check_output((python, "-m", "pip", "config", "list"), text=True))
+    options += [] if sys.stderr.isatty() else ["--quiet"]
+    install = (folder / "bin" / "uv", "pip", "install", "--python", python, *options)
+    variables |= os.environ
+    run(*install, "--no-deps", "--exact", "--compile-bytecode", "-r", lock, "-e", ROOT, env=variables)
+    if subprocess.run((python, "-c", "import torch"), capture_output=True).returncode:
+        # No index or wheel folder had a CPU build, and the CUDA build does not load without its libraries.
+        run(*install, torch, env=variables)
+        run(python, "-c", "import torch")
+    seconds = round(time.monotonic() - started, 1)
+    stamp.write_text(json.dumps(place | {"sha256": digest, "known_by": known_by, "seconds": seconds}, indent=1) + "\n")
+    print(
+        f"environment: ready in {seconds:.0f} s; {folder.name}/bin/dynclip doctor says what was installed", flush=True
+    )
 
 
-def make_venv(environment: Environment, afresh: bool) -> None:
-    """A virtual environment with pip in the folder; an existing sound one is kept unless `afresh`."""
-    environment.stamp.unlink(missing_ok=True)
-    if afresh or not environment.works("import pip"):
-        shutil.rmtree(environment.folder, ignore_errors=True)
-        environment.folder.mkdir()
-        environment.unfinished.touch()
-        run(sys.executable, "-m", "venv", str(environment.folder))
-    environment.unfinished.touch()
-
-
-def pip_settings(environment: Environment) -> dict[str, str]:
-    """pip's merged configuration for `pip install`: the environment over [install] over [global]."""
-    command = (str(environment.python), "-m", "pip", "config", "list")
-    listed = subprocess.run(command, capture_output=True, text=True).stdout
-    settings: dict[str, str] = {}
+def uv_settings(listed: str) -> tuple[list[str], dict[str, str]]:
+    """uv's options and variables that say what `pip config list` says: the environment over [install] over [global]."""
+    pip: dict[str, str] = {}
     for section in ("global", "install", ":env:"):
         for key, value in re.findall(rf"^{section}\.([\w-]+)=(.*)$", listed, re.MULTILINE):
-            settings[key] = str(ast.literal_eval(value))
-    return settings
-
-
-def uv_settings(settings: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """The same package sources, certificates and patience for uv: (options, environment variables).
-
-    uv takes the first index that knows a name, pip the best file of all: uv is told to do as pip does.
-    """
-    options = ["--index-strategy", "unsafe-best-match"]
-    names = {"index-url": "--default-index", "extra-index-url": "--index", "find-links": "--find-links"}
-    for key, option in {**names, "trusted-host": "--allow-insecure-host"}.items():
-        for value in settings.get(key, "").split():
-            options += [option, value]
-    if settings.get("no-index", "").lower() in {"1", "true", "yes", "on"}:
-        options.append("--no-index")
-    variables = {"cert": "SSL_CERT_FILE", "client-cert": "SSL_CLIENT_CERT", "proxy": "ALL_PROXY"}
-    environment = {name: settings[key] for key, name in variables.items() if key in settings}
-    patience = {"UV_HTTP_TIMEOUT": settings.get("default-timeout", settings.get("timeout", "120"))}
-    return options, {name: value for name, value in (environment | patience).items() if name not in os.environ}
+            pip[key] = str(ast.literal_eval(value))
+    # uv takes the first index that knows a name, pip the best file of all: uv is told to do as pip does.
+    variables = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_HTTP_TIMEOUT": "120"}
+    for key in filter(pip.get, UV_NAMES):
+        variables[UV_NAMES[key]] = ("," if key == "find-links" else " ").join(pip[key].split())
+    return ["--no-index"] * (pip.get("no-index", "").lower() in {"1", "true", "yes", "on"}), variables
 
 
 def has_gpu() -> bool:
     """Whether `nvidia-smi` runs here and lists a GPU."""
     try:
-        listed = subprocess.run(("nvidia-smi", "-L"), capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
+        return b"GPU" in subprocess.check_output(("nvidia-smi", "-L"), stderr=subprocess.DEVNULL, timeout=30)
+    except (OSError, subprocess.SubprocessError):
         return False
-    return listed.returncode == 0 and "GPU" in listed.stdout
 
 
-def read_stamp(environment: Environment) -> dict:
-    """What the finished environment was made of; empty for none."""
-    try:
-        return json.loads(environment.stamp.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def digest(*paths: Path) -> str:
-    """Hex SHA-256 of the files' bytes, in order."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-
-
-def run(*command: str, env: dict[str, str] | None = None) -> None:
+def run(*command: str | Path, env: dict[str, str] | None = None) -> None:
     subprocess.run(command, check=True, cwd=ROOT, env=env)
 
 
-def say(text: str) -> None:
-    print(f"  {text}", flush=True)
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("\ninstall: interrupted; `make install` continues", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main())

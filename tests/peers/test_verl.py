@@ -20,7 +20,7 @@ FILES = {"test_cpu_run": 34, "test_loading": 35, "test_losses": 70, "test_route"
 @pytest.fixture(scope="session")
 def verl_python() -> Path:
     """The Python of .venv-verl, built when it is not there or its lock has changed."""
-    command = [sys.executable, ROOT / "requirements" / "install.py", "--environment", "verl"]
+    command = [sys.executable, ROOT / "requirements" / "install.py", "verl"]
     outcome = subprocess.run(command, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     return PYTHON
