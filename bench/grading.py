@@ -1,7 +1,7 @@
 """Throughput of grading against plain math-verify, in one run on one machine: python bench/grading.py
 
-Plain math-verify is what it is in a script: parse and verify in the main thread, its time-outs off, gold and answer
-boxed. Both see texts drawn alike; the ratio is what carries over to other machines.
+Plain math-verify parses and verifies boxed gold answers and answers in the main thread, without time limits. Both get
+texts from the same distribution. Compare the ratio between machines, not the rates.
 """
 
 import logging
