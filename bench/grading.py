@@ -1,7 +1,7 @@
 """Throughput of grading against plain math-verify, in one run on one machine: python bench/grading.py
 
-Plain math-verify runs as in a script: parse and verify in the main thread, without its time-outs, gold and answer
-boxed. Both get texts from the same distribution. Only the ratio carries over to other machines.
+Plain math-verify parses and verifies boxed gold answers and answers in the main thread, without time limits. Both get
+texts from the same distribution. Compare the ratio between machines, not the rates.
 """
 
 import logging

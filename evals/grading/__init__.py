@@ -1,18 +1,8 @@
-"""Grading: is the final answer of a text equal to the gold? For rewards and benchmarks alike. See docs/grading.md."""
+"""Grading decides whether the final answer of a text equals the gold answer. Rewards and benchmarks both use it."""
 
-from evals.grading.answers import extract, last_box
-from evals.grading.grader import (
-    GRADER_VERSION,
-    REWARDS,
-    TIMEOUT_S,
-    Verdict,
-    candidates,
-    grade,
-    grade_many,
-    rewards,
-)
+from evals.grading.answers import extract
+from evals.grading.grader import GRADER_VERSION, REWARDS, TIMEOUT_S, Verdict, candidates, grade, grade_many, rewards
 
 __all__ = [
-    "GRADER_VERSION", "REWARDS", "TIMEOUT_S", "Verdict", "candidates", "extract", "grade", "grade_many", "last_box",
-    "rewards",
+    "GRADER_VERSION", "REWARDS", "TIMEOUT_S", "Verdict", "candidates", "extract", "grade", "grade_many", "rewards",
 ]  # fmt: skip

@@ -1,7 +1,6 @@
-r"""Writing answers in one form: what can be written in several ways without a change of meaning is written in one.
+"""Normalisation of answers: spellings with the same meaning become one text.
 
-Linear in the text up to the number of its wrappers; needs no library. The rules with the reason of each are in
-docs/grading.md.
+It needs only the standard library. docs/grading.md gives the reason of each rule.
 """
 
 import re
@@ -11,12 +10,12 @@ from functools import cache, lru_cache
 
 from evals.grading.answers import MAX_ANSWER
 
-MAX_DIGITS = 100  # digits in a row in an answer that is more than an integer: what they cost explodes far beyond
-MAX_DEPTH = 40  # brackets within brackets, likewise
-CACHED = 4096  # texts that are remembered in each reading of them
-MAX_GROUPS = 8  # braces around the whole of an answer that are taken off
+MAX_DIGITS = 100  # digits in a row in an answer that is no integer
+MAX_DEPTH = 40  # brackets within brackets
+CACHED = 4096  # texts in the cache of each function
+MAX_GROUPS = 8  # pairs of braces around a whole answer that are removed
 
-INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # canonical: no sign on zero, no leading zero, no plus, ASCII digits
+INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # without leading zeros, plus and -0
 
 SIGNS = {
     "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ",
@@ -30,13 +29,13 @@ SIGNS = {
 }  # fmt: skip
 SUPERSCRIPTS = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 SUBSCRIPTS = re.compile(r"[₀₁₂₃₄₅₆₇₈₉]+")
-OVERLINED = re.compile(r"(?:\d[\u0305\u0307])+")  # digits under a combining bar or dot repeat
+OVERLINED = re.compile(r"(?:\d[\u0305\u0307])+")  # a combining bar or dot marks repeating digits
 ROOT_OF_SIGN = re.compile(r"\\sqrt(\[\d\])? (?:(\d+)|\(([^()]*)\))")
 
 SIZES = (
     "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|displaystyle|textstyle|scriptstyle|"
-    "scriptscriptstyle|boldmath|strut|mathstrut|noindent|ensuremath|bfseries|itshape|rmfamily|centering|em|sl|sc|limits|nolimits|left|right|"
-    "[bB]igg?[lrm]?|mleft|mright|middle"
+    "scriptscriptstyle|boldmath|strut|mathstrut|noindent|ensuremath|bfseries|itshape|rmfamily|centering|em|sl|sc|"
+    "limits|nolimits|left|right|[bB]igg?[lrm]?|mleft|mright|middle"
 )
 DROPPED = re.compile(
     rf"\\(?:{SIZES})(?![A-Za-z])\.?|(?<!\\)\\!\s*|\\(?:phantom|hspace|vspace|label|tag)\*?\{{[^{{}}]*\}}"
@@ -47,8 +46,8 @@ STYLES = re.compile(
     r"underline|emph|uline|rm|bf|it|sf|tt)\s*(?=\{)"
 )
 OLD_STYLES = re.compile(r"\\(?:rm|bf|it|sf|tt)(?![A-Za-z])")
-WORDS_ONLY = re.compile(r"[^\\^_=+*/<>|\d]*[A-Za-z][^\\^_=+*/<>|\d]*")  # of a text that stays one: Evelyn, (C), sq. ft.
-CHOICES = re.compile(r"[A-J](?:(?: ?[,;&] ?(?:and )?| and )[A-J])+")  # several letters of a multiple choice
+WORDS_ONLY = re.compile(r"[^\\^_=+*/<>|\d]*[A-Za-z][^\\^_=+*/<>|\d]*")  # Evelyn, (C), sq. ft.
+CHOICES = re.compile(r"[A-J](?:(?: ?[,;&] ?(?:and )?| and )[A-J])+")  # several choices: A, C
 AS_TEXT = re.compile(r"[^\\={}]*")
 ENVIRONMENT = re.compile(
     r"\\(begin|end) ?\{(?:aligned?|align|equation|gather(?:ed)?|split|multline|center|flushleft|math|displaymath)\*?\}"
@@ -82,61 +81,55 @@ REPEATING = re.compile(
     r"(?:(\d*)\\dot ?(?:\{ ?(\d) ?\}|(\d)))?(?!\d)"
 )
 ELLIPSIS = re.compile(r"(?<![\d.])(\d*)\.(\d{3,40}) ?\.\.\.$")
-WORDY = (
-    (
-        re.compile(
-            r"\\%|(?<![A-Za-z\\])\\?(?:text\{\s*)?\b(?:percent(?:age)?|pct)\b\.?(?:\s*\})?|(?<=\d)(?:percent|pct)\b"
-        ),
-        "%",
-    ),
-    (re.compile(r"\\text\{\s*,?\s*or\s*\}"), " or "),
-    (re.compile(r"\\text\{\s*,?\s*and\s*\}"), " , "),
-    (re.compile(r"<=|\\leq(?:slant)?(?![A-Za-z])|\\le(?=\s*\d)"), r"\\le "),
-    (re.compile(r">=|\\geq(?:slant)?(?![A-Za-z])|\\ge(?=\s*\d)"), r"\\ge "),
-    (re.compile(r"!=|\\neq(?![A-Za-z])"), r"\\ne "),
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"\{ ?([-+]) ?\}"), r"\1"),
-    (re.compile(r"\^ ?-(\d+)"), r"^{-\1}"),
-    (re.compile(r"\\lg(?![A-Za-z])"), r"\\log_{10}"),
-    (re.compile(r"\\log ?_ ?(\d|\{[^{}]*\})(?=[\d\\A-Za-z])"), r"\\log_\1 "),
-    (
-        re.compile(r"(?<![A-Za-z\\])((?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|gcd)(?=\s*[({^\\])"),
-        r"\\\1",
-    ),
-    (re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset "),
-    (re.compile(r"\\(?:mathbb|Bbb|mathbf) ?(?:\{([RZNQC])\}|([RZNQC])(?![A-Za-z]))"), r"\\mathbb{\1\2}"),
-    (re.compile(r"\\(?:backslash|smallsetminus)(?![A-Za-z])"), r"\\setminus "),
-    (re.compile(r"\\(?:[lr]?vert|mid)(?![A-Za-z])"), "|"),
-    (re.compile(r"\\langle(?![A-Za-z])"), "("),
-    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
-    (re.compile(r"\\lt(?![A-Za-z])"), "<"),
-    (re.compile(r"\\gt(?![A-Za-z])"), ">"),
-    (re.compile(r"\{\s*,\s*\}"), ","),
-    (re.compile(r"(?:US ?)?\\\$ ?(-?[\d.,]*\d)|(?<![A-Za-z])USD ?(-?[\d.,]*\d)"), r"\1\2\\text{ dollars}"),
-    (re.compile(r"(?<=[\d}]) ?\\\$"), r"\\text{ dollars}"),
-    (
-        re.compile(r"(?:\\text\{ ?)?(?<![A-Za-z])(?:negative |minus |-)[Ii]nf(?:inity)?(?![A-Za-z])(?: ?\})?"),
-        r"-\\infty ",
-    ),
-    (re.compile(r"(?:\\text\{ ?)?(?<![A-Za-z])positive [Ii]nfinity(?![A-Za-z])(?: ?\})?"), r"\\infty "),
-    (re.compile(r"(?:\\text\{ ?)?(?<![A-Za-z])(?:the )?empty set(?![A-Za-z])(?: ?\})?", re.IGNORECASE), r"\\emptyset "),
-    (re.compile(r"\\begin ?\{array\} ?\{[lcr| ]*\}((?:(?!&|\\\\).)*?)\\end ?\{array\}"), r"\1"),
-    (re.compile(r"\\text\{ ?[Ii]nf(?:inity)? ?\}|(?<![A-Za-z\\])(?:[Ii]nfinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
-    (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), r"\\pi "),
-    (re.compile(r"(?<![A-Za-z\\])sqrt(?=\s*[({])"), r"\\sqrt"),
-    (re.compile(r"\\(?:dots[a-z]?|ldots|cdots)(?![A-Za-z])"), "..."),
-    (re.compile(r"^<([^<>]*,[^<>]*)>$"), r"(\1)"),
-)
+REPLACEMENTS = tuple((re.compile(pattern), replacement) for pattern, replacement in (
+    (r"\\%|(?<![A-Za-z\\])\\?(?:text\{\s*)?\b(?:percent(?:age)?|pct)\b\.?(?:\s*\})?|(?<=\d)(?:percent|pct)\b", "%"),
+    (r"\\text\{\s*,?\s*or\s*\}", " or "),
+    (r"\\text\{\s*,?\s*and\s*\}", " , "),
+    (r"<=|\\leq(?:slant)?(?![A-Za-z])|\\le(?=\s*\d)", r"\\le "),
+    (r">=|\\geq(?:slant)?(?![A-Za-z])|\\ge(?=\s*\d)", r"\\ge "),
+    (r"!=|\\neq(?![A-Za-z])", r"\\ne "),
+    (r"\*\*", "^"),
+    (r"\{ ?([-+]) ?\}", r"\1"),
+    (r"\^ ?-(\d+)", r"^{-\1}"),
+    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+    (r"\\log ?_ ?(\d|\{[^{}]*\})(?=[\d\\A-Za-z])", r"\\log_\1 "),
+    (r"(?<![A-Za-z\\])((?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|gcd)(?=\s*[({^\\])", r"\\\1"),
+    (r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
+    (r"\\(?:mathbb|Bbb|mathbf) ?(?:\{([RZNQC])\}|([RZNQC])(?![A-Za-z]))", r"\\mathbb{\1\2}"),
+    (r"\\(?:backslash|smallsetminus)(?![A-Za-z])", r"\\setminus "),
+    (r"\\(?:[lr]?vert|mid)(?![A-Za-z])", "|"),
+    (r"\\langle(?![A-Za-z])", "("),
+    (r"\\rangle(?![A-Za-z])", ")"),
+    (r"\\lt(?![A-Za-z])", "<"),
+    (r"\\gt(?![A-Za-z])", ">"),
+    (r"\{\s*,\s*\}", ","),
+    (r"(?:US ?)?\\\$ ?(-?[\d.,]*\d)|(?<![A-Za-z])USD ?(-?[\d.,]*\d)", r"\1\2\\text{ dollars}"),
+    (r"(?<=[\d}]) ?\\\$", r"\\text{ dollars}"),
+    (r"(?:\\text\{ ?)?(?<![A-Za-z])(?:negative |minus |-)[Ii]nf(?:inity)?(?![A-Za-z])(?: ?\})?", r"-\\infty "),
+    (r"(?:\\text\{ ?)?(?<![A-Za-z])positive [Ii]nfinity(?![A-Za-z])(?: ?\})?", r"\\infty "),
+    (r"(?i)(?:\\text\{ ?)?(?<![A-Za-z])(?:the )?empty set(?![A-Za-z])(?: ?\})?", r"\\emptyset "),
+    (r"\\begin ?\{array\} ?\{[lcr| ]*\}((?:(?!&|\\\\).)*?)\\end ?\{array\}", r"\1"),
+    (r"\\text\{ ?[Ii]nf(?:inity)? ?\}|(?<![A-Za-z\\])(?:[Ii]nfinity|inf|oo)(?![A-Za-z])", r"\\infty "),
+    (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
+    (r"(?<![A-Za-z\\])sqrt(?=\s*[({])", r"\\sqrt"),
+    (r"\\(?:dots[a-z]?|ldots|cdots)(?![A-Za-z])", "..."),
+    (r"^<([^<>]*,[^<>]*)>$", r"(\1)"),
+))  # fmt: skip
+UNIT_LETTERS = frozenset("msghdlLNJWVAKCFT")
+BEFORE_UNIT = re.compile(r"(?:\d\}?|\\text\{[^{}]*\}(?: ?(?:/|\\cdot|\*))?(?:\}\{)?)(?:\\[,;: ]|~|\s)*$")
+CONTROLS = {code: " " if chr(code) in "\t\n\r\v\f" else None for code in [*range(32), 127]}
+CURRENCIES = {"€": "euros", "£": "gbp", "¥": "yen", "₹": "rupees"}
+MONEY = re.compile(r"([€£¥₹]) ?(-?[\d.,]*\d)|(-?[\d.,]*\d) ?([€£¥₹])")
+LONG_DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 
 
 @lru_cache(maxsize=CACHED)
 def clean(text: str) -> str:
-    r"""`text` in one form: ASCII where it has a LaTeX name, no styles, no delimiters around it, no full stop after it.
+    r"""Normalise a text: ASCII and LaTeX signs, no styles, no delimiters around it, no full stop after it.
 
-    `５．` and `$5.$` become `5`, `½` becomes `\frac{1}{2}`, `\mathrm{cm}` is `\text{cm}`, `1\,234` is `1 234`,
-    `0.\overline{3}` is `\frac{3}{9}`. Degree signs go, but for those of a text with trigonometric functions.
+    `５．` and `$5.$` become `5`, `½` becomes `\frac{1}{2}`, and `0.\overline{3}` becomes `\frac{3}{9}`.
     """
-    text = text.translate(_CONTROLS) if text.isascii() else _ascii(text)
+    text = text.translate(CONTROLS) if text.isascii() else _ascii(text)
     if "\\\\" in text and not MATRIX.search(text):
         text = DOUBLED.sub(r"\\", text)
     text = _bare(text)
@@ -148,12 +141,12 @@ def clean(text: str) -> str:
         text = _plain_texts(text)
     if "\\circ" in text or "\\degree" in text or "deg" in text:
         text = TEMPERATURE.sub(r"\\text{ \1}", MINUTES.sub(_degrees_minutes, text))
-        if TRIGONOMETRIC.search(text):
+        if TRIGONOMETRIC.search(text):  # degrees count, as the argument may be in radians
             text = DEGREES.sub(r"^{\\circ}", text)
         else:
             last = LAST_DEGREES.search(text)
             text = DEGREES.sub("", text[: last.end(1)]) + "\\text{ degrees}" if last else DEGREES.sub("", text)
-    for pattern, replacement in WORDY:
+    for pattern, replacement in REPLACEMENTS:
         text = pattern.sub(replacement, text)
     text = _bare(_braced(SPACES.sub(" ", text)))
     if "$" in text:
@@ -174,7 +167,7 @@ def clean(text: str) -> str:
 
 
 def _plain_texts(text: str) -> str:
-    r"""`\text{…}` around words alone: it goes around mathematics, and around the whole of an answer with a digit."""
+    r"""Keep `\text{…}` around words only. It is removed around mathematics and around a whole answer with a digit."""
     found = text.rfind("\\text{")
     while found >= 0:
         start = found + len("\\text{")
@@ -184,8 +177,8 @@ def _plain_texts(text: str) -> str:
             whole = not text[:found].strip() and not text[end + 1 :].strip(" .")
             if whole and (not WORDS_ONLY.fullmatch(inside) or CHOICES.fullmatch(inside)):
                 text = inside
-            elif _measures(text[:found], inside):
-                pass
+            elif inside in UNIT_LETTERS and BEFORE_UNIT.search(text[:found]):
+                pass  # a unit after a number or another unit, as in `\text{kg}/\text{m}`
             elif re.fullmatch(r"[A-Za-z]|[-+]?\$?[\d.,/%]+", inside):
                 text = text[:found] + inside + text[end + 1 :]
             elif not AS_TEXT.fullmatch(inside):
@@ -194,36 +187,25 @@ def _plain_texts(text: str) -> str:
     return text
 
 
-def _measures(before: str, letter: str) -> bool:
-    r"""Whether one letter is a unit by where it stands: behind a number or another unit, as in `\text{kg}/\text{m}`."""
-    if letter not in UNIT_LETTERS:
-        return False
-    return bool(re.search(r"(?:\d\}?|\\text\{[^{}]*\}(?: ?(?:/|\\cdot|\*))?(?:\}\{)?)(?:\\[,;: ]|~|\s)*$", before))
-
-
-UNIT_LETTERS = frozenset(["m", "s", "g", "h", "d", "l", "L", "N", "J", "W", "V", "A", "K", "C", "F", "T"])
-
-
-def _closing(text: str, start: int) -> int | None:
-    """Where the brace that opened before `start` closes."""
+def _closing(text: str, start: int, pair: str = "{}") -> int | None:
+    """Return where the bracket that opens before `start` closes, or None. Escaped braces do not count."""
     depth = 1
     for at in range(start, len(text)):
-        if text[at] in "{}" and text[at - 1] != "\\":
-            depth += 1 if text[at] == "{" else -1
+        if text[at] in pair and (text[at - 1] != "\\" or pair == "()"):
+            depth += 1 if text[at] == pair[0] else -1
             if not depth:
                 return at
     return None
 
 
 def _lines(text: str) -> str:
-    """The lines of an `aligned` environment as a list, without its marks."""
+    """Convert the lines of an `aligned` environment to a list."""
     text = ENVIRONMENT.sub(" ", text)
     return text if MATRIX.search(text) else _bare(re.sub(r"\\\\(?:\[[^\[\]]*\])?", " , ", text.replace("&", " ")))
 
 
 def _degrees_minutes(found: re.Match) -> str:
-    degrees, minutes, seconds = (Fraction(part or 0) for part in found.groups())
-    value = degrees + minutes / 60 + seconds / 3600
+    value = sum(Fraction(part or 0) / 60**i for i, part in enumerate(found.groups()))  # minutes and seconds
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}^{{\circ}}"
 
 
@@ -233,9 +215,8 @@ def _infix(found: re.Match) -> str:
 
 
 def _repeating(found: re.Match) -> str:
-    r"""A decimal whose last digits repeat, as a fraction: `0.1\overline{6}`, `0.\dot{1}4\dot{2}`, `0.(3)`."""
-    whole, fixed, *rest = found.groups()
-    bar, bar_digit, parentheses, between, dot, dot_digit = rest
+    r"""Convert a repeating decimal to a fraction: `0.1\overline{6}`, `0.\dot{1}4\dot{2}`, `0.(3)`."""
+    whole, fixed, bar, bar_digit, parentheses, between, dot, dot_digit = found.groups()
     last = dot or dot_digit or ""
     if between and not last:
         return found[0]
@@ -246,7 +227,7 @@ def _repeating(found: re.Match) -> str:
 
 
 def _ellipsis(found: re.Match) -> str:
-    """A decimal that goes on, `0.1666...`, as a fraction, where its last digits show a period: 666, or 1212."""
+    """Convert a decimal that goes on, `0.1666...`, to a fraction if its last digits show a period: 666 or 1212."""
     whole, digits = found.groups()
     for size in range(1, len(digits) // 2 + 1):
         period = digits[-size:]
@@ -263,27 +244,15 @@ def _fraction(whole: str, fixed: str, period: str) -> str:
 
 
 def _braced(text: str) -> str:
-    r"""`sqrt(…)` and `^(…)` with braces for their parentheses."""
+    """Replace the parentheses of `sqrt(…)` and `^(…)` by braces."""
     for found in reversed(list(ARGUMENT.finditer(text))):
-        depth, end = 0, found.end() - 1
-        while end < len(text):
-            depth += (text[end] == "(") - (text[end] == ")")
-            if not depth:
-                text = f"{text[: found.end() - 1]}{{{text[found.end() : end]}}}{text[end + 1 :]}"
-                break
-            end += 1
+        if (end := _closing(text, found.end(), "()")) is not None:
+            text = f"{text[: found.end() - 1]}{{{text[found.end() : end]}}}{text[end + 1 :]}"
     return text
 
 
-_CONTROLS = {code: " " if chr(code) in "\t\n\r\v\f" else None for code in [*range(32), 127]}
-
-
-CURRENCIES = {"€": "euros", "£": "gbp", "¥": "yen", "₹": "rupees"}
-MONEY = re.compile(r"([€£¥₹]) ?(-?[\d.,]*\d)|(-?[\d.,]*\d) ?([€£¥₹])")
-
-
 def _ascii(text: str) -> str:
-    """Letters and digits of every width as ASCII, mathematical signs as LaTeX; marks without a width disappear."""
+    """Convert letters and digits to ASCII and signs to LaTeX. Characters without a width are removed."""
     text = MONEY.sub(lambda sum: f"{sum[2] or sum[3]}\\text{{ {CURRENCIES[sum[1] or sum[4]]}}}", text)
     text = OVERLINED.sub(lambda run: "\\overline{" + re.sub(r"\D", "", run[0]) + "}", text)
     text = SUPERSCRIPTS.sub(lambda run: "^{" + unicodedata.normalize("NFKC", run[0]).replace("−", "-") + "}", text)
@@ -297,7 +266,7 @@ def _sign(character: str) -> str:
     if character in SIGNS:
         return SIGNS[character]
     if character.isascii():
-        return _CONTROLS.get(ord(character), character) or ""
+        return CONTROLS.get(ord(character), character) or ""
     kind = unicodedata.category(character)
     if kind in ("Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me"):
         return ""
@@ -317,7 +286,7 @@ def _sign(character: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Without the delimiters, spaces and punctuation around it."""
+    """Remove delimiters, spaces and punctuation around a text."""
     before = None
     while before != text:
         before = text
@@ -333,7 +302,7 @@ def _bare(text: str) -> str:
 
 @lru_cache(maxsize=CACHED)
 def too_large(text: str) -> bool:
-    """Whether an answer is beyond the caps: too long, too many digits in a row, or brackets too deep."""
+    """Return whether an answer is too long, has too many digits in a row or too deep brackets."""
     if len(text) > MAX_ANSWER or LONG_DIGITS.search(text):
         return True
     depth = 0
@@ -345,6 +314,3 @@ def too_large(text: str) -> bool:
         elif character in "})]":
             depth = max(depth - 1, 0)
     return False
-
-
-LONG_DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")

@@ -1,40 +1,39 @@
-r"""Whether two constants are equal: proven, or, where no proof is known, to a number of digits that is documented.
+r"""Equality of constants. It is proven where a proof is known, and else checked to many digits.
 
 1. Rational numbers are compared exactly.
-2. The difference of all others is evaluated with a precision that rises until it is shown not to be zero.
-3. Where it does not show: algebraic numbers (integers, roots, the imaginary unit, cosines of rational multiples of π)
-   that are not equal differ by more than a bound known from their formula. Evaluated beyond it, a difference of zero
-   is proven. The bound is BFMSS (Burnikel, Funke, Mehlhorn, Schirra, Schmitt: A Separation Bound for Real Algebraic
-   Expressions, ESA 2001, theorem 1): |E| ≥ 2^-((D-1)·u + l) for E not zero, where D is the product of the degrees of
-   the roots and u, l are logarithms of bounds that follow the formula.
-4. For what no bound is known of (π, e, logarithms with one another), or where it is beyond PROOF_DIGITS: equal to
-   FALLBACK_DIGITS digits and twice the digits of the numbers in the formula more.
+2. Other differences are evaluated with rising precision until they are shown not to be zero.
+3. Different algebraic numbers (integers, roots, the imaginary unit, cosines of rational multiples of π) differ by more
+   than a bound that follows from their formula. A difference that is zero beyond this bound is proven to be zero. The
+   bound is BFMSS (Burnikel, Funke, Mehlhorn, Schirra, Schmitt: A Separation Bound for Real Algebraic Expressions, ESA
+   2001, theorem 1): |E| ≥ 2^-((D-1)·u + l) for E ≠ 0. D is the product of the degrees of the roots, u and l are
+   logarithms of bounds that are computed along the formula.
+4. Other constants (with π, e or logarithms), and those whose bound exceeds PROOF_DIGITS, are equal if they agree to
+   FALLBACK_DIGITS digits plus twice the digits of the numbers in the formula.
 """
 
 import math
 from fractions import Fraction
 from functools import lru_cache
 
-from sympy import Add, I, Integral, Limit, Mul, Pow, Product, Rational, Sum, cos, cot, pi, sin, tan
+from sympy import Add, I, Integral, Limit, Mul, Pow, Product, Rational, Sum, cos, cot, nan, oo, pi, sin, tan, zoo
 from sympy.core.evalf import PrecisionExhausted
-
-from evals.grading.parsing import undefined
+from sympy.core.numbers import NegativeInfinity
 
 PROOF_DIGITS = 20_000
 FALLBACK_DIGITS = 1_000
-UNFINISHED_DIGITS = 25  # of sums, integrals and limits for which no closed form was found
+UNFINISHED_DIGITS = 25  # of sums, integrals and limits without a closed form
 DIGIT = math.log2(10)
 
 
 @lru_cache(maxsize=4096)
 def evaluated(expression):
-    """A constant with its sums, integrals, factorials and powers carried out; None where it is no number."""
+    """Evaluate the sums, integrals, factorials and powers of an expression; None if the result is undefined."""
     value = expression.doit()
-    return None if undefined(value) else value
+    return None if value.has(oo, NegativeInfinity, zoo, nan) else value
 
 
 def equal_constants(a, b) -> bool:
-    """Whether two constants, as parsed, have the same finite value."""
+    """Return whether two parsed constants have the same finite value."""
     a, b = evaluated(a), evaluated(b)
     if a is None or b is None:
         return False
@@ -46,14 +45,14 @@ def equal_constants(a, b) -> bool:
 
 
 def differs_soon(a, b) -> bool:
-    """Whether doubles show that two constants differ: what nearly all different ones show."""
+    """Return whether two constants already differ as doubles, as most different ones do."""
     x, y = approximate(a), approximate(b)
     return x is not None and y is not None and abs(x - y) > 1e-9 * max(abs(x), abs(y), 1e-300)
 
 
 @lru_cache(maxsize=4096)
 def approximate(value) -> complex | None:
-    """A constant as a complex double, right to nearly all its digits; None beyond the range of doubles, or at zero."""
+    """Return a constant as an accurate complex double; None if it is zero or outside the range of doubles."""
     try:
         found = complex(value.evalf(15, maxn=60, strict=True))
     except (PrecisionExhausted, TypeError, ValueError, OverflowError, ArithmeticError, AttributeError):
@@ -62,7 +61,7 @@ def approximate(value) -> complex | None:
 
 
 def vanishes(difference) -> bool:
-    """Whether a constant is zero, in the sense of this module."""
+    """Return whether a constant is zero, by rules 1 to 4 of this module."""
     if difference.is_Rational:
         return difference == 0
     if difference.has(Sum, Integral, Limit, Product):
@@ -72,18 +71,18 @@ def vanishes(difference) -> bool:
     try:
         return difference.evalf(2, maxn=digits, strict=True) == 0
     except PrecisionExhausted:
-        remainder = difference.evalf(5, maxn=digits)  # too small to be told from zero, unless a part of it failed
+        remainder = difference.evalf(5, maxn=digits)  # too small to distinguish from zero, unless a part failed
         return bool(abs(remainder) < Rational(1, 10 ** (digits // 3)))
 
 
 def size_in_digits(expression) -> int:
-    """The digits of the integers in a formula, all together."""
+    """Return the total number of digits of the integers in a formula."""
     sizes = (abs(number.p).bit_length() + number.q.bit_length() for number in expression.atoms(Rational))
     return int(sum(sizes) / DIGIT) + 1
 
 
 def proof_digits(expression) -> int | None:
-    """Digits to which a zero must be computed to be proven; None if that is not known, or beyond PROOF_DIGITS."""
+    """Return the digits that prove a zero; None if they are unknown or more than PROOF_DIGITS."""
     degrees: dict = {}
     bounds = bfmss(expression, degrees)
     if bounds is None:
@@ -95,7 +94,7 @@ def proof_digits(expression) -> int | None:
 
 
 def bfmss(expression, degrees: dict) -> tuple[float, float] | None:
-    """log2 of the bounds u and l of an algebraic formula; `degrees` collects each root once, with its degree."""
+    """Return log2 of the bounds u and l of an algebraic formula; `degrees` collects each root with its degree."""
     if expression.is_Rational:
         return math.log2(max(abs(expression.p), 1)), math.log2(expression.q)
     if expression is I:
@@ -133,7 +132,7 @@ def bfmss_power(power, degrees: dict) -> tuple[float, float] | None:
 
 
 def leading_digits(value) -> Fraction | None:
-    """A real constant as the fraction of its leading 30 digits; None for any other."""
+    """Return a real constant as the fraction of its leading 30 digits; None if it is not real."""
     if value.is_Rational:
         return Fraction(int(value.p), int(value.q))
     number = value.evalf(30)

@@ -1,10 +1,10 @@
-r"""Whether two answers that are more than plain numbers are equal: rules for their form, then mathematics.
+r"""Comparison of answers that are more than plain numbers: first their form, then their mathematics.
 
-Runs in the worker processes of `workers.py`: nothing here bounds its time or memory. The rules and the reason of
-each are in docs/grading.md.
+It runs in the processes of `workers.py`, which limit time and memory. docs/grading.md gives the reason of each rule.
 """
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain as joined
@@ -15,30 +15,24 @@ from sympy.core.relational import Relational
 from evals.grading.cleaning import CACHED, clean
 from evals.grading.constants import equal_constants, evaluated, leading_digits
 from evals.grading.forms import (
-    FUNCTION,
-    MEMBER,
-    TIME,
     as_tuple,
     chain,
     defines,
     entries,
     groups_of,
     has_letters,
-    is_choice,
     is_group,
     is_label,
-    is_name,
-    is_numeral,
     is_wordy,
     names_differ,
     numeral,
     ratio,
     same_words,
+    set_elements,
     split,
     split_choice,
     squeeze,
     strip_braces,
-    unset,
     value_of,
     words,
 )
@@ -47,28 +41,31 @@ from evals.grading.numbers import Number, Reading, compare_readings, read, readi
 from evals.grading.parsing import parse
 from evals.grading.sets import INFINITY, is_point, real_set, same_sets
 
+MEMBER = re.compile(r"([^=<>]{1,20}?)\\in(?![A-Za-z])(.+)", re.DOTALL)
+FUNCTION = re.compile(r"([A-Za-z](?:_\{?\w\}?)?) ?\( ?([A-Za-z]) ?\)")
+TIME = re.compile(r"\d{1,2}:\d\d")
+LETTERS = re.compile(r"[A-Za-z]{1,20}")  # a name or a product of variables
 MAX_PARTS = 60  # of a list that is compared without order
 
 
 def judge(answer: str, gold: str, tolerance: str = "") -> str:
-    """ "correct", "wrong" or "unparsable" for two cleaned answers; `tolerance` as in `grading.grade_many`."""
+    """Return "correct", "wrong" or "unparsable" for two normalised answers; `tolerance` as in `grade_many`."""
+    if attempt(same, answer, gold, Fraction(tolerance) if tolerance else None):
+        return "correct"
+    return "wrong" if attempt(is_readable, answer) else "unparsable"
+
+
+def attempt(check: Callable[..., bool], *arguments) -> bool:
     try:
-        if same(answer, gold, Fraction(tolerance) if tolerance else None):
-            return "correct"
-    except MemoryError:
+        return check(*arguments)
+    except MemoryError:  # the worker reports it as a limit
         raise
-    except Exception:  # sympy and the parser raise whatever they stumble over: it is not equal
-        pass
-    try:
-        return "wrong" if is_readable(answer) else "unparsable"
-    except MemoryError:
-        raise
-    except Exception:
-        return "unparsable"
+    except Exception:  # sympy and the parser raise exceptions of many types
+        return False
 
 
 def same(answer: str, gold: str, tolerance: Fraction | None = None) -> bool:
-    """Whether two cleaned answers are equal. The gold's form decides what is asked for: the rule is not symmetric."""
+    """Return whether two normalised answers are equal. The gold answer's form decides, so this is not symmetric."""
     if squeeze(answer) == squeeze(gold):
         return True
     given, expected = readings(answer, gold)
@@ -77,7 +74,7 @@ def same(answer: str, gold: str, tolerance: Fraction | None = None) -> bool:
         return plain or bool(same_list(answer, gold, tolerance))
     if units_differ(given, expected):
         return False
-    if is_numeral(given.text) or is_numeral(expected.text):
+    if numeral(given.text) or numeral(expected.text):
         return same_numeral(given.text, expected.text)
     infinities = INFINITY.fullmatch(given.text), INFINITY.fullmatch(expected.text)
     if all(infinities):
@@ -87,12 +84,12 @@ def same(answer: str, gold: str, tolerance: Fraction | None = None) -> bool:
     letter, value = split_choice(answer)
     if letter:
         return words(letter) == words(gold) if re.fullmatch("[a-z]", words(gold)) else same(value, gold, tolerance)
-    if is_wordy(expected.text) or (is_wordy(value_of(chain(given.text))) and not is_name(expected.text)):
+    if is_wordy(expected.text) or (is_wordy(value_of(chain(given.text))) and not LETTERS.fullmatch(expected.text)):
         return words(given.text) == words(expected.text)
-    if is_choice(expected.text) and same_words(given.text, expected.text):
+    if same_words(given.text, expected.text):
         return True
-    if proportions := same_ratio(given.text, expected.text):
-        return proportions == "equal"
+    if (proportional := same_ratio(given.text, expected.text)) is not None:
+        return proportional
     if decimal_comma(given, expected, tolerance):
         return True
     listed = same_list(given.text, expected.text, tolerance)
@@ -106,24 +103,23 @@ def same(answer: str, gold: str, tolerance: Fraction | None = None) -> bool:
 
 
 def same_value(given: Reading, expected: Reading, tolerance: Fraction | None) -> bool:
-    """`same` without units and percent signs: 28% is 0.28, and 28 where the question asks for the percentage."""
+    """Compare without units and percent signs. 28% is 0.28, and 28 where the question asks for a percentage."""
     if same(given.text, expected.text, tolerance):
         return True
-    if given.percent and not expected.percent:
-        return same(f"\\frac{{{given.text}}}{{100}}", expected.text, tolerance)
-    if expected.percent and not given.percent:
-        return same(given.text, f"\\frac{{{expected.text}}}{{100}}", tolerance)
-    return False
+    if given.percent == expected.percent:
+        return False
+    ours, theirs = (f"\\frac{{{r.text}}}{{100}}" if r.percent else r.text for r in (given, expected))
+    return same(ours, theirs, tolerance)
 
 
 def same_list(answer: str, gold: str, tolerance: Fraction | None) -> bool | None:
-    """Whether two lists hold the same parts in any order; None where neither side is a list or order counts."""
-    expected, given = split(unset(gold)), split(unset(answer))
-    if len(expected) == len(given) == 1 and unset(gold) == gold and unset(answer) == answer:
+    """Return whether two lists have the same parts in any order; None if neither side is a list."""
+    expected, given = split(set_elements(gold)), split(set_elements(answer))
+    if len(expected) == len(given) == 1 and set_elements(gold) == gold and set_elements(answer) == answer:
         return None
     if defines(gold) and is_group(value := value_of(chain(gold))) and len(given) > 1 and all(map(defines, given)):
         return same(as_tuple(given), value, tolerance)  # x = 3, y = 2 for (x, y) = (3, 2)
-    if is_group(gold) and len(given) > 1:  # (1, 2) is a tuple or an interval, whose order counts
+    if is_group(gold) and len(given) > 1:  # a tuple or an interval: order counts
         bare = is_point(gold) and not any(map(defines, given))
         return (bare or all(map(defines, given))) and same(as_tuple(given), gold, tolerance)
     if max(len(expected), len(given)) > MAX_PARTS:
@@ -138,10 +134,8 @@ def same_list(answer: str, gold: str, tolerance: Fraction | None) -> bool | None
 
 
 def matched(given: tuple[str, ...], expected: tuple[str, ...], tolerance: Fraction | None) -> bool:
-    """Whether every part on one side has an equal one on the other, each used once.
-
-    Repeated parts count once, but where both sides repeat some: then each counts.
-    """
+    """Return whether the parts can be paired so that each pair is equal."""
+    # Repetitions are removed unless both sides have some.
     once = [list({squeeze(part): part for part in parts}.values()) for parts in (given, expected)]
     if len(once[0]) == len(given) or len(once[1]) == len(expected):
         given, expected = once
@@ -159,7 +153,7 @@ def matched(given: tuple[str, ...], expected: tuple[str, ...], tolerance: Fracti
 
 
 def same_entries(answer: str, gold: str, tolerance: Fraction | None) -> bool | None:
-    """Tuples, intervals and matrices entry by entry; None where the two are not of one such kind."""
+    """Compare tuples, intervals and matrices by entry; None if the two are not of one kind."""
     if is_group(answer) and is_group(gold):
         if answer[0] + answer[-1] != gold[0] + gold[-1]:
             return False
@@ -171,85 +165,72 @@ def same_entries(answer: str, gold: str, tolerance: Fraction | None) -> bool | N
     elif is_group(answer) and (b := entries(gold)) and 1 in (len(b), max(map(len, b))):
         given, expected = split(answer[1:-1]), list(joined(*b))  # a vector written as a point
     elif is_point(gold) and is_group(gold) and (a := entries(answer)) and 1 in (len(a), max(map(len, a))):
-        given, expected = list(joined(*a)), split(gold[1:-1])  # and a point written as a vector
+        given, expected = list(joined(*a)), split(gold[1:-1])  # a point written as a vector
     else:
         return None
     return len(given) == len(expected) and all(map(same, given, expected, [tolerance] * len(given)))
 
 
 def same_numeral(answer: str, gold: str) -> bool:
-    """Numerals are equal in the base the gold is written in; without a base a numeral is decimal."""
+    """Compare digits and base. A numeral without a base is decimal."""
     given, expected = numeral(answer) or (answer, 10), numeral(gold) or (gold, 10)
     if given[1] != expected[1]:
         return False
     return given == expected if given[1] != 10 else same(given[0], expected[0])
 
 
-def same_ratio(answer: str, gold: str) -> str:
-    """ "equal" or "other" for two ratios such as 1:2:3, compared up to a factor; "" where neither side is one.
-
-    A ratio of two numbers is their quotient as well.
-    """
+def same_ratio(answer: str, gold: str) -> bool | None:
+    """Compare two ratios such as 1:2:3 up to a factor. None if neither is one; 1:2 against a number is a quotient."""
     given, expected = ratio(answer), ratio(gold)
     if max(len(given), len(expected)) < 2 or (1 in (len(given), len(expected)) and len(given) + len(expected) == 3):
-        return ""
+        return None
     if TIME.fullmatch(answer) and TIME.fullmatch(gold):  # 1:00 and 12:00 are two times
-        return "equal" if answer == gold else "other"
+        return answer == gold
     if len(given) != len(expected):
-        return "other"
-    crossed = [
-        same(f"({a}) \\cdot ({expected[0]})", f"({b}) \\cdot ({given[0]})")
-        for a, b in zip(given, expected, strict=True)
-    ]
-    return "equal" if all(crossed) else "other"
+        return False
+    pairs = zip(given, expected, strict=True)
+    return all([same(f"({a}) \\cdot ({expected[0]})", f"({b}) \\cdot ({given[0]})") for a, b in pairs])
 
 
 def decimal_comma(given: Reading, expected: Reading, tolerance: Fraction | None) -> bool:
-    """`3,14` for a gold that is one decimal: there is nothing else it can mean."""
+    """Return whether a decimal comma (`3,14`) gives a gold answer that is one decimal."""
     if expected.number is None or expected.number.places is None or not re.fullmatch(r"[-+]?\d+,\d+", given.text):
         return False
     return bool(compare_readings(read(given.text.replace(",", ".")), expected, tolerance))
 
 
 def same_relation(answer: str, gold: str, tolerance: Fraction | None) -> bool:
-    """Answers with `=`, `\\approx` or `\\in` on either side, taken apart; all others go to `equal`."""
+    r"""Split answers with `=`, `\approx` or `\in` into their sides; compare all others as mathematics."""
     given, expected = chain(answer), chain(gold)
     if len(expected) > 1 and len(given) > 1:
         verdict = same_definition(given, expected, tolerance)
         return equal(answer, gold, tolerance) if verdict is None else verdict
     if len(given) > 1:
         value = value_of(given)
-        zero = value == "0" and not all(map(is_label, given[:-1]))  # a + 3z = 0 is an equation, not its side
-        return not zero and stated(given) and same(value, gold, tolerance)
+        zero = value == "0" and not all(map(is_label, given[:-1]))  # a + 3z = 0 is an equation, not 0
+        return not zero and plausible(given) and same(value, gold, tolerance)
     if len(expected) > 1:
         return any(map(is_label, expected)) and same(answer, value_of(expected), tolerance)
-    if (found := MEMBER.fullmatch(gold)) and not MEMBER.fullmatch(answer) and is_label(found[1]):
-        return same(answer, clean(found[2]), tolerance)
-    if (found := MEMBER.fullmatch(answer)) and not MEMBER.fullmatch(gold) and is_label(found[1]):
-        return same(clean(found[2]), gold, tolerance)
+    ours, theirs = MEMBER.fullmatch(answer), MEMBER.fullmatch(gold)
+    if bool(ours) != bool(theirs) and is_label((ours or theirs)[1]):
+        return same(clean(ours[2]) if ours else answer, clean(theirs[2]) if theirs else gold, tolerance)
     return equal(answer, gold, tolerance)
 
 
-def stated(sides: tuple[str, ...]) -> bool:
-    """Whether a chain that names nothing is true: `2 + 2 = 4` is, `4 = 5` is not and answers nothing.
-
-    Sides with a unit may convert one into another, as `0.5 \\text{ h} = 30 \\text{ min}` does: they are not checked.
-    """
+def plausible(sides: tuple[str, ...]) -> bool:
+    """Return whether a chain of bare numbers is true: `2 + 2 = 4`, not `4 = 5`. Names and units pass unchecked."""
     return any(has_letters(side) or read(side).unit for side in sides) or all(map(same, sides, sides[1:]))
 
 
 def same_definition(given: tuple[str, ...], expected: tuple[str, ...], tolerance: Fraction | None) -> bool | None:
-    """Two chains that name something: the same thing, or a function of a variable called otherwise, with one value.
+    """Compare the values of two chains with the same name, or of functions whose variable may be renamed.
 
-    None where they name different things, or nothing: two equations, to be compared as such.
+    None if they have different names or none. They are then compared as equations.
     """
     if not (is_label(expected[0]) or is_label(expected[-1])):
         return None
     values = value_of(given), value_of(expected)
-    names = [
-        squeeze(sides[0] if sides[-1] is value else sides[-1])
-        for sides, value in zip((given, expected), values, strict=True)
-    ]
+    names = [squeeze(sides[0] if sides[-1] is value_of(sides) else sides[-1]) for sides in (given, expected)]
     if names[0] == names[1]:
         return same(*values, tolerance)
     functions = [FUNCTION.fullmatch(name) for name in names]
@@ -266,10 +247,10 @@ def same_definition(given: tuple[str, ...], expected: tuple[str, ...], tolerance
 
 @lru_cache(maxsize=CACHED)
 def is_readable(answer: str) -> bool:
-    """Whether an answer, or a part of it, can be read at all, rightly or wrongly."""
+    """Return whether an answer or a part of it can be read."""
     return any(
         is_wordy(text)
-        or is_numeral(text)
+        or numeral(text) is not None
         or "\\infty" in text
         or real_set(text) is not None
         or bool(entries(text))
@@ -279,7 +260,7 @@ def is_readable(answer: str) -> bool:
 
 
 def equal(answer: str, gold: str, tolerance: Fraction | None) -> bool:
-    """Equality of what two texts are as mathematics: constants, formulas, equations, matrices."""
+    """Parse two texts and compare them as constants, formulas, equations or matrices."""
     given, expected = parse(answer), parse(gold)
     if given is None or expected is None:
         return False
@@ -294,7 +275,7 @@ def equal(answer: str, gold: str, tolerance: Fraction | None) -> bool:
 
 
 def equal_entries(given, expected, gold: str) -> bool:
-    """Equality of two formulas. An answer holds no variable that the gold does not: n + 5 - n was not worked out."""
+    """Compare two formulas. A variable that is not in the gold answer (n + 5 - n for 5) is an error."""
     if not isinstance(given, Expr) or not isinstance(expected, Expr):
         return given == expected
     if is_number(given) and is_number(expected):
@@ -307,15 +288,12 @@ def is_number(expression) -> bool:
 
 
 def same_constant(given, expected, answer: Number | None, gold: Number | None, tolerance: Fraction | None) -> bool:
-    """Whether two constants are equal, or as near as the gold's tolerance or its decimals ask for."""
+    """Return whether two constants are equal, exactly or within the tolerance or the decimals of the gold answer."""
     if equal_constants(given, expected):
         return True
     if tolerance is None and (gold is None or gold.places is None):
         return False
     a, b = evaluated(given), evaluated(expected)
-    if a is None or b is None:
-        return False
-    values = leading_digits(a), leading_digits(b)
-    if None in values:
+    if a is None or b is None or None in (values := (leading_digits(a), leading_digits(b))):
         return False
     return same_number(answer or Number(values[0]), gold or Number(values[1]), tolerance)

@@ -1,9 +1,8 @@
-"""Whether two formulas with variables are equal, or two equations or inequalities say the same.
+"""Equality of formulas with variables, and equivalence of equations and inequalities.
 
-Formulas are equal where their values are, at points that no response can know beforehand: they are drawn from the
-gold's own text. At each point the two values are constants, compared as `constants.py` compares them. A polynomial of
-degree d that is not zero vanishes at one of the points with probability d / 500,000 at most; five points must agree,
-three where no more are real.
+Two formulas are equal if their values are equal at random points. The text of the gold answer seeds the points, so no
+response can know them. `constants.py` compares the values. A polynomial of degree d that is not zero vanishes at one
+point with probability d / 500,000 at most.
 """
 
 import random
@@ -13,19 +12,18 @@ from sympy import And, Eq, Expr, I, Pow, Rational, binomial, factorial, factoria
 from sympy.core.relational import Relational
 
 from evals.grading.constants import approximate, differs_soon, evaluated, vanishes
-from evals.grading.parsing import undefined
 
-POINTS, ENOUGH, TRIES = 5, 3, 48  # points that must agree; that suffice where few are real; that are tried
+POINTS, ENOUGH, TRIES = 5, 3, 48  # points that must agree; enough if few values are real; points that are tried
 PRIME = 1_000_003
-DISCRETE = (factorial, factorial2, binomial)  # of whole numbers
-SCALES = (0.97, 7, 0.5, 60, 0.9, 1000)  # of the points: inside the unit interval, where arcsine is real, and outside
+DISCRETE = (factorial, factorial2, binomial)  # functions of whole numbers
+SCALES = (0.97, 7, 0.5, 60, 0.9, 1000)  # of the points; some lie in the unit interval, where arcsine is real
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
 
 
 def equal_formulas(given: Expr, expected: Expr, seed: str) -> bool:
-    """Whether two formulas have equal values wherever both are real; `seed` draws the points that are tried."""
-    given, expected = carried_out(given), carried_out(expected)
-    if undefined(given) or undefined(expected):
+    """Return whether two formulas have equal values at points where both are real. `seed` draws the points."""
+    given, expected = evaluated(given), evaluated(expected)
+    if given is None or expected is None:
         return False
     if given == expected:
         return True
@@ -43,17 +41,11 @@ def equal_formulas(given: Expr, expected: Expr, seed: str) -> bool:
     return agreed >= ENOUGH
 
 
-@lru_cache(maxsize=4096)
-def carried_out(expression: Expr) -> Expr:
-    """A formula with its sums, integrals, factorials and powers carried out."""
-    return expression.doit()
-
-
 @lru_cache(maxsize=1024)
 def points(symbols: frozenset, seed: str, discrete: bool = False) -> tuple[tuple, ...]:
-    """Points in the space of `symbols`, as (symbol, value) pairs: small and large, then natural numbers.
+    """Draw points as (symbol, value) pairs, first of real and then of natural numbers; `discrete` draws only natural.
 
-    The first is positive, the second negative, in the next two the signs alternate. `discrete`: natural numbers alone.
+    The values are positive at the first point, negative at the second, and alternate in sign at the next two.
     """
     names = sorted(symbols, key=str)
     draw = random.Random(seed)
@@ -72,14 +64,14 @@ def points(symbols: frozenset, seed: str, discrete: bool = False) -> tuple[tuple
 
 @lru_cache(maxsize=2048)
 def _conditions(expression: Expr) -> tuple[tuple, tuple]:
-    """What must be positive for a formula to be real: bases of powers that are not whole, arguments of logarithms."""
+    """Return what must be positive for a real value: bases of powers that are not whole, arguments of logarithms."""
     bases = {power.base for power in expression.atoms(Pow) if not power.exp.is_integer and power.base.free_symbols}
     return tuple(bases), tuple(call.args[0] for call in expression.atoms(log) if call.args[0].free_symbols)
 
 
 @lru_cache(maxsize=2048)
 def value_at(expression: Expr, place: tuple):
-    """The real value of a formula at a point, as a constant; None where it or a part of it has none."""
+    """Return the value of a formula at a point as a constant; None if it or a part of it is not real."""
     point = dict(place)
     bases, arguments = _conditions(expression)
     for part in (*bases, *arguments):
@@ -96,7 +88,7 @@ def value_at(expression: Expr, place: tuple):
 
 
 def same_statement(given, expected, seed: str) -> bool:
-    """Whether two equations, inequalities or chains of them are the same up to a factor and to their sides' order."""
+    """Return whether two equations, inequalities or chains of them are equivalent up to a factor and swapped sides."""
     if isinstance(given, And) or isinstance(expected, And):
         ours, theirs = (getattr(each, "_unsorted_args", (each,)) for each in (given, expected))
         return len(ours) == len(theirs) and all(same_statement(a, b, seed) for a, b in zip(ours, theirs, strict=True))
@@ -115,15 +107,15 @@ def same_statement(given, expected, seed: str) -> bool:
 
 
 def _one_side(relation: Relational) -> Expr | None:
-    """What a relation says is zero, or positive: its sides' difference; of an equation the numerator alone."""
+    """Return the difference of the sides of a relation, for an equation only its numerator."""
     if not isinstance(relation.lhs, Expr) or not isinstance(relation.rhs, Expr):
         return None
-    difference = carried_out(relation.lhs) - carried_out(relation.rhs)
+    difference = relation.lhs.doit() - relation.rhs.doit()
     return fraction(together(difference))[0] if isinstance(relation, Eq) else difference
 
 
 def _constant_ratio(a: Expr, b: Expr, seed: str) -> float | None:
-    """The ratio of two formulas where it is the same at all points and not zero, else None."""
+    """Return the ratio of two formulas if it is the same at all points, else None."""
     first, agreed = None, 0
     for point in points(frozenset(a.free_symbols | b.free_symbols), seed):
         x, y = value_at(a, point), value_at(b, point)

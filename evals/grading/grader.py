@@ -1,8 +1,7 @@
-r"""The verdict on a response: its final answer is found, written in one form and compared with the gold.
+r"""Verdicts on responses: extract the final answer, normalise it and compare it with the gold answer.
 
-Where both sides are plain numbers they are compared here, at thousands per second, in any thread of any process.
-Everything else is compared by the rules of `equivalence.py` in worker processes that are killed at their limits. Every
-decision and its reason: docs/grading.md.
+Plain numbers are compared in the calling process. Everything else is compared in worker processes with time and memory
+limits. docs/grading.md lists every decision with its reason.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -16,16 +15,18 @@ from evals.grading.cleaning import INTEGER, clean, too_large
 from evals.grading.numbers import compare_readings, readings
 from evals.grading.workers import POOL
 
-GRADER_VERSION = "3"  # changes with any decision: stored with scores, and what makes stored texts graded again
-TIMEOUT_S = 1.9  # of processor time for a comparison, so that a text is settled within two seconds on an idle core
+GRADER_VERSION = "3"  # stored with scores; stored texts are graded again when it changes
+TIMEOUT_S = 1.9  # processor time of one comparison; a text then takes less than two seconds on an idle core
+MAX_CANDIDATES = 16  # different answers of one problem that are compared pairwise for votes
+LIST_MARKS = (",", ";", "\\pm", " and ", " or ", "\\text{and}", "\\text{or}")  # between the parts of an answer
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`status`: "correct", "wrong", "unparsable" (or no answer), "timed_out" (or out of memory) or "truncated".
+    """`status` is "correct", "wrong", "unparsable", "timed_out" (time or memory limit) or "truncated".
 
-    `correct` is strict: the response marks its answer. `flexible` counts an answer without a mark as well, where
-    `grade_many` was asked for it.
+    `correct` is strict: the response marks its answer. `flexible` also accepts an unmarked answer.
+    `grade_many` fills it on request.
     """
 
     correct: bool
@@ -35,7 +36,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Question:
-    """Whether `answer`, or else `together` (the last boxes as one answer), equals `gold` within its `tolerance`."""
+    """A comparison: does `answer`, or `together` (the last boxes joined), equal `gold` within `tolerance`?"""
 
     answer: str
     gold: str
@@ -44,7 +45,7 @@ class Question:
 
 
 def grade(prediction, gold, tolerance: str = "") -> bool:
-    """Whether the final answer of `prediction`, a whole response, equals `gold`."""
+    """Return whether the final answer of `prediction` (a whole response) equals `gold`."""
     return grade_many([(prediction, gold)], tolerances=[tolerance])[0].correct
 
 
@@ -55,27 +56,22 @@ def grade_many(
     tolerances: Sequence[str] | None = None,
     flexible: bool = False,
 ) -> list[Verdict]:
-    """A verdict for each (prediction, gold); equal ones are graded once. Never raises for what the texts hold.
+    """Return one verdict per (prediction, gold answer) pair. The content of the texts never raises an error.
 
-    Predictions and golds are texts; None, numbers and lists of chat messages stand for theirs.
-    `truncated[i]` says that prediction i was cut off: where it then has no answer, its status is "truncated".
-    `tolerances[i]` is the absolute error that gold i grants, as OlympiadBench writes it ("1e-1"; "" for none).
-    `timeout_s` bounds each comparison's processor time; those beyond it are "timed_out".
-    `flexible` fills `Verdict.flexible` as well, from the same pass: a response without a mark is read by its end.
+    Predictions and gold answers are texts; None, numbers and lists of chat messages are converted.
+    `timeout_s` limits the processor time of each comparison.
+    `truncated[i]` says that prediction i was cut off. Its status is "truncated" if it has no answer.
+    `tolerances[i]` is the absolute error allowed by gold answer i, as OlympiadBench writes it ("1e-1"; "" for none).
+    `flexible` also fills `Verdict.flexible`, which reads the end of responses without a mark.
+    Raises ValueError if `truncated` or `tolerances` has another length than `pairs`.
     """
-    given = tolerances or [""] * len(pairs)
-    cuts = truncated or [False] * len(pairs)
-    wanted = [
-        (
-            prediction if isinstance(prediction, str) else text_of(prediction),
-            gold if isinstance(gold, str) else text_of(gold),
-            tolerance or "",
-        )
-        for (prediction, gold), tolerance in zip(pairs, given, strict=True)
+    keys = [
+        (text_of(prediction), text_of(gold), tolerance or "")
+        for (prediction, gold), tolerance in zip(pairs, tolerances or [""] * len(pairs), strict=True)
     ]
     strict: dict[tuple, str] = {}
     marked, unmarked = {}, {}
-    for key in dict.fromkeys(wanted):
+    for key in dict.fromkeys(keys):  # equal pairs are graded once
         text, gold, tolerance = key
         answer = extract(text)
         if answer is None:
@@ -84,31 +80,23 @@ def grade_many(
         elif (status := compare(answer, gold, tolerance)) is not None:
             strict[key] = status
         else:
-            marked[key] = Question(answer, gold, tolerance, boxes_together(text, gold))
+            boxes = (last_boxes(text) or "") if any(mark in gold for mark in LIST_MARKS) else ""
+            marked[key] = Question(answer, gold, tolerance, boxes if len(boxes) <= MAX_ANSWER else "")
     strict |= settle(marked, timeout_s)
     lenient = settle(unmarked, timeout_s)
     return [
         verdict(strict.get(key) or ("truncated" if cut else "unparsable"), lenient.get(key) == "correct")
-        for key, cut in zip(wanted, cuts, strict=True)
+        for key, cut in zip(keys, truncated or [False] * len(pairs), strict=True)
     ]
 
 
 @cache
 def verdict(status: str, unmarked: bool) -> Verdict:
-    """The verdict for a status; `unmarked`: an answer that nothing marks is correct."""
     return Verdict(status == "correct", status, status == "correct" or unmarked)
 
 
-def boxes_together(text: str, gold: str) -> str:
-    r"""The boxes that end a text as one answer, where the gold has several parts: `\boxed{1} and \boxed{2}` for 1,2."""
-    if not any(mark in gold for mark in (",", ";", "\\pm", " and ", " or ", "\\text{and}", "\\text{or}")):
-        return ""
-    boxes = last_boxes(text)
-    return boxes if boxes and len(boxes) <= MAX_ANSWER else ""
-
-
 def settle(questions: dict[Hashable, Question], timeout_s: float) -> dict[Hashable, str]:
-    """The status of each question, those that take mathematics from the workers; equal ones are asked once."""
+    """Return the status of each question. Workers compare what needs mathematics, each distinct comparison once."""
     settled: dict[Hashable, str] = {}
     asked: dict[tuple[str, str, str], list[Hashable]] = {}
     for key, question in questions.items():
@@ -127,7 +115,7 @@ def settle(questions: dict[Hashable, Question], timeout_s: float) -> dict[Hashab
 
 
 def compare(answer: str, gold: str, tolerance: str = "") -> str | None:
-    """The status of an extracted answer where it can be told without mathematics, else None."""
+    """Return the status of an extracted answer, or None where the comparison needs mathematics."""
     if INTEGER.fullmatch(answer) and INTEGER.fullmatch(gold) and not tolerance:
         return "correct" if answer == gold else "wrong"
     if len(answer) > MAX_ANSWER:
@@ -138,31 +126,32 @@ def compare(answer: str, gold: str, tolerance: str = "") -> str | None:
     if not given or too_large(given) or too_large(expected):
         return "unparsable"
     plain = compare_readings(*readings(given, expected), Fraction(tolerance) if tolerance else None)
-    if plain is None or (not plain and "," in expected):
+    if plain is None or (not plain and "," in expected):  # 1,234 may also be a list of two
         return None
     return "correct" if plain else "wrong"
 
 
-# --- votes ------------------------------------------------------------------------------------------------------
-
-MAX_CANDIDATES = 16  # answers of one problem, each different as a text, that are compared with one another as values
-
-
 def candidates(groups: Sequence[Sequence[str | None]], timeout_s: float = TIMEOUT_S) -> list[list[str | None]]:
-    """For each answer of each group the candidate that it votes for: the first answer of the group that is equal to it.
+    """Map each answer of each group to the candidate that it votes for: the first equal answer of its group.
 
-    Equal are answers with the same plain form and those that the grader's own rules find equal both ways. None does not
-    vote. Beyond the first MAX_CANDIDATES texts of a group only the form decides.
+    Answers are equal if they have the same normalised text, or if the grader finds them equal in both directions.
+    None does not vote. Beyond the first MAX_CANDIDATES texts of a group only the normalised text counts.
     """
-    firsts = [first_of_each_form(group) for group in groups]
+    firsts: list[dict[str, str]] = []  # for each group: normalised text -> the first answer with it
+    for group in groups:
+        texts: dict[str, str] = {}
+        for answer in group:
+            if answer is not None:
+                texts.setdefault(clean(answer), answer)
+        firsts.append(texts)
     pairs = {
         (i, a, b): Question(b, a)
         for i, texts in enumerate(firsts)
         for a, b in combinations([*texts.values()][:MAX_CANDIDATES], 2)
     }
     forward = settle(pairs, timeout_s)
-    back = {key: Question(question.gold, question.answer) for key, question in pairs.items()}
-    back = settle({key: question for key, question in back.items() if forward[key] == "correct"}, timeout_s)
+    back = {key: Question(q.gold, q.answer) for key, q in pairs.items() if forward[key] == "correct"}
+    back = settle(back, timeout_s)
     found = []
     for i, (group, texts) in enumerate(zip(groups, firsts, strict=True)):
         stands_for: dict[str, str] = {}
@@ -173,24 +162,15 @@ def candidates(groups: Sequence[Sequence[str | None]], timeout_s: float = TIMEOU
     return found
 
 
-def first_of_each_form(group: Sequence[str | None]) -> dict[str, str]:
-    """Plain form -> the first answer of a group that is written so."""
-    texts: dict[str, str] = {}
-    for answer in group:
-        if answer is not None:
-            texts.setdefault(clean(answer), answer)
-    return texts
-
-
-# What a graded response is worth in training. The paper does not say which reward it uses.
+# Reward of a graded response in training. The paper does not name its reward.
 REWARDS: dict[str, Callable[[bool], float]] = {
     "correct": lambda correct: 1.0 if correct else 0.0,
-    # DAPO's (arXiv 2503.14476, eq. 7). Advantages are normalised in groups: up to the 1e-4 beside the standard
-    # deviation they are those of "correct".
+    # DAPO's reward (arXiv 2503.14476, eq. 7). Group normalisation makes its advantages equal to those of "correct", up
+    # to the 1e-4 that is added to the standard deviation.
     "signed": lambda correct: 1.0 if correct else -1.0,
 }
 
 
 def rewards(name: str, completions: Sequence[str], golds: Sequence[str]) -> list[float]:
-    """The reward `name` of each completion, graded against its gold as evaluation grades it."""
+    """Return the reward `name` of each completion, graded against its gold answer as in evaluation."""
     return [REWARDS[name](verdict.correct) for verdict in grade_many(list(zip(completions, golds, strict=True)))]

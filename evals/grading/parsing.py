@@ -1,8 +1,8 @@
-r"""The mathematics that a cleaned answer is, by latex2sympy2-extended's parser, with what it gets wrong put right.
+r"""Parsing of normalised answers to sympy with latex2sympy2-extended's parser, whose errors are corrected here.
 
-The parser lowers every letter, takes `I` for the imaginary unit, adds factors that stand side by side where both are
-numbers (`2(3)` becomes 5) and takes complex roots of negative numbers. Here letters keep their case, factors are
-multiplied, mixed numbers are read as such, and roots of odd order are real.
+The parser converts letters to lower case, reads `I` as the imaginary unit, adds adjacent numbers (`2(3)` becomes 5) and
+takes complex roots of negative numbers. Here letters keep their case, adjacent factors are multiplied, mixed numbers
+are sums, and roots of odd order are real.
 """
 
 import logging
@@ -12,9 +12,8 @@ from functools import lru_cache
 import sympy
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
-from sympy import Basic, Float, I, MatrixBase, Pow, Rational, Symbol, nan, oo, zoo
+from sympy import Basic, Float, I, MatrixBase, Pow, Rational, Symbol
 from sympy.core.function import AppliedUndef
-from sympy.core.numbers import NegativeInfinity
 
 from evals.grading.forms import is_wordy
 
@@ -28,15 +27,16 @@ MIXED = re.compile(
     r"(?<![\d.^_}\w])(\d+) ?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|\\frac ?(\d) ?(\d)|(?<= )(\d+)/(\d+))(?!\d)"
 )
 SPACED = re.compile(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d.])")
-LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]+'*")  # a command, or letters with the primes of the last
-UNLIKE = {"I": "J_{I}", "E": "K_{E}"}  # letters that the parser takes for something else
+LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]+'*")  # a command or letters
+RENAMED = {"I": "J_{I}", "E": "K_{E}"}  # letters that the parser reads as constants
+BOUND_INFINITY = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
 FUNCTIONS_OF_GREEK = re.compile(r"\\(Gamma|gamma)(?![A-Za-z])(?! ?\()")
 
 logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
 
 
 class Converter(_Latex2Sympy):
-    """The parser, but for one of its readings: factors side by side are multiplied, whatever they are."""
+    """The parser with one change: adjacent factors are always multiplied."""
 
     def convert_postfix_list(self, arr, i=0):
         factor = self.convert_postfix(arr[i])
@@ -49,7 +49,7 @@ class Converter(_Latex2Sympy):
 
 @lru_cache(maxsize=2048)
 def parse(text: str) -> Basic | MatrixBase | None:
-    """The mathematics a cleaned answer is, unevaluated; None where it cannot be read, or holds an infinity or NaN."""
+    """Parse a normalised answer without evaluation; None if it cannot be read or contains an infinity or NaN."""
     text = re.sub(r"\\text\{([^{}]*)\}", r"\1", text) if not is_wordy(text) else text
     if re.search(r"\\infty|(?<![A-Za-z\\])nan(?![A-Za-z])", text) and not BOUND_INFINITY.search(text):
         return None
@@ -58,7 +58,7 @@ def parse(text: str) -> Basic | MatrixBase | None:
         parsed = converter.parse(prepared(text))
     except (MemoryError, RecursionError):
         raise
-    except Exception:  # the parser raises bare Exceptions, and its visitors whatever the tree made them stumble over
+    except Exception:  # the parser raises exceptions of many types
         return None
     if not isinstance(parsed, Basic | MatrixBase):
         return None
@@ -68,16 +68,13 @@ def parse(text: str) -> Basic | MatrixBase | None:
         return None
 
 
-BOUND_INFINITY = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
-
-
 def prepared(text: str) -> str:
-    r"""A cleaned text as the parser reads it rightly: mixed numbers as sums, letters with their case."""
+    """Rewrite a normalised text so that the parser reads it correctly."""
     text = SPACED.sub(lambda found: found[0].replace(" ", ""), text)
     text = normalize_latex(MIXED.sub(_mixed, text.replace("'", "\\prime")), AS_WRITTEN)
     text = FUNCTIONS_OF_GREEK.sub(r"{G_{\1}}", text)
     if "\\int" not in text:
-        text = re.sub(r"(?<![A-Za-z\\])d(?=[A-Za-z])", "D_{d}", text)  # dx is a differential under an integral only
+        text = re.sub(r"(?<![A-Za-z\\])d(?=[A-Za-z])", "D_{d}", text)  # dx is a differential in an integral only
     return LETTER.sub(_renamed, re.sub(r"([A-Za-z])((?:\\prime ?)+)", _primed, text))
 
 
@@ -96,23 +93,19 @@ def _primed(found: re.Match) -> str:
 def _renamed(found: re.Match) -> str:
     if found[0].startswith("\\"):
         return found[0]
-    return "".join(f"{{{UNLIKE[letter]}}}" if letter in UNLIKE else letter for letter in found[0])
+    return "".join(f"{{{RENAMED[letter]}}}" if letter in RENAMED else letter for letter in found[0])
 
 
 def settled(parsed, imaginary: bool):
-    """The parser's tree with i as the imaginary unit, decimals as exact fractions and real roots of odd order."""
+    """Make i the imaginary unit, decimals exact fractions and roots of odd order real in the parser's tree."""
     if isinstance(parsed, MatrixBase):
         return parsed.applyfunc(lambda entry: settled(entry, imaginary))
     replaced = {symbol: I for symbol in parsed.free_symbols if symbol.name == "i"}
     replaced |= {number: Rational(str(number)) for number in parsed.atoms(Float)}
-    if replaced:
-        parsed = parsed.xreplace(replaced)
-    calls = {call: Symbol(str(call), real=True) for call in parsed.atoms(AppliedUndef)}
-    if calls:
+    parsed = parsed.xreplace(replaced) if replaced else parsed
+    if calls := {call: Symbol(str(call), real=True) for call in parsed.atoms(AppliedUndef)}:
         parsed = parsed.xreplace(calls)
-    if not imaginary:
-        parsed = parsed.replace(_is_odd_root, _real_root)
-    return parsed
+    return parsed if imaginary else parsed.replace(_is_odd_root, _real_root)
 
 
 def _is_odd_root(node) -> bool:
@@ -127,8 +120,3 @@ def _is_odd_root(node) -> bool:
 
 def _real_root(node):
     return (-1) ** node.exp.p * Pow(-node.base, node.exp)
-
-
-def undefined(expression) -> bool:
-    """Whether a value is no number: an infinity, a division by zero, or not a number."""
-    return bool(expression.has(oo, NegativeInfinity, zoo, nan))

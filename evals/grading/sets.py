@@ -1,7 +1,7 @@
-r"""Sets of real numbers: intervals, their unions, inequalities and set-builder notation, read as text and compared.
+r"""Sets of real numbers: intervals, unions, inequalities and set-builder notation, read from text and compared.
 
-A set is a sorted tuple of pieces that do not touch; `x \ne 2`, `x < 2 or x > 2` and `(-\infty,2) \cup (2,\infty)` are
-the same two. An infinite end is open and equal to itself alone.
+A set is a sorted tuple of pieces that do not touch, so `x \ne 2`, `x < 2 or x > 2` and `(-\infty,2) \cup (2,\infty)`
+have the same two pieces. Readers return None for a text that is no such set.
 """
 
 import re
@@ -11,15 +11,29 @@ from functools import cmp_to_key, lru_cache
 
 from evals.grading.cleaning import clean
 from evals.grading.constants import approximate, equal_constants, evaluated
-from evals.grading.forms import balanced_any, has_letters, is_label, split, squeeze
+from evals.grading.forms import has_letters, is_group, is_label, split, split_outside, squeeze
 from evals.grading.parsing import parse
 
 INFINITY = re.compile(r"([-+]?) ?\\infty")
+ALL_REALS = re.compile(
+    r"\\mathbb\{R\}|(?:\\text\{ ?)?(?:the set of )?all real (?:numbers|values)(?: ?\})?|all reals", re.I
+)
+UNION = re.compile(r" ?\\cup(?![A-Za-z]) ?")
+OR = re.compile(r" ?(?:,? ?\bor\b|\\lor(?![A-Za-z])|\\text\{ ?or ?\}) ?")
+AND = re.compile(r" ?(?:,|\band\b|\\land(?![A-Za-z])|\\text\{ ?and ?\}) ?")
+WITHOUT = re.compile(r"(.+?) ?\\setminus ?\\\{(.+)\\\}", re.DOTALL)
+MEMBER = re.compile(r"([^=<>{}]{1,20}?) ?\\in(?![A-Za-z]) ?(.+)", re.DOTALL)
+BUILDER = re.compile(r"\\?\{ ?([A-Za-z](?:_\{?\w\}?)?)(?: ?\\in ?\\mathbb\{R\})? ?(?:\||:) ?(.+?) ?\\?\}", re.DOTALL)
+SIGNS = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z]))")
+ABSOLUTE = re.compile(r"\| ?([A-Za-z](?:_\{?\w\}?)?) ?\|")
+CLOSED = {"<": False, ">": False, "\\le": True, "\\ge": True}  # whether the bound belongs to the set
+SWAPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\ne": "\\ne"}
+MARKS = ("\\infty", "[", "]", "(", "<", ">", "\\le", "\\ge", "\\ne", "\\cup", "eal", "{R}")  # every set has one
 
 
 @dataclass(frozen=True)
 class End:
-    """An end of a piece: a constant as written, or an infinity (`sign` ±1); `closed` where it belongs to the set."""
+    """An end of a piece: a constant as written, or an infinity with `sign` ±1. A closed end belongs to the set."""
 
     text: str
     closed: bool
@@ -34,36 +48,18 @@ class Piece:
 
 @dataclass(frozen=True)
 class RealSet:
-    """`name` is the variable that a set was written with ("" for none); `pieces` are sorted and do not touch."""
-
     pieces: tuple[Piece, ...]
-    name: str = ""
+    name: str = ""  # the variable of an inequality or of set-builder notation
 
 
 BELOW, ABOVE = End("-", False, -1), End("+", False, 1)
 REALS = (Piece(BELOW, ABOVE),)
-ALL_REALS = re.compile(
-    r"\\mathbb\{R\}|(?:\\text\{ ?)?(?:the set of )?all real (?:numbers|values)(?: ?\})?|all reals", re.I
-)
-UNION = re.compile(r" ?\\cup(?![A-Za-z]) ?")
-OR = re.compile(r" ?(?:,? ?\bor\b|\\lor(?![A-Za-z])|\\text\{ ?or ?\}) ?")
-AND = re.compile(r" ?(?:,|\band\b|\\land(?![A-Za-z])|\\text\{ ?and ?\}) ?")
-WITHOUT = re.compile(r"(.+?) ?\\setminus ?\\\{(.+)\\\}", re.DOTALL)
-MEMBER = re.compile(r"([^=<>{}]{1,20}?) ?\\in(?![A-Za-z]) ?(.+)", re.DOTALL)
-BUILDER = re.compile(r"\\?\{ ?([A-Za-z](?:_\{?\w\}?)?)(?: ?\\in ?\\mathbb\{R\})? ?(?:\||:) ?(.+?) ?\\?\}", re.DOTALL)
-SIGNS = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z]))")
-ABSOLUTE = re.compile(r"\| ?([A-Za-z](?:_\{?\w\}?)?) ?\|")
-OPENED = {"<": False, ">": False, "\\le": True, "\\ge": True}
 
 
 @lru_cache(maxsize=4096)
 def real_set(text: str) -> RealSet | None:
-    """The set of real numbers that the whole of a cleaned text is; None for everything else, points among it."""
-    if not any(
-        mark in text for mark in ("\\infty", "[", "]", "(", "<", ">", "\\le", "\\ge", "\\ne", "\\cup", "eal", "{R}")
-    ):
-        return None
-    return _read(text)
+    """Return the set of real numbers that a whole normalised text describes; None for anything else, also a point."""
+    return _read(text) if any(mark in text for mark in MARKS) else None
 
 
 def _read(text: str) -> RealSet | None:
@@ -73,9 +69,9 @@ def _read(text: str) -> RealSet | None:
     if found := BUILDER.fullmatch(text):
         inside = _read(found[2])
         return inside if inside and inside.name in ("", squeeze(found[1])) else None
-    if len(parts := _outside(UNION, text)) > 1 or len(parts := _outside(OR, text)) > 1:
+    if len(parts := split_outside(UNION, text)) > 1 or len(parts := split_outside(OR, text)) > 1:
         return _union([_read(part) or _points(part) for part in parts])
-    if not SIGNS.search(text) and len(parts := _outside(AND, text)) > 1 and not all(map(is_point, parts)):
+    if not SIGNS.search(text) and len(parts := split_outside(AND, text)) > 1 and not all(map(is_point, parts)):
         return _union([_interval(part.strip()) for part in parts])  # (-\infty,1) and (2,\infty)
     if found := MEMBER.fullmatch(text):
         inside = _read(found[2])
@@ -85,63 +81,41 @@ def _read(text: str) -> RealSet | None:
         whole, gaps = _read(found[1]), [_end(clean(part)) for part in split(found[2])]
         return _cut(whole, gaps) if whole and all(gaps) else None
     if SIGNS.search(text):
-        if len(parts := _outside(AND, text)) > 1:
+        if len(parts := split_outside(AND, text)) > 1:
             return _intersection([_read(part) for part in parts])
         return _inequality(text)
     return _interval(text)
 
 
-def _outside(separator: re.Pattern, text: str) -> list[str]:
-    """The parts of a text between separators that stand outside of brackets."""
-    parts, depth, start, at = [], 0, 0, 0
-    while at < len(text):
-        depth += (text[at] in "([{") - (text[at] in ")]}")
-        if depth <= 0 and (found := separator.match(text, at)) and found.end() > at:
-            parts.append(text[start:at])
-            start = at = found.end()
-        else:
-            at += 1
-    return [*parts, text[start:]]
-
-
 def _interval(text: str) -> RealSet | None:
-    if text[:1] not in ("(", "[") or text[-1:] not in (")", "]") or not balanced_any(text[1:-1]):
-        return None
-    parts = split(text[1:-1])
-    if len(parts) != 2:
+    if not is_group(text) or len(parts := split(text[1:-1])) != 2:
         return None
     return _between(_end(parts[0], text[0] == "["), _end(parts[1], text[-1] == "]"))
 
 
 def _between(low: End | None, high: End | None) -> RealSet | None:
-    """The set between two ends; None where one is no end, is infinite on the wrong side, or a closed infinity."""
-    if (
-        low is None
-        or high is None
-        or low.sign > 0
-        or high.sign < 0
-        or any(end.sign and end.closed for end in (low, high))
-    ):
+    if low is None or high is None or low.sign > 0 or high.sign < 0:
         return None
-    return _ordered(low, high)
+    return None if any(end.sign and end.closed for end in (low, high)) else _ordered(low, high)
+
+
+def _ordered(low: End, high: End) -> RealSet | None:
+    """Return the piece between two ends; None if they are not in order, as in the point (2,1)."""
+    order = _compare(low, high)
+    if order is None or order > 0 or (order == 0 and not (low.closed and high.closed)):
+        return None
+    return RealSet((Piece(low, high),))
 
 
 def _inequality(text: str) -> RealSet | None:
-    r"""An inequality for a name or, `|x| < 3`, for its absolute value."""
+    r"""Read `x < 4`, `4 > x`, `1 < x \le 2`, `x \ne 2` or `|x| < 3`: one name, and constants on the other sides."""
     if found := ABSOLUTE.search(text):
         inside = _inequality(text.replace(found[0], found[1]))
-        return inside and _within(inside.name, inside)
-    return _bounds(text)
-
-
-def _bounds(text: str) -> RealSet | None:
-    r"""`x < 4`, `4 > x`, `1 < x \le 2`, `x \ne 2`: a name, and constants on its other sides."""
+        return inside and _from_absolute(inside)
     sides = [side.strip() for side in SIGNS.split(text)]
-    if len(sides) == 3 and not is_label(sides[0]):
-        sides = [sides[2], {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}.get(sides[1], sides[1]), sides[0]]
     if len(sides) == 3:
-        name, sign, bound = sides
-        end = _end(bound, OPENED.get(sign, False))
+        name, sign, bound = sides if is_label(sides[0]) else (sides[2], SWAPPED[sides[1]], sides[0])
+        end = _end(bound, CLOSED.get(sign, False))
         if not is_label(name) or end is None:
             return None
         if sign == "\\ne":
@@ -151,39 +125,29 @@ def _bounds(text: str) -> RealSet | None:
         return RealSet((Piece(BELOW, end) if sign in ("<", "\\le") else Piece(end, ABOVE),), squeeze(name))
     if len(sides) != 5 or not is_label(sides[2]):
         return None
-    upward = {sides[1], sides[3]} <= {"<", "\\le"}
-    if not upward and not {sides[1], sides[3]} <= {">", "\\ge"}:
-        return None
-    if not upward:
+    if {sides[1], sides[3]} <= {">", "\\ge"}:
         sides = sides[::-1]
-    found = _between(_end(sides[0], OPENED[sides[1]]), _end(sides[4], OPENED[sides[3]]))
+    elif not {sides[1], sides[3]} <= {"<", "\\le"}:
+        return None
+    found = _between(_end(sides[0], CLOSED[sides[1]]), _end(sides[4], CLOSED[sides[3]]))
     return found and RealSet(found.pieces, squeeze(sides[2]))
 
 
-def _within(name: str, found: RealSet) -> RealSet | None:
-    """What `|x|` in a set says of x."""
-    zero = End("0", True)
-    distances = _intersection([RealSet(found.pieces), RealSet((Piece(zero, ABOVE),))])
+def _from_absolute(absolute: RealSet) -> RealSet | None:
+    """Return the x whose |x| is in a set."""
+    distances = _intersection([RealSet(absolute.pieces), RealSet((Piece(End("0", True), ABOVE),))])
     if distances is None:
         return None
     mirrored = [Piece(_minus(piece.high), _minus(piece.low)) for piece in distances.pieces]
-    return _union([RealSet((piece,), name) for piece in (*mirrored, *distances.pieces)])
+    return _union([RealSet((piece,), absolute.name) for piece in (*mirrored, *distances.pieces)])
 
 
 def _minus(end: End) -> End:
     return End(f"-({end.text})", end.closed, -end.sign)
 
 
-def _ordered(low: End, high: End) -> RealSet | None:
-    """The piece between two ends; None where they are not in order, as those of a point need not be."""
-    order = _compare(low, high)
-    if order is None or order > 0 or (order == 0 and not (low.closed and high.closed)):
-        return None
-    return RealSet((Piece(low, high),))
-
-
 def _points(text: str) -> RealSet | None:
-    r"""`\{1, 2\}` or `x = 1` as pieces of one point each, within a union."""
+    r"""Read `\{1, 2\}` or `x = 1` in a union as pieces of one point each."""
     text = text.strip()
     name = ""
     if found := re.fullmatch(r"([^=]{1,12})=([^=]+)", text):
@@ -199,7 +163,7 @@ def _points(text: str) -> RealSet | None:
 
 
 def _end(text: str, closed: bool = False) -> End | None:
-    """An end of an interval: a constant, or an infinity; None for everything else."""
+    """Read an end of an interval: a real constant or an infinity."""
     text = text.strip()
     if found := INFINITY.fullmatch(text):
         return End(text, closed, -1 if found[1] == "-" else 1)
@@ -210,7 +174,7 @@ def _end(text: str, closed: bool = False) -> End | None:
 
 @lru_cache(maxsize=4096)
 def _value(text: str):
-    """An end as a real constant; None where it is none."""
+    """Return the real constant in a text, or None."""
     parsed = parse(text)
     if parsed is None or not getattr(parsed, "is_number", False):
         return None
@@ -219,7 +183,7 @@ def _value(text: str):
 
 
 def _compare(a: End, b: End) -> int | None:
-    """-1, 0 or 1 as a lies below, at or above b; None where the two cannot be compared."""
+    """Return -1, 0 or 1 for a < b, a = b or a > b; None if the order cannot be computed."""
     if a.sign or b.sign:
         return (a.sign > b.sign) - (a.sign < b.sign)
     x, y = _value(a.text), _value(b.text)
@@ -233,9 +197,18 @@ def _compare(a: End, b: End) -> int | None:
     return None if difference is None else 1 if difference.real > 0 else -1
 
 
+def _common_name(sets: list[RealSet | None]) -> str | None:
+    """Return the name that the sets share ("" if none has one); None if one is None or two names differ."""
+    if None in sets:
+        return None
+    names = {each.name for each in sets if each.name}
+    return None if len(names) > 1 else "".join(names)
+
+
 def _union(sets: list[RealSet | None]) -> RealSet | None:
-    """All pieces together, those that touch or overlap as one; None where a part is no set or the names differ."""
-    if None in sets or len({each.name for each in sets if each.name}) > 1:
+    """Return the union, in which pieces that touch or overlap are merged."""
+    name = _common_name(sets)
+    if name is None:
         return None
     pieces = [piece for each in sets for piece in each.pieces]
     if any(_compare(a.low, b.low) is None or _compare(a.high, b.low) is None for a in pieces for b in pieces):
@@ -249,7 +222,7 @@ def _union(sets: list[RealSet | None]) -> RealSet | None:
             further = piece.high if order < 0 or (order == 0 and piece.high.closed) else last.high
             piece = Piece(last.low, further)
         merged.append(piece)
-    return RealSet(tuple(merged), next((each.name for each in sets if each.name), ""))
+    return RealSet(tuple(merged), name)
 
 
 def _touch(high: End, low: End) -> bool:
@@ -258,35 +231,30 @@ def _touch(high: End, low: End) -> bool:
 
 
 def _intersection(sets: list[RealSet | None]) -> RealSet | None:
-    """What all sets share, for sets that name the same variable, or none."""
-    if None in sets or len({each.name for each in sets if each.name}) > 1:
+    name = _common_name(sets)
+    if name is None:
         return None
     pieces = sets[0].pieces
     for other in sets[1:]:
         shared = []
         for a in pieces:
             for b in other.pieces:
-                orders = _compare(a.low, b.low), _compare(a.high, b.high)
-                if None in orders:
+                below, above = _compare(a.low, b.low), _compare(a.high, b.high)
+                if below is None or above is None:
                     return None
-                low = (
-                    max((a.low, b.low), key=lambda end: not end.closed)
-                    if orders[0] == 0
-                    else (b if orders[0] < 0 else a).low
-                )
-                high = (
-                    max((a.high, b.high), key=lambda end: not end.closed)
-                    if orders[1] == 0
-                    else (a if orders[1] < 0 else b).high
-                )
-                if kept := _ordered(low, high):
+                if kept := _ordered(_inner(a.low, b.low, -below), _inner(a.high, b.high, above)):
                     shared += kept.pieces
         pieces = tuple(shared)
-    return RealSet(pieces, next((each.name for each in sets if each.name), "")) if pieces else None
+    return RealSet(pieces, name) if pieces else None
+
+
+def _inner(a: End, b: End, order: int) -> End:
+    """Return the end that is further inside: b if `order` > 0, a if `order` < 0, an open one if they are equal."""
+    return b if order > 0 or (order == 0 and a.closed and not b.closed) else a
 
 
 def _cut(whole: RealSet, gaps: list[End]) -> RealSet | None:
-    """A set without some of its points."""
+    """Remove single points from a set."""
     for gap in gaps:
         outside = RealSet((Piece(BELOW, End(gap.text, False)), Piece(End(gap.text, False), ABOVE)), whole.name)
         whole = _intersection([whole, outside])
@@ -296,21 +264,17 @@ def _cut(whole: RealSet, gaps: list[End]) -> RealSet | None:
 
 
 def is_point(text: str) -> bool:
-    """Whether a cleaned text that reads as an interval could be a point as well: `(1,2)` with two finite ends."""
+    """Return whether a text that reads as an interval may also be a point, as `(1,2)` may."""
     text = text.strip()
     return text.startswith("(") and text.endswith(")") and "\\infty" not in text and "\\cup" not in text
 
 
 def same_sets(answer: RealSet, gold: RealSet, same_end, tolerance: Fraction | None) -> bool:
-    """Whether two sets have equal pieces; `same_end(answer, gold, tolerance)` compares finite ends as answers."""
-    if answer.name and gold.name and answer.name != gold.name:
+    """Return whether two sets have equal pieces; `same_end(answer, gold, tolerance)` compares finite ends."""
+    if (answer.name and gold.name and answer.name != gold.name) or len(answer.pieces) != len(gold.pieces):
         return False
-    if len(answer.pieces) != len(gold.pieces):
-        return False
-    for given, expected in zip(answer.pieces, gold.pieces, strict=True):
-        for a, b in ((given.low, expected.low), (given.high, expected.high)):
-            if a.sign != b.sign or a.closed != b.closed:
-                return False
-            if not a.sign and not same_end(a.text, b.text, tolerance):
-                return False
-    return True
+    pairs = zip(answer.pieces, gold.pieces, strict=True)
+    ends = [pair for a, b in pairs for pair in ((a.low, b.low), (a.high, b.high))]
+    return all(
+        a.sign == b.sign and a.closed == b.closed and (a.sign or same_end(a.text, b.text, tolerance)) for a, b in ends
+    )

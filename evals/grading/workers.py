@@ -1,12 +1,11 @@
-r"""Processes that may be killed: math that can run away is done in them, each pair within a time and a memory limit.
+r"""Worker processes that compare answers under a time and a memory limit.
 
-The time limit is processor time, kept by the worker's own timer: a machine that is busy with other work turns no
-verdict. Wall-clock time is a backstop alone. A worker that dies of something else than its limits, killed from
-outside, say, has its pair asked again.
+The time limit counts processor time, measured by a timer in the worker, so a busy machine changes no verdict. Limits on
+wall-clock time end a worker whose timer fails. If a worker dies of anything but its limits, its pair is asked again.
 
-A fork server, one plain interpreter that has imported sympy and the parser and nothing of the caller's, forks the
-workers: a killed worker is replaced in milliseconds, and neither the caller's threads nor its torch are ever forked.
-Who calls owns both by a socket: they end when it closes, however the caller ended. Workers end with the server, too.
+A fork server forks the workers. It is a new interpreter that has imported sympy and the parser. A killed worker is
+therefore replaced in milliseconds, and the caller, with its threads and torch, is never forked. Each process ends when
+the socket to its parent closes.
 """
 
 import atexit
@@ -24,18 +23,37 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 
-MEMORY_BYTES = 500_000_000  # address space of a worker, and so the most it can hold in memory
-FULL_BYTES = 250_000_000  # a worker that has held as much makes room for a new one: what it remembers is no answer's
-WORKERS = 4  # at most, and one per core; two at least: while one works on what it is killed for, the other goes on
-BACKSTOP = 5  # times its limit is what a worker may take by the clock, if it had a fair share of a processor
-FAIR = 0.5  # of its limit: a worker that used less of a processor than this is waited for, up to PATIENCE_S
-PATIENCE_S = 60
-START_S = 120  # for the fork server's imports, on the slowest machine
-DEATHS = 3  # of workers on one pair, not by their limits, after which it is given up
-EXCEEDED = "timed_out"
-START = (
-    b"+0000000"  # to the fork server, with a socket; a worker's number after "-" ends it, after "?" asks how it ended
-)
+MEMORY_BYTES = 500_000_000  # address space of a worker
+FULL_BYTES = 250_000_000  # peak memory (mostly caches) at which a worker is replaced after its answer
+WORKERS = 4  # at most, one per core; at least two, so that one continues while another runs into its limit
+WALL_FACTOR = 5  # wall-clock limit of a worker that got its share of a processor, in time limits
+FAIR_SHARE = 0.5  # of the time limit; a worker that used less processor time is starved by other processes
+STARVED_WALL_S = 60  # wall-clock limit of a starved worker
+START_S = 120  # limit for the fork server's imports on a slow machine
+MAX_DEATHS = 3  # of workers on one pair, limits apart, before the pair is given up
+OUT_OF_MEMORY = 3  # exit code of a worker
+LIMIT_CODES = (-signal.SIGPROF, OUT_OF_MEMORY, -signal.SIGSEGV, -signal.SIGABRT)  # a limit or the text caused it
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
+# Messages to the fork server have eight bytes. FORK comes with a socket, "-" and a pid kills a worker, "?" and a pid
+# asks for its exit code.
+FORK = b"+0000000"
+
+
+class Worker:
+    """The caller's end of a worker process."""
+
+    def __init__(self, pid: int, connection: socket.socket):
+        self.pid = pid
+        self.socket = connection
+        self.used_s = 0.0  # processor time before the current pair
+
+    def processor_s(self) -> float:
+        """Return the processor time used so far, in seconds; infinite where the system does not report it."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return float("inf")
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Pool:
@@ -48,108 +66,101 @@ class Pool:
         self.idle: list[Worker] = []
 
     def map(self, pairs: list[tuple[str, str, str]], timeout_s: float, limit: int | None = None) -> list[str]:
-        """`serve`'s status for each (answer, gold, tolerance), in order; "timed_out" for a pair beyond a limit.
+        """Return `judge`'s status of each (answer, gold, tolerance), or "timed_out" for a pair beyond a limit.
 
-        Threads take turns. `limit` bounds the number of workers. Raises RuntimeError if no worker can be started.
+        `limit` bounds the number of workers. Raises RuntimeError if no worker can be started.
         """
         if not pairs:
             return []
         with self.lock:
             size = min(limit or min(WORKERS, max(cores(), 2)), len(pairs))
             while len(self.idle) < size:
-                self.idle.append(self.start())
+                self.idle.append(self.start_worker())
             try:
                 return self.run(pairs, timeout_s, size)
-            except BaseException:  # an interrupted batch leaves answers underway that nobody would match to pairs
+            except BaseException:  # busy workers would send their answers to the next batch
                 self.close()
                 raise
 
     def run(self, pairs: list[tuple[str, str, str]], timeout_s: float, size: int) -> list[str]:
-        """The statuses, by `size` workers at once."""
         statuses: list[str] = [""] * len(pairs)
         deaths = [0] * len(pairs)
         waiting = deque(enumerate(pairs))
         busy: dict[socket.socket, tuple[Worker, int, float]] = {}
         while waiting or busy:
             while waiting and len(busy) < size:
-                worker = self.idle.pop() if self.idle else self.start()
+                worker = self.idle.pop() if self.idle else self.start_worker()
                 i, pair = waiting.popleft()
-                worker.used = worker.processor_s()
-                if not worker.send(pair, timeout_s):
+                worker.used_s = worker.processor_s()
+                try:
+                    worker.socket.sendall(json.dumps([*pair, timeout_s]).encode() + b"\n")
+                    busy[worker.socket] = worker, i, time.monotonic()
+                except OSError:
                     self.kill(worker)
                     waiting.appendleft((i, pair))
-                    continue
-                busy[worker.socket] = worker, i, time.monotonic()
             ready = wait(list(busy), timeout_s)
             for key, (worker, i, began) in list(busy.items()):
-                status = worker.receive() if key in ready else None
-                if key not in ready and not overdue(worker, time.monotonic() - began, timeout_s):
+                if key not in ready and not wall_limit_passed(worker, time.monotonic() - began, timeout_s):
                     continue
                 del busy[key]
-                if status is not None:
+                if key in ready and (status := receive_line(key, 1)):
                     statuses[i] = status
                     self.idle.append(worker)
                     continue
-                exceeded = key not in ready or self.cause(worker) in LIMITS
+                exceeded = key not in ready or self.exit_code(worker) in LIMIT_CODES
                 self.kill(worker)
                 deaths[i] += not exceeded
-                if exceeded or deaths[i] == DEATHS:
-                    statuses[i] = EXCEEDED
+                if exceeded or deaths[i] == MAX_DEATHS:
+                    statuses[i] = "timed_out"
                     if not exceeded:
-                        print(f"grading: {DEATHS} workers died of {pairs[i][0][:80]!r}: timed_out", file=sys.stderr)
+                        print(f"grading: {MAX_DEATHS} workers died of {pairs[i][0][:80]!r}: timed_out", file=sys.stderr)
                 else:
                     waiting.appendleft((i, pairs[i]))
         return statuses
 
-    def cause(self, worker: "Worker") -> int | None:
-        """How a worker that closed its socket ended: minus its signal, or its exit code; None if nobody knows."""
+    def exit_code(self, worker: Worker) -> int | None:
+        """Return the exit code of a worker that closed its socket, or minus its signal; None if it is unknown."""
         try:
             self.server.sendall(b"?%07d" % worker.pid)
             return int(receive_line(self.server, START_S))
         except (OSError, AttributeError, ValueError):
             return None
 
-    def kill(self, worker: "Worker") -> None:
-        """End a worker through the fork server: it alone knows which of its children's numbers are still theirs."""
+    def kill(self, worker: Worker) -> None:
+        """End a worker. The fork server sends the signal: the caller cannot tell whether the pid was reused."""
         worker.socket.close()
         with suppress(OSError, AttributeError):
             self.server.sendall(b"-%07d" % worker.pid)
 
-    def start(self) -> "Worker":
-        """A worker, from the fork server, which is started first if there is none or it has ended."""
-        for attempt in range(2):
+    def start_worker(self) -> Worker:
+        for _ in range(2):  # the fork server may have ended since the last batch
             if self.server is None:
-                self.open()
+                self.start_server()
             ours, theirs = socket.socketpair()
             try:
-                socket.send_fds(self.server, [START], [theirs.fileno()])
-                if pid := receive_line(self.server, START_S):
-                    return Worker(int(pid), ours)
+                socket.send_fds(self.server, [FORK], [theirs.fileno()])
+                pid = receive_line(self.server, START_S)
             except OSError:
-                pass
+                pid = ""
             finally:
                 theirs.close()
+            if pid:
+                return Worker(int(pid), ours)
             ours.close()
             self.close()
-            if attempt:
-                break
         raise RuntimeError("no grading worker could be started: the fork server ended; see its message above")
 
-    def open(self) -> None:
-        """Start the fork server: a fresh interpreter that knows this module's folder and nothing of the caller's."""
+    def start_server(self) -> None:
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
         entry = fork_server.__name__
         code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import {entry}; {entry}({theirs.fileno()})"
+        command, null = [sys.executable, "-c", code], subprocess.DEVNULL
         environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         try:
+            # In a session of its own the server gets no Ctrl-C. The caller gets it and closes the sockets.
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C is for the caller, who closes the sockets
+                command, pass_fds=[theirs.fileno()], stdin=null, stdout=null, env=environment, start_new_session=True
             )
         finally:
             theirs.close()
@@ -161,13 +172,8 @@ class Pool:
             )
 
     def close(self) -> None:
-        """End all workers and the fork server, by closing their sockets. Does nothing twice."""
-        for worker in self.idle:
-            worker.socket.close()
-        self.idle = []
-        if self.server is not None:
-            self.server.close()
-            self.server = None
+        """End all workers and the fork server. A second call does nothing."""
+        self.close_sockets()
         if self.process is not None:
             try:
                 self.process.wait(timeout=5)
@@ -176,51 +182,27 @@ class Pool:
                 self.process.wait()
             self.process = None
 
-    def forget(self) -> None:
-        """In a fork of the process: the workers are the parent's. Closed here, their sockets show its death to them."""
-        for worker in self.idle:
-            worker.socket.close()
-        if self.server is not None:
-            self.server.close()
+    def close_sockets(self) -> None:
+        for connection in filter(None, [*(worker.socket for worker in self.idle), self.server]):
+            connection.close()
+        self.idle, self.server = [], None
+
+    def detach_after_fork(self) -> None:
+        """Leave the workers to the parent. They end when the parent's sockets close, so the child closes its copies."""
+        self.close_sockets()
         self.__init__()
 
 
-class Worker:
-    """The caller's end of a worker process."""
-
-    def __init__(self, pid: int, connection: socket.socket):
-        self.pid = pid
-        self.socket = connection
-        self.used = 0.0
-
-    def processor_s(self) -> float:
-        """Seconds of a processor the process has used; infinite where the system does not say."""
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return float("inf")
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def send(self, pair: tuple[str, str, str], timeout_s: float) -> bool:
-        try:
-            self.socket.sendall(json.dumps([*pair, timeout_s]).encode() + b"\n")
-            return True
-        except OSError:
-            return False
-
-    def receive(self) -> str | None:
-        return receive_line(self.socket, 1) or None
-
-
-def overdue(worker: Worker, elapsed_s: float, limit_s: float) -> bool:
-    """Whether a worker that has not ended itself is given up by the clock: not while other work keeps it waiting."""
-    if elapsed_s < BACKSTOP * limit_s:
+def wall_limit_passed(worker: Worker, elapsed_s: float, limit_s: float) -> bool:
+    """Return whether a silent worker is given up. A worker that other processes starve gets more time."""
+    if elapsed_s < WALL_FACTOR * limit_s:
         return False
-    return elapsed_s > max(PATIENCE_S, BACKSTOP * limit_s) or worker.processor_s() > worker.used + FAIR * limit_s
+    cpu_starved = worker.processor_s() <= worker.used_s + FAIR_SHARE * limit_s
+    return not cpu_starved or elapsed_s > max(STARVED_WALL_S, WALL_FACTOR * limit_s)
 
 
 def receive_line(connection: socket.socket, timeout_s: float) -> str:
-    """What came up to the end of a line; "" where the other end closed, or took too long."""
+    """Return the next line; "" if the other end closes first or `timeout_s` passes without data."""
     text = b""
     connection.settimeout(timeout_s)
     try:
@@ -240,11 +222,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- in the other processes -------------------------------------------------------------------------------------
+# --- in the fork server and the workers ---------------------------------------------------------------------------
 
 
 def fork_server(number: int) -> None:
-    """Fork a worker for every socket received, until the caller's end closes; then end them all."""
+    """Fork a worker for every socket that arrives at file descriptor `number`. End them all when it closes."""
     caller = socket.socket(fileno=number)
     from evals.grading.equivalence import judge, same
 
@@ -252,42 +234,43 @@ def fork_server(number: int) -> None:
     caller.sendall(b"ready\n")
     children: set[int] = set()
     while True:
-        message, received, _, _ = socket.recv_fds(caller, len(START), 1)
+        message, received, _, _ = socket.recv_fds(caller, len(FORK), 1)
         if not message:
             break
-        if message != START:
-            pid = int(message[1:])
-            if pid in children and message.startswith(b"-"):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                children.discard(pid)
-            elif message.startswith(b"?"):
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid in children else -signal.SIGKILL
-                children.discard(pid)
-                caller.sendall(b"%d\n" % code)
+        if message == FORK:
+            pid = os.fork()
+            if not pid:
+                caller.close()
+                serve(received[0], judge)
+                os._exit(0)
+            os.close(received[0])
+            children.add(pid)
+            caller.sendall(b"%d\n" % pid)
             continue
-        pid = os.fork()
-        if not pid:
-            caller.close()
-            serve(received[0], judge)
-            os._exit(0)
-        os.close(received[0])
-        children.add(pid)
-        caller.sendall(b"%d\n" % pid)
+        pid = int(message[1:])
+        if message.startswith(b"?"):
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid in children else -signal.SIGKILL
+            caller.sendall(b"%d\n" % code)
+        elif pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        children.discard(pid)
     for child in children:
         os.kill(child, signal.SIGKILL)
     os._exit(0)
 
 
 def serve(number: int, judge) -> None:
-    """Judge the pairs that arrive, one a line, until the caller's end closes."""
+    """Judge the pairs that arrive, one per line, until the caller closes its end."""
     end_with_parent()
-    limit_memory()
+    with suppress(ValueError, OSError):  # some systems refuse; the time limit and the size limits remain
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection = socket.socket(fileno=number)
     with connection.makefile("rb") as lines:
         for line in lines:
             answer, gold, tolerance, timeout_s = json.loads(line)
-            signal.setitimer(signal.ITIMER_PROF, timeout_s)  # its signal ends the process, whatever that computes
+            signal.setitimer(signal.ITIMER_PROF, timeout_s)  # SIGPROF ends the process whatever it computes
             try:
                 status = judge(answer, gold, tolerance)
             except MemoryError:
@@ -298,22 +281,8 @@ def serve(number: int, judge) -> None:
                 return
 
 
-OUT_OF_MEMORY = 3
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-LIMITS = (-signal.SIGPROF, OUT_OF_MEMORY, -signal.SIGSEGV, -signal.SIGABRT)  # endings that a text itself brings about
-
-
-def limit_memory() -> None:
-    """Bound the address space, which bounds the memory; where the system refuses, the time limit and caps remain."""
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ValueError, OSError):
-        pass
-
-
 def end_with_parent() -> None:
-    """Have Linux kill this process when its parent ends; elsewhere the alarm and the closed socket do it later."""
+    """Let Linux kill this process when its parent ends. Elsewhere the timer and the closed socket end it later."""
     if sys.platform == "linux":
         import ctypes
 
@@ -324,4 +293,4 @@ def end_with_parent() -> None:
 
 POOL = Pool()
 atexit.register(POOL.close)
-os.register_at_fork(after_in_child=POOL.forget)
+os.register_at_fork(after_in_child=POOL.detach_after_fork)

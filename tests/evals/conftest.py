@@ -1,4 +1,4 @@
-"""The stand-in hub of ../shared, beside the checkout, and the golds of the six benchmarks as it serves them."""
+"""Fixtures: a local hub that serves ../shared/hub, and the gold answers of the six benchmarks."""
 
 import importlib.util
 import json
@@ -15,18 +15,18 @@ SHARED = ROOT.parent / "shared"
 SIX = ("aime24", "aime25", "amc", "math500", "gsm8k", "olympiad")
 LOAD = """
 import json
-from evals.benchmarks.registry import BENCHMARKS, obtain
-golds = {name: [(p.answer, p.tolerance, p.id) for p in obtain(BENCHMARKS[name])[0]] for name in %r}
+from evals.benchmarks import BENCHMARKS, load_problems
+golds = {name: [(p.answer, p.tolerance, p.id) for p in load_problems(BENCHMARKS[name])] for name in %r}
 print(json.dumps(golds))
 """
 
 
 @pytest.fixture(scope="session")
 def stand_in():
-    """The address of a local hub that serves ../shared/hub."""
+    """Return the address of the local hub."""
     tool = SHARED / "tools" / "hubserver.py"
     if not tool.is_file():
-        pytest.skip(f"no stand-in for the hub: {tool} is absent")
+        pytest.skip(f"no local hub: {tool} is missing")
     spec = importlib.util.spec_from_file_location("hubserver", tool)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,8 +38,10 @@ def stand_in():
 
 @pytest.fixture(scope="session")
 def problems(stand_in, tmp_path_factory) -> dict[str, list[tuple[str, str, str]]]:
-    """Benchmark -> (gold, the tolerance that it grants, problem id) in order. Loaded in a process of its own: hub
-    clients read their environment when they are imported."""
+    """Return (gold answer, tolerance, problem id) for each problem of each benchmark.
+
+    A separate process loads them, because hub clients read their environment when they are imported.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DYNCLIP_", "HUGGINGFACE"))}
     home = tmp_path_factory.mktemp("golds")
     hub = {"PYTHONPATH": str(ROOT), "HF_HOME": str(home), "HF_ENDPOINT": stand_in}
@@ -52,5 +54,5 @@ def problems(stand_in, tmp_path_factory) -> dict[str, list[tuple[str, str, str]]
 
 @pytest.fixture(scope="session")
 def golds(problems) -> dict[str, list[tuple[str, str]]]:
-    """Benchmark -> its golds in order, each with the tolerance that it grants."""
+    """Return (gold answer, tolerance) for each problem of each benchmark."""
     return {name: [(gold, tolerance) for gold, tolerance, _ in rows] for name, rows in problems.items()}

@@ -1,7 +1,4 @@
-r"""Variants of a gold: `WRAPPERS` write it otherwise and change nothing, `perturbations` change what it says.
-
-Where a perturbation would not change the value (the order of equal entries, the sign of zero), there is none.
-"""
+r"""Variants of a gold answer: `WRAPPERS` keep its value, `perturbations` change it."""
 
 import random
 import re
@@ -53,7 +50,7 @@ WRAPPERS: dict[str, Callable[[str], str]] = {  # name -> the whole response
 
 
 def sized(gold: str) -> str:
-    """Outer parentheses with `\\left` and `\\right`, where the gold is one pair."""
+    r"""Add `\left` and `\right` to a gold answer in one pair of parentheses."""
     if "\\left" in gold or gold[:1] != "(" or gold[-1:] != ")" or ")" in gold[1:-1] or "(" in gold[1:-1]:
         return gold
     return f"\\left{gold[:-1]}\\right)"
@@ -61,13 +58,13 @@ def sized(gold: str) -> str:
 
 COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
 TEXT = re.compile(r"\\(?:text|mbox|mathrm|operatorname)\s*\{[^{}]*\}")
-LISTED = re.compile(r"\\pm|,|\\in|\\ge|where")  # of a gold that is more than one value
+LISTED = re.compile(r"\\pm|,|\\in|\\ge|where")  # in a gold answer with more than one value
 BRACKETED = re.compile(r"[(\[{]|\\\{|\\text|\\begin|\\left")
 GROUP = re.compile(r"(?:\\left)?([(\[])([^()\[\]]*?)(?:\\right)?([)\]])")
 
 
 def perturbations(gold: str, draw: random.Random) -> Iterator[tuple[str, str]]:
-    """(kind, another answer) for every kind that this gold allows, at a place that `draw` chooses."""
+    """Yield (kind, another answer) for every kind that changes the value, at a random place."""
     taken = [m.span() for m in (*TEXT.finditer(gold), *COMMAND.finditer(gold))]
     free = [not any(start <= i < end for start, end in taken) for i in range(len(gold))]
     if digits := [i for i, c in enumerate(gold) if c.isdigit() and free[i]]:
@@ -82,7 +79,7 @@ def perturbations(gold: str, draw: random.Random) -> Iterator[tuple[str, str]]:
             yield kind, "=".join([*name, other])
     if not TEXT.search(gold) and not re.search(r"\b(?:where|and|or|degrees)\b|\\begin", gold):
         letters = [i for i, c in enumerate(gold) if c.isascii() and c.isalpha() and free[i]]
-        letters = [i for i in letters if not re.search(r"[A-Za-z]{4}", gold[max(0, i - 3) : i + 4])]  # a word's
+        letters = [i for i in letters if not re.search(r"[A-Za-z]{4}", gold[max(0, i - 3) : i + 4])]  # part of a word
         if letters:
             i = draw.choice(letters)
             yield "a letter's case", gold[:i] + gold[i].swapcase() + gold[i + 1 :]
@@ -94,7 +91,7 @@ def perturbations(gold: str, draw: random.Random) -> Iterator[tuple[str, str]]:
 
 
 def _of_a_group(left: str, inside: str, right: str) -> Iterator[tuple[str, str]]:
-    """What changes a point, a vector or an interval."""
+    """Yield changes of a point, a vector or an interval."""
     parts = inside.split(",")
     infinite = ["\\infty" in part for part in parts]
     if len(parts) == 2:

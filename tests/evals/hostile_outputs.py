@@ -1,8 +1,7 @@
 # ruff: noqa: E501
-r"""Outputs that no grader should have to read: what a policy may write by accident, and what one learns to write.
+r"""Hostile outputs that a policy may write. `HOSTILE` maps names to texts.
 
-`HOSTILE` maps a name to a text. Nothing here is graded correct against the gold 5 or x + 1; each is settled within
-its limits of time and memory, whatever that takes.
+None is correct for the gold answers 5 and x + 1, and each is graded within the limits.
 """
 
 import random
@@ -17,8 +16,8 @@ def nested(opening: str, closing: str, depth: int, core: str = "1") -> str:
 
 
 def texts():
-    """(name, text) of every hostile output; no two are alike."""
-    # size: megabytes of one thing, before, inside and after boxes
+    """Yield (name, text) of every hostile output."""
+    # size: megabytes of one token before, inside and after boxes
     for name, unit in {
         "digits": "7", "letters": "a", "spaces": " ", "newlines": "\n", "backslashes": "\\", "open braces": "{",
         "closed braces": "}", "dollars": "$", "commas": ",", "plus signs": "+", "equals signs": "=", "primes": "'",
@@ -40,7 +39,7 @@ def texts():
     yield "20,000 boxes with spaces between", (" " * 39).join(boxed("2") for i in range(2_000))
     yield "20,000 nested boxes", nested("\\boxed{", "}", 20_000)
     yield "2,000 nested boxes and an end", nested("\\boxed{", "}", 2_000, "1+1") + "Answer: 7"
-    # depth
+    # depth of brackets
     for depth in (41, 300, 10_000):
         for name, opening, closing in (
             ("braces", "{", "}"),
@@ -58,7 +57,7 @@ def texts():
         ):
             yield f"{name} {depth} deep", boxed(nested(opening, closing, depth))
         yield f"an unclosed brace {depth} deep", boxed("{" * depth)
-    # numbers that cannot be written down
+    # numbers with too many digits
     for tower in (
         "9^{9^{9^9}}", "2^{2^{2^{49}}}", "10^{10^{10}}", "9^9^9^9", "9**9**9", "(10^9)^{10^9}", "2^{10^{10}}-2^{10^{10}}+5",
         "9999999!", "10000000!", "((9!)!)!", "99999!!", "(10^6)!", "\\frac{10000000!}{9999999!}",
@@ -126,7 +125,7 @@ def texts():
         "a symbol": "Symbol('x', positive=True)", "a memory": "[0]*10**12", "a range": "list(range(10**12))",
     }.items():  # fmt: skip
         yield name, boxed(code)
-    # noise, the same every time
+    # random text with a fixed seed
     rng = random.Random(0)
     alphabet = ["\\frac", "\\sqrt", "{", "}", "(", ")", "^", "_", "1", "x", "\\text", "&", "\\\\", ",", "=", "<", "\\pm", "%", " ", "\\in", "\\cup"]  # fmt: skip
     for i in range(20):

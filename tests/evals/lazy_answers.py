@@ -1,7 +1,6 @@
-r"""Answers that a policy could give to every problem without reading it: what a reward must not pay for.
+r"""Fixed answers that a policy could give to every problem. A reward must not pay for them.
 
-`lazy_answers(golds)` holds every gold of the benchmarks, the answers of fixed_answers.txt, numbers, and hostile ones.
-Run with golds as JSON on its standard input, it prints which of them equal which golds: [[answer, gold], …].
+As a script, it reads gold answers as JSON from standard input and prints the equal pairs: [[answer, gold answer], …].
 """
 
 import json
@@ -20,7 +19,7 @@ HOSTILE = (
 
 
 def lazy_answers(golds) -> list[str]:
-    """At least 3,000 answers, `golds` first, each once."""
+    """Return at least 3,000 different answers: `golds`, fixed_answers.txt, numbers and hostile answers."""
     lines = (Path(__file__).parent / "fixed_answers.txt").read_text().splitlines()
     answers = [*golds, *(line for line in lines if line and not line.startswith("# "))]
     answers += [str(n) for n in range(-100, 1000)]
@@ -37,7 +36,7 @@ def lazy_answers(golds) -> list[str]:
 
 
 def equalities(part: tuple[list[str], list[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """(answer, gold) of those that the grader calls equal, in this process and so without its limits."""
+    """Return the equal (answer, gold answer) pairs, graded in this process and therefore without limits."""
     from evals.grading.cleaning import clean
     from evals.grading.equivalence import judge
     from evals.grading.grader import compare

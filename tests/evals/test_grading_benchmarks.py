@@ -1,7 +1,7 @@
-"""The grader on the golds of the real benchmarks: what changes nothing, what changes the answer, and fixed answers.
+"""The grader on the gold answers of the benchmarks: equal variants, changed variants and fixed answers.
 
-The golds come from the stand-in hub beside the checkout; without it these tests are skipped.
-DYNCLIP_EXAMPLES: how many times each gold is perturbed (default 1).
+A local hub serves the gold answers from ../shared; without that folder these tests are skipped. DYNCLIP_EXAMPLES sets
+how often each gold answer is perturbed (default 1).
 """
 
 import json
@@ -30,7 +30,7 @@ EXAMPLES = int(os.environ.get("DYNCLIP_EXAMPLES", "1"))
 
 @pytest.fixture(scope="session")
 def every_gold(golds) -> list[tuple[str, str]]:
-    """(gold, tolerance), each once."""
+    """Return each different (gold answer, tolerance)."""
     return list(dict.fromkeys(gold for rows in golds.values() for gold in rows))
 
 
@@ -43,7 +43,7 @@ def test_wrappers_change_no_verdict(every_gold):
     assert len(cases) > 35_000
 
 
-CONSTANT = re.compile(r"[fg]\([A-Za-z]\)=(-?\d+)(?![\w+])")  # the name of a constant function's variable is nobody's
+CONSTANT = re.compile(r"[fg]\([A-Za-z]\)=(-?\d+)(?![\w+])")  # renaming the variable of a constant function is allowed
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -61,7 +61,7 @@ def test_no_gold_is_answered_by_another_answer_like_it(every_gold, seed):
 
 @pytest.fixture(scope="session")
 def equal_pairs(every_gold) -> list[tuple[str, str]]:
-    """(fixed answer, gold) that the grader calls equal, identical texts among them."""
+    """Return the (fixed answer, gold answer) pairs that the grader calls equal, identical texts included."""
     script = [sys.executable, str(HERE / "lazy_answers.py")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
     done = subprocess.run(script, input=json.dumps(every_gold), capture_output=True, text=True, env=environment)
@@ -86,7 +86,7 @@ def test_a_fixed_answer_scores_the_golds_that_it_equals_and_no_other(every_gold,
 
 
 def best_fixed_answers(golds, equal_pairs) -> dict[str, tuple[str, int, int]]:
-    """Benchmark -> (the answer that scores most when it is given to every problem, how many, of how many)."""
+    """Return, for each benchmark, the fixed answer with the highest score, its score and the number of problems."""
     answered: dict[str, list[str]] = {}
     for answer, gold in equal_pairs:
         answered.setdefault(gold, []).append(answer)
@@ -94,11 +94,8 @@ def best_fixed_answers(golds, equal_pairs) -> dict[str, tuple[str, int, int]]:
     for name, rows in golds.items():
         scores = Counter(answer for gold, _ in rows for answer in answered[gold])
         most = max(scores.values())
-        best[name] = (
-            min((answer for answer, n in scores.items() if n == most), key=lambda a: (len(a), a)),
-            most,
-            len(rows),
-        )
+        shortest = min((answer for answer, n in scores.items() if n == most), key=lambda a: (len(a), a))
+        best[name] = shortest, most, len(rows)
     return best
 
 
@@ -112,9 +109,8 @@ def test_the_document_names_the_best_fixed_answers_of_today(golds, equal_pairs):
 def test_hostile_fixed_answers_are_right_nowhere(every_gold):
     some = every_gold[:: len(every_gold) // 12]
     pairs = [(f"\\boxed{{{answer}}}", gold) for answer in HOSTILE for gold, _ in some]
-    assert [
-        pair for pair, verdict in zip(pairs, grade_many(pairs, timeout_s=0.5), strict=True) if verdict.correct
-    ] == []
+    verdicts = grade_many(pairs, timeout_s=0.5)
+    assert [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.correct] == []
 
 
 SAMPLES = HERE.parents[1] / "results" / "reference" / "smollm2-135m" / "vllm"

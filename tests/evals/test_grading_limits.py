@@ -1,4 +1,4 @@
-"""What hostile outputs may cost: time, memory, and nothing to the answers beside them."""
+"""Time and memory of hostile outputs, and their effect on the answers in the same batch."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from evals.grading.answers import extract, last_boxes
 from evals.grading.cleaning import clean
 from evals.grading.workers import MEMORY_BYTES, Pool
 
-PATIENCE_S = 120  # for work of two seconds at most, on a machine that is busy with other things
+BUSY_S = 120  # limit for two seconds of work on a busy machine
 ORDINARY = [
     (r"\boxed{x+1}", "1+x", "correct"),
     (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt2}", "correct"),
@@ -27,7 +27,7 @@ ORDINARY = [
 ]
 
 
-def test_there_are_enough_hostile_outputs_and_no_two_are_alike():
+def test_there_are_enough_different_hostile_outputs():
     assert len(set(HOSTILE.values())) == len(HOSTILE) >= 188
 
 
@@ -41,8 +41,7 @@ def test_reading_hostile_outputs_is_linear():
         assert time.perf_counter() - started < 20, name  # quadratic work on these texts would take minutes
 
 
-def test_hostile_outputs_are_settled_and_leave_the_verdicts_beside_them_alone():
-    """Each worker's limit is cut to half a second: what is tested is the whole set, not the limit."""
+def test_hostile_outputs_are_graded_and_change_no_other_verdict():
     pairs, expected = [], []
     for i, text in enumerate(HOSTILE.values()):
         pairs.append((text, ("5", "x + 1")[i % 2]))
@@ -52,7 +51,7 @@ def test_hostile_outputs_are_settled_and_leave_the_verdicts_beside_them_alone():
             expected.append((len(pairs) - 1, status))
     started = time.perf_counter()
     verdicts = grade_many(pairs, timeout_s=0.7)
-    assert time.perf_counter() - started < PATIENCE_S
+    assert time.perf_counter() - started < BUSY_S
     assert [(i, verdicts[i].status) for i, _ in expected] == expected
     ordinary = {i for i, _ in expected}
     hostile = [verdict for i, verdict in enumerate(verdicts) if i not in ordinary]
@@ -62,10 +61,10 @@ def test_hostile_outputs_are_settled_and_leave_the_verdicts_beside_them_alone():
 
 def test_one_runaway_answer_is_killed_at_its_limit():
     assert TIMEOUT_S < 2
-    assert [v.status for v in grade_many([("\\boxed{x}", "y")])] == ["wrong"]  # the workers' start is not part of it
+    assert [v.status for v in grade_many([("\\boxed{x}", "y")])] == ["wrong"]  # starts the workers
     started = time.perf_counter()
     assert grade_many([(r"\boxed{9^{9^{9^9}}}", "5")])[0].status == "timed_out"
-    assert TIMEOUT_S * 0.9 < time.perf_counter() - started < PATIENCE_S
+    assert TIMEOUT_S * 0.9 < time.perf_counter() - started < BUSY_S
     assert grade_many([("\\boxed{x+1}", "1+x")])[0].correct
 
 
@@ -82,7 +81,7 @@ def test_verdicts_do_not_depend_on_the_number_of_workers():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and sizes of other processes are read from /proc")
-def test_workers_are_small_bounded_and_know_nothing_of_the_caller():
+def test_workers_are_small_limited_and_separate_from_the_caller():
     pool = Pool()
     try:
         pool.map([("x+1", "1+x", "")] * 3, 30)
@@ -101,7 +100,7 @@ def test_workers_are_small_bounded_and_know_nothing_of_the_caller():
 
 @pytest.fixture
 def pool_of(monkeypatch, tmp_path):
-    """A function that makes a pool whose workers run lines of code first; `judge` is theirs to replace."""
+    """Return a function that makes a pool whose workers run the given lines of code first."""
     pools = []
 
     def make(*lines):
@@ -126,12 +125,12 @@ def test_an_answer_that_takes_more_memory_than_allowed_is_counted_as_beyond_its_
     assert pool.map(pairs, 30) == ["wrong", "timed_out", "wrong"]
 
 
-def test_time_that_other_work_takes_from_a_worker_turns_no_verdict(pool_of):
-    pool = pool_of("    equivalence.judge = lambda a, *_: time.sleep(2) or 'correct'")  # long, but hardly computing
+def test_waiting_without_processor_time_changes_no_verdict(pool_of):
+    pool = pool_of("    equivalence.judge = lambda a, *_: time.sleep(2) or 'correct'")
     assert pool.map([("x", "y", "")] * 2, 0.1) == ["correct"] * 2
 
 
-def test_an_answer_of_which_workers_die_is_given_up_and_said_so(pool_of, capfd):
+def test_an_answer_that_kills_workers_is_given_up_and_reported(pool_of, capfd):
     pool = pool_of(
         "    equivalence.judge = lambda a, *_: 'wrong' if a == 'mild' else workers.os.kill(workers.os.getpid(), 9)"
     )
@@ -139,7 +138,7 @@ def test_an_answer_of_which_workers_die_is_given_up_and_said_so(pool_of, capfd):
     assert "3 workers died of 'deadly'" in capfd.readouterr().err
 
 
-def test_a_worker_that_is_full_makes_room_and_loses_no_answer(pool_of):
+def test_a_worker_with_full_memory_is_replaced_and_loses_no_answer(pool_of):
     pool = pool_of("    workers.FULL_BYTES = 1")
     assert pool.map([("x+1", "1+x", ""), ("x", "y", "")] * 10, 30) == ["correct", "wrong"] * 10
 
@@ -151,7 +150,7 @@ def test_a_worker_or_fork_server_that_was_killed_is_replaced():
         assert pool.map(question, 30) == ["correct"] * 2
         for worker in pool.idle:
             os.kill(worker.pid, signal.SIGKILL)
-        assert pool.map(question, 30) == ["correct"] * 2  # a death is no time limit: it is asked again
+        assert pool.map(question, 30) == ["correct"] * 2  # a killed worker's pair is asked again
         pool.process.kill()
         pool.process.wait()
         assert pool.map(question, 30) == ["correct"] * 2
