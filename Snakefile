@@ -8,11 +8,11 @@ from dynclip.studies.arms import STUDIES
 
 min_version("9.27")
 pipeline.prepare_environment()
-STUDY = pipeline.study_from(config, sys.argv[1:])
-RESULTS = f"results/{STUDY.name}"
-BENCHMARKS = STUDY.scale.benchmarks
-NEEDS = needs(STUDY)
-share_gpus(workflow, STUDY)
+RUN = pipeline.config_from(config, sys.argv[1:])
+RESULTS = f"results/{RUN.name}"
+BENCHMARKS = RUN.scale.benchmarks
+NEEDS = needs(RUN)
+share_gpus(workflow, RUN)
 
 
 report: "workflow/report/workflow.rst"
@@ -49,7 +49,7 @@ include: "workflow/rules/report.smk"
 
 onstart:
     pipeline.check_start(
-        STUDY,
+        RUN,
         sys.argv[1:],
         elsewhere=workflow.nodes is not None
         or pipeline.engine_from(config) == "verl",
@@ -57,7 +57,7 @@ onstart:
 
 
 onsuccess:
-    pipeline.print_next_steps(STUDY)
+    pipeline.print_next_steps(RUN)
 
 
 rule all:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from dynclip.runtime import fast_imports
 
-fast_imports.prepare()
+fast_imports.skip_unused()
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces its every start otherwise
 
 import torch  # noqa: E402

@@ -34,8 +34,8 @@ MARK = "MEASURED "
 
 def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
     """Train `steps` rollout steps from the same policy after one that does not count; what a counted one costs."""
-    study = replace(resolve(scale), steps=steps + 1)
-    fast_imports.prepare(keep=("vllm",) if study.scale.execution.sampler == "vllm" else ())
+    config = replace(resolve(scale), steps=steps + 1)
+    fast_imports.skip_unused(except_for=("vllm",) if config.scale.execution.sampler == "vllm" else ())
     import torch
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback, TrainerCallback
@@ -46,9 +46,9 @@ def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
     from dynclip.trl.vllm_cpu import engine_options
     from evals.grading import rewards
 
-    torch.set_num_threads(study.scale.threads)
-    model, tokenizer, rows = materials(study)
-    args = trainer_config(study, 0, folder)
+    torch.set_num_threads(config.scale.threads)
+    model, tokenizer, rows = materials(config)
+    args = trainer_config(config, 0, folder)
     args.save_strategy = "no"
     extra = {} if arm == "TRL" else {"dynclip_method": arm}
     with engine_options(args.use_cpu, args.bf16):
@@ -78,7 +78,7 @@ def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
 
     trainer._generate_and_score_completions = timed("sampling", trainer._generate_and_score_completions)
     marks = []
-    updates = study.scale.updates_per_rollout
+    updates = config.scale.updates_per_rollout
 
     class Clock(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
@@ -106,7 +106,7 @@ def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
     }
 
 
-def materials(study) -> tuple:
+def materials(config) -> tuple:
     """(model, tokenizer, rows of prompt and answer) that every arm starts from."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -115,16 +115,16 @@ def materials(study) -> tuple:
     from evals.benchmarks.families import generate
     from evals.benchmarks.registry import read_problems
 
-    if study.name == "laptop":
+    if config.name == "laptop":
         from dynclip.training.tiny_policy import build_model, build_tokenizer
 
         tokenizer = build_tokenizer()
         rows = [{"prompt": p.problem, "answer": p.answer} for p in generate("chain_mod", 400, 1, held_out=False)]
-        return build_model(study.scale.policy, tokenizer, 0), tokenizer, rows
-    base = Path("results") / study.name / "base"
+        return build_model(config.scale.policy, tokenizer, 0), tokenizer, rows
+    base = Path("results") / config.name / "base"
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
-    rows = prompts(study.scale, read_problems(base.parent / "data" / "train.jsonl"), tokenizer, print)
+    rows = prompts(config.scale, read_problems(base.parent / "data" / "train.jsonl"), tokenizer, print)
     return model, tokenizer, rows
 
 

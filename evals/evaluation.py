@@ -92,27 +92,27 @@ class Task:
         }
 
 
-def evaluate(request: Request, log: Path | None = None) -> dict[str, dict]:
+def evaluate(request: Request, log_file: Path | None = None) -> dict[str, dict]:
     """Score `request.model` on each of its benchmarks; one engine start serves them all.
 
-    Progress lines also go to the file `log`. Returns the score records by benchmark. Raises UserError, one line, for
-    an unknown name, a damaged data file, or a folder that cannot be written.
+    Progress lines also go to `log_file`. Returns the score records by benchmark. Raises UserError, one line, for an
+    unknown name, a damaged data file, or a folder that cannot be written.
     """
-    say = Progress(request.title, len(request.benchmarks), log).say
+    log = Progress(request.title, len(request.benchmarks), log_file).log
     hardware.check_writable(request.scores)
-    tasks, model = tasks_of(request, say), request.model
+    tasks, model = tasks_of(request, log), request.model
 
     def start(samples_missing: int) -> Engine:
         if request.how.engine == "fixed":
             return fixed_engine(model, tasks)
-        return fastest_engine(samples_missing, model, tasks, request.how.engine, say)
+        return fastest_engine(samples_missing, model, tasks, request.how.engine, log)
 
     # A checkpoint of a study is scored by a workflow job among others, which shows no progress of each benchmark.
-    show = None if request.labels else lambda name, total: Progress(name, total, log)
-    return run_tasks(tasks, model, start, request.labels, say, show)
+    show = None if request.labels else lambda name, total: Progress(name, total, log_file)
+    return run_tasks(tasks, model, start, request.labels, log, show)
 
 
-def tasks_of(request: Request, say=print) -> list[Task]:
+def tasks_of(request: Request, log=print) -> list[Task]:
     """One task for each benchmark, with the benchmark's own values where the request gives none."""
     check_benchmarks(request.benchmarks)
     how, model, tasks = request.how, request.model, []
@@ -122,7 +122,7 @@ def tasks_of(request: Request, say=print) -> list[Task]:
         entry = BENCHMARKS[name]
         template, why = choose_template(how.template, model.name, model.chat_template, entry.kind)
         if how.template == "auto":
-            say(f"{name}: template {template.label} ({template.title}): {why}")
+            log(f"{name}: template {template.label} ({template.title}): {why}")
         if request.data:
             problems = read_problems(request.data / f"{name}.jsonl")[: how.limit]
         else:
@@ -164,7 +164,7 @@ def fixed_engine(model: Model, tasks: Sequence[Task]) -> Engine:
 
 
 def fastest_engine(
-    samples_missing: int, model: Model, tasks: Sequence[Task], wanted: str = "auto", say=print
+    samples_missing: int, model: Model, tasks: Sequence[Task], wanted: str = "auto", log=print
 ) -> Engine:
     """Load the engine that finishes first on this machine, or the `wanted` one, and log the reason."""
     import torch
@@ -175,11 +175,11 @@ def fastest_engine(
     tokens = max(min(task.sampling.max_tokens, TYPICAL_TOKENS) for task in tasks)
     job = Job(samples_missing, tokens, model.parameters)
     choice = choose_engine(job, machine, installed_engines(), wanted, model.stored_float32)
-    say(f"engine {choice.engine}: {choice.why}")
-    return start_engine(choice, model, tasks, machine, fall_back=wanted == "auto", say=say)
+    log(f"engine {choice.engine}: {choice.why}")
+    return start_engine(choice, model, tasks, machine, fall_back=wanted == "auto", log=log)
 
 
-def start_engine(choice: Choice, model: Model, tasks: Sequence[Task], machine, fall_back: bool, say=print) -> Engine:
+def start_engine(choice: Choice, model: Model, tasks: Sequence[Task], machine, fall_back: bool, log=print) -> Engine:
     """Load the chosen engine. With `fall_back`, transformers runs what vLLM cannot run, and says so."""
     import torch
 
@@ -195,7 +195,7 @@ def start_engine(choice: Choice, model: Model, tasks: Sequence[Task], machine, f
         except UserError as error:
             if not fall_back:
                 raise
-            say(f"{error}; going on with transformers")
+            log(f"{error}; going on with transformers")
     longest = max(task.sampling.max_tokens for task in tasks)
     memory = min(gpu.memory_gib for gpu in machine.gpus) if machine.gpus else machine.memory_gib
     most = TINY_BATCH if tiny else 64
@@ -213,7 +213,7 @@ def run_tasks(
     model: Model,
     start: Callable[[int], Engine],
     labels: dict,
-    say=print,
+    log=print,
     show: Callable[[str, int], Progress] | None = None,
 ) -> dict[str, dict]:
     """Sample what is missing, grade and score every task. `start(samples missing)` loads the engine, if any are.
@@ -223,7 +223,7 @@ def run_tasks(
     with ExitStack() as stack:
         work = []
         for task in tasks:
-            store = stack.enter_context(Store(parts_folder(task.samples), task.address(model), say))
+            store = stack.enter_context(Store(parts_folder(task.samples), task.address(model), log))
             work.append((task, store, store.gaps(task.ids, task.k)))
         missing = sum(gap.samples for _, _, gaps in work for gap in gaps)
         engine = start(missing) if missing else None
@@ -232,10 +232,10 @@ def run_tasks(
         records = {}
         for task, store, gaps in work:
             if gaps:
-                fill(engine, store, task, gaps, say, show)
+                fill(engine, store, task, gaps, log, show)
             else:
-                say(f"{task.name}: all {task.k * len(task.problems)} samples are stored, none to generate")
-            records[task.name] = finish(store, task, model, labels, say)
+                log(f"{task.name}: all {task.k * len(task.problems)} samples are stored, none to generate")
+            records[task.name] = finish(store, task, model, labels, log)
         return records
 
 
@@ -244,14 +244,14 @@ def fill(
     store: Store,
     task: Task,
     gaps: Sequence[Gap],
-    say=print,
+    log=print,
     show: Callable[[str, int], Progress] | None = None,
 ) -> None:
     """Generate the samples of `gaps` in parts. Each part is on disk before the next one begins."""
     total = task.k * len(task.problems)
     missing = sum(gap.samples for gap in gaps)
     if missing < total:
-        say(f"{task.name}: {total - missing} of {total} samples are stored, {missing} to generate")
+        log(f"{task.name}: {total - missing} of {total} samples are stored, {missing} to generate")
     prompts = [render(problem.problem, engine.tokenizer, task.template) for problem in task.problems]
     guarantees = engine.guarantees()
     progress = show(task.name, sum(len(gap.positions) for gap in gaps)) if show else None
@@ -290,7 +290,7 @@ def fill(
                 progress.step(done, f"problems, {tokens / (now - began):.0f} tokens/s")
 
 
-def finish(store: Store, task: Task, model: Model, labels: dict, say=print) -> dict:
+def finish(store: Store, task: Task, model: Model, labels: dict, log=print) -> dict:
     """Grade the stored samples, write the sample file, then the score record, which is returned."""
     address = task.address(model)
     rows = store.rows(task.ids, task.k)
@@ -318,7 +318,7 @@ def finish(store: Store, task: Task, model: Model, labels: dict, say=print) -> d
         "environment": environment(),
     }
     write_json(task.score, record)
-    say(summary(record))
+    log(summary(record))
     return record
 
 

@@ -12,11 +12,11 @@ def sealed(tmp_path):
     (aside / "sub").mkdir(parents=True)
     (aside / "model.safetensors").write_bytes(b"weights")
     (aside / "sub" / "config.json").write_text("{}")
-    return checkpoints.seal(aside, tmp_path / "step3")
+    return checkpoints.publish_folder(aside, tmp_path / "step3")
 
 
 def test_a_sealed_folder_is_whole_and_the_aside_is_gone(sealed, tmp_path):
-    assert checkpoints.damage(sealed) is None
+    assert checkpoints.find_corruption(sealed) is None
     assert not (tmp_path / ".aside").exists()
     assert checkpoints.verify(sealed, "make it") == sealed
     assert len(checkpoints.weights_sha256(sealed)) == 64
@@ -44,7 +44,7 @@ def test_sealing_over_an_older_folder_replaces_it(sealed, tmp_path):
     aside = tmp_path / ".again"
     aside.mkdir()
     (aside / "model.safetensors").write_bytes(b"other")
-    checkpoints.seal(aside, sealed)
+    checkpoints.publish_folder(aside, sealed)
     assert (sealed / "model.safetensors").read_bytes() == b"other" and not (sealed / "sub").exists()
 
 
@@ -53,7 +53,7 @@ def test_latest_passes_over_damaged_checkpoints_and_prune_keeps_the_newest(tmp_p
         aside = tmp_path / ".writing" / f"checkpoint-{number}"
         aside.mkdir(parents=True)
         (aside / "model.safetensors").write_text(str(number))
-        checkpoints.seal(aside, tmp_path / aside.name)
+        checkpoints.publish_folder(aside, tmp_path / aside.name)
     assert checkpoints.latest(tmp_path).name == "checkpoint-104"
     (tmp_path / "checkpoint-104" / "model.safetensors").write_text("10")
     assert checkpoints.latest(tmp_path).name == "checkpoint-16"

@@ -51,7 +51,7 @@ def test_a_warm_started_policy_loads_with_transformers_and_is_sealed(problems, t
     assert (
         result["steps"] == MINIATURE.policy.warmup.check_every and 0 <= result["pass_at_1"] <= result["pass_at_8"] <= 1
     )
-    assert "entropy" in said[-1] and checkpoints.damage(tmp_path / "base") is None
+    assert "entropy" in said[-1] and checkpoints.find_corruption(tmp_path / "base") is None
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 1

@@ -101,13 +101,13 @@ def test_a_rehearsal_keeps_the_graph_and_drops_the_work():
 
 def test_settings_are_checked_and_travel_in_the_words_of_a_command():
     from dynclip.cli.commands import parser
-    from dynclip.cli.options import study_of
+    from dynclip.cli.options import config_of
 
     study = resolve("paper", minibatches="8", dual_clip="none", template="dapo", gpus=4, sharding="zero3")
     assert study.scale.updates_per_rollout == 8 and study.scale.dual_clip is None
     assert (study.scale.execution.gpus, study.scale.execution.sharding) == (4, "zero3")
     words = ["train", "--method", "id", "--seed", "0", *study.overrides.split()]
-    assert study_of(parser().parse_args(words)) == study
+    assert config_of(parser().parse_args(words)) == study
     assert resolve("paper").scale.dual_clip == 10
 
 

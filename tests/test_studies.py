@@ -23,7 +23,7 @@ from dynclip.report.study_page import signs
 from dynclip.report.study_page import write_study as write_page
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256
-from dynclip.studies.arms import ARMS, STUDIES, UPDATES, arm, study_runs, study_spec, with_thresholds
+from dynclip.studies.arms import ARMS, STUDIES, UPDATES, arm, find_study, study_runs, with_thresholds
 from dynclip.studies.method_options import format_value, parse_options
 from dynclip.studies.overrides import resolve
 from dynclip.studies.probes import PROBES, in_region
@@ -135,7 +135,7 @@ def test_a_run_that_several_studies_share_is_made_once():
         study_runs(study, ["curvs"])
     with pytest.raises(UserError, match="unknown method 'idd'"):
         arm("idd")
-    assert study_spec("field").seeds == 3
+    assert find_study("field").seeds == 3
 
 
 def tokens(p, advantages, entropy) -> TokenBatch:

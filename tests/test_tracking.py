@@ -227,7 +227,7 @@ def test_follow_shows_a_run_as_it_grows_until_it_is_finished(tmp_path):
 
     thread = threading.Thread(target=train)
     thread.start()
-    follow(run, total=6, poll=0.02, say=lines.append)
+    follow(run, total=6, poll=0.02, log=lines.append)
     thread.join()
     steps = [line.split("]")[1].split()[0] for line in lines]
     assert steps == ["1/6", "2/6", "was", "1/6", "2/6", "3/6", "4/6", "5/6", "6/6", "finished"]
@@ -243,13 +243,13 @@ def test_follow_sends_live_rows_that_the_import_replaces(tmp_path):
     hidden = record.rename(tmp_path / "run.json")
     lines = []
 
-    def say(line):
+    def log(line):
         lines.append(line)
         if len(lines) == 3:
             # Finished after the third row was shown and before the next look.
             threading.Timer(0.5, lambda: hidden.rename(record)).start()
 
-    follow(done, total=6, mlflow=True, poll=0.1, say=say)
+    follow(done, total=6, mlflow=True, poll=0.1, log=log)
     runs, total = all_runs(results)
     live = runs["grpo/seed0"]
     assert total == 1 and live.data.tags["dynclip.live"] == "true" and live.info.status == "RUNNING"

@@ -4,7 +4,7 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from dynclip.cli.options import run_of, study_of
+from dynclip.cli.options import config_of, run_of
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.gpu_locks import use
 from evals import evaluation
@@ -28,26 +28,26 @@ def of_checkpoint(options: Namespace) -> None:
     for name in (*SETTINGS, "engine", "template", "out"):
         if getattr(options, name) is not None:
             raise UserError(f"evaluate: --{name.replace('_', '-')} goes with --model; a study's evaluation is fixed")
-    study, method = study_of(options), run_of(options)
-    checkpoint, seed, folder = options.checkpoint or "final", options.seed or 0, options.results / study.name
+    config, method = config_of(options), run_of(options)
+    checkpoint, seed, folder = options.checkpoint or "final", options.seed or 0, options.results / config.name
     if method == "base":
         model, step = folder / "base", 0
-    elif checkpoint in study.checkpoints:
-        step = study.checkpoints[checkpoint]
+    elif checkpoint in config.checkpoints:
+        step = config.checkpoints[checkpoint]
         model = folder / "runs" / method / f"seed{seed}" / "checkpoints" / f"step{step}"
     else:
-        raise UserError(f"unknown checkpoint {checkpoint!r}; this study has: {', '.join(study.checkpoints)}")
+        raise UserError(f"unknown checkpoint {checkpoint!r}; this study has: {', '.join(config.checkpoints)}")
     place = Path(method) / f"seed{seed}" / checkpoint
     request = evaluation.Request(
         model=published(model),
-        benchmarks=tuple(options.benchmark or study.scale.benchmarks),
-        how=replace(study.scale.evaluation, template=study.scale.template),
+        benchmarks=tuple(options.benchmark or config.scale.benchmarks),
+        how=replace(config.scale.evaluation, template=config.scale.template),
         samples=folder / "samples" / place,
         scores=folder / "scores" / place,
         data=folder / "data",
-        labels={"scale": study.name, "method": method, "seed": seed, "checkpoint": checkpoint, "step": step},
+        labels={"scale": config.name, "method": method, "seed": seed, "checkpoint": checkpoint, "step": step},
     )
-    with use(min(1, study.scale.execution.gpus)):
+    with use(min(1, config.scale.execution.gpus)):
         evaluation.evaluate(request, options.log)
 
 

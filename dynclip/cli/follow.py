@@ -11,14 +11,14 @@ from dynclip.report.mlflow_import import (
     delete_run,
     experiment_id,
     known_runs,
-    log,
+    log_points,
     open_client,
     training_points,
 )
 from dynclip.runtime.progress import clock
 
 
-def follow(run: Path | str, total: int | None = None, mlflow: bool = False, poll: float = 1.0, say=print) -> None:
+def follow(run: Path | str, total: int | None = None, mlflow: bool = False, poll: float = 1.0, log=print) -> None:
     """Print a line per rollout step of a run, from its first, until it is finished; Ctrl-C ends it.
 
     `run`: results/<scale>/runs/<method>/seed<k>. `total`: its rollout steps, for the time left. With
@@ -33,16 +33,16 @@ def follow(run: Path | str, total: int | None = None, mlflow: bool = False, poll
             finished = (run / "run.json").is_file()
             rows = _rows_so_far(run, finished)
             if len(rows) < shown:
-                say(f"[{name}] was resumed from step {len(rows)}")
+                log(f"[{name}] was resumed from step {len(rows)}")
                 shown = 0
                 live = _LiveRun(run) if mlflow else None
             for row in rows[shown:]:
-                say(progress_line(name, row, total, rows[: row["step"] + 1]))
+                log(progress_line(name, row, total, rows[: row["step"] + 1]))
             if live and rows[shown:] and not finished:  # a finished run belongs to the import
                 live.send(rows[shown:])
             shown = len(rows)
             if finished:
-                say(f"[{name}] finished")
+                log(f"[{name}] finished")
                 return
             time.sleep(poll)
 
@@ -91,4 +91,4 @@ class _LiveRun:
                 self.run_id = client.create_run(experiment, run_name=self.name, tags=tags).info.run_id
             elif self.run_id not in {run.info.run_id for run in known}:
                 return  # the final import came first and replaced this run
-            log(client, self.run_id, training_points(rows, int(1000 * time.time())), {})
+            log_points(client, self.run_id, training_points(rows, int(1000 * time.time())), {})

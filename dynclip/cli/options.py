@@ -6,10 +6,10 @@ from dynclip.runtime.errors import UserError
 from dynclip.studies.arms import arm
 from dynclip.studies.method_options import SEPARATOR
 from dynclip.studies.overrides import resolve
-from dynclip.studies.scales import Study
+from dynclip.studies.scales import RunConfig
 
 
-def study_of(options: Namespace) -> Study:
+def config_of(options: Namespace) -> RunConfig:
     """The checked study of a command's options."""
     settings = {}
     for item in options.set or ():

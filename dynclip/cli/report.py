@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynclip.cli import follow as live
-from dynclip.cli.options import run_of, study_of
+from dynclip.cli.options import config_of, run_of
 from dynclip.cli.runbook import run_all
 from dynclip.report.claims.page import write_claims
 from dynclip.report.figures import write_figures
@@ -18,30 +18,30 @@ from dynclip.report.mlflow_import import track_study
 from dynclip.report.reference import write_reference
 from dynclip.report.study_page import write_study
 from dynclip.report.tables import write_tables
-from dynclip.studies.arms import study_spec
+from dynclip.studies.arms import find_study
 
 
 def track(options: Namespace) -> None:
-    study = study_of(options)
+    config = config_of(options)
     if options.study:
-        spec = study_spec(options.study)
-        track_study(options.results, study.name, spec.name, study.seeds[: spec.seeds])
+        spec = find_study(options.study)
+        track_study(options.results, config.name, spec.name, config.seeds[: spec.seeds])
     else:
-        import_runs(options.results, study.name, study.methods, study.seeds)
+        import_runs(options.results, config.name, config.methods, config.seeds)
 
 
 def follow(options: Namespace) -> None:
-    study = study_of(options)
-    run = options.results / study.name / "runs" / run_of(options) / f"seed{options.seed}"
-    live.follow(run, total=study.steps, mlflow=options.mlflow)
+    config = config_of(options)
+    run = options.results / config.name / "runs" / run_of(options) / f"seed{options.seed}"
+    live.follow(run, total=config.steps, mlflow=options.mlflow)
 
 
 def writes(write: Callable[[Path, Sequence[str], Sequence[int]], object]) -> Callable[[Namespace], None]:
     """The command that calls `write(results/<scale>, methods, seeds)`."""
 
     def run(options: Namespace) -> None:
-        study = study_of(options)
-        write(options.results / study.name, study.methods, study.seeds)
+        config = config_of(options)
+        write(options.results / config.name, config.methods, config.seeds)
 
     return run
 
@@ -50,19 +50,19 @@ tables, figures, report = writes(write_tables), writes(write_figures), writes(wr
 
 
 def page(options: Namespace) -> None:
-    study, spec = study_of(options), study_spec(options.name)
-    write_study(options.results / study.name, spec.name, study.seeds[: spec.seeds])
+    config, spec = config_of(options), find_study(options.name)
+    write_study(options.results / config.name, spec.name, config.seeds[: spec.seeds])
 
 
 def claims(options: Namespace) -> None:
-    study = study_of(options)
-    write_claims(options.results / study.name, study.seeds)
+    config = config_of(options)
+    write_claims(options.results / config.name, config.seeds)
 
 
 def reference(options: Namespace) -> None:
-    study = study_of(options)
-    write_reference(options.results / study.name, options.out, study.methods, study.seeds)
+    config = config_of(options)
+    write_reference(options.results / config.name, options.out, config.methods, config.seeds)
 
 
 def runbook(options: Namespace) -> None:
-    run_all(study_of(options), options.hours, options.out, options.rounds, options.rollouts)
+    run_all(config_of(options), options.hours, options.out, options.rounds, options.rollouts)

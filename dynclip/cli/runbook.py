@@ -18,7 +18,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
 from dynclip.runtime.progress import Progress, clock
 from dynclip.runtime.provenance import environment
-from dynclip.studies.scales import Study
+from dynclip.studies.scales import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MARGIN = 1.2  # of the last seed's time, for the next one
@@ -38,20 +38,20 @@ class Budget:
         return self.seconds - (time.monotonic() - self.began)
 
 
-def run_all(study: Study, hours: float, out: Path, rounds: int = 3, steps: int = 5) -> dict:
+def run_all(config: RunConfig, hours: float, out: Path, rounds: int = 3, steps: int = 5) -> dict:
     """Run the steps above for `study` within about `hours`, write `out`, return what took how long.
 
     rounds, steps: of the comparison with stock TRL. The first seed is run however long it takes. Raises UserError when
     a step fails, naming its log.
     """
     budget = Budget(3600 * hours, time.monotonic())
-    logs = Path("results") / study.name / "logs" / "runbook"
+    logs = Path("results") / config.name / "logs" / "runbook"
     logs.mkdir(parents=True, exist_ok=True)
     progress = Progress("runbook", 0, logs / "progress.log")
     spent: dict[str, float] = {}
 
     def step(name: str, command: list[str], allowed: tuple[int, ...] = (0,)) -> None:
-        progress.say(f"{name}: {' '.join(command[-4:])}  ({clock(max(0, budget.left))} left)")
+        progress.log(f"{name}: {' '.join(command[-4:])}  ({clock(max(0, budget.left))} left)")
         began, log = time.monotonic(), logs / f"{name}.log"
         with log.open("w") as file:
             status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
@@ -63,30 +63,30 @@ def run_all(study: Study, hours: float, out: Path, rounds: int = 3, steps: int =
     step("doctor", [*dynclip, "doctor"], allowed=(0, 1))  # 1: a version differs from the lock, which is recorded
     done: list[int] = []
     stock = logs / "stock_trl.json"
-    for seed in study.seeds:
+    for seed in config.seeds:
         last = max((value for name, value in spent.items() if name.startswith("seed")), default=0.0)
         if done and budget.left < MARGIN * last:
-            progress.say(f"no time for seed {seed}: the last one took {clock(last)}, {clock(budget.left)} are left")
+            progress.log(f"no time for seed {seed}: the last one took {clock(last)}, {clock(budget.left)} are left")
             break
-        step(f"seed{seed}", snakemake(study, [*done, seed]))
+        step(f"seed{seed}", snakemake(config, [*done, seed]))
         done.append(seed)
         if not stock.exists():
-            words = [str(rounds), str(steps), "--scale", study.name, "--arms", ",".join(COMPARED)]
+            words = [str(rounds), str(steps), "--scale", config.name, "--arms", ",".join(COMPARED)]
             step("stock_trl", [sys.executable, str(ROOT / "bench" / "trainer_step.py"), *words, "--json", str(stock)])
     numbers = ",".join(map(str, done))
-    words = [*study.overrides.split(), "--methods", ",".join(study.methods), "--seeds", numbers, "--out", str(out)]
+    words = [*config.overrides.split(), "--methods", ",".join(config.methods), "--seeds", numbers, "--out", str(out)]
     step("reference", [*dynclip, "reference", *words])
-    record = {"scale": study.name, "seeds": done, "seconds": spent, "environment": environment()}
+    record = {"scale": config.name, "seeds": done, "seconds": spent, "environment": environment()}
     write_json(out / REPORT, record)
     for file in (stock, logs / "doctor.log", logs / "stock_trl.log"):
         shutil.copyfile(file, out / file.name)
-    progress.say(f"done: seeds {numbers} in {out}; commit that folder")
+    progress.log(f"done: seeds {numbers} in {out}; commit that folder")
     return record
 
 
-def snakemake(study: Study, seeds: list[int]) -> list[str]:
+def snakemake(config: RunConfig, seeds: list[int]) -> list[str]:
     """The command that runs the study with these seeds; what is finished is not run again."""
-    config = [f"{name}={value}" for name, value in study.given.items()]
-    listed = [f"methods={','.join(study.methods)}", f"seeds={','.join(map(str, seeds))}"]
+    given = [f"{name}={value}" for name, value in config.given.items()]
+    listed = [f"methods={','.join(config.methods)}", f"seeds={','.join(map(str, seeds))}"]
     call = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "all"]
-    return [*call, "--profile", str(ROOT / "profiles" / "default"), "--config", *config, *listed]
+    return [*call, "--profile", str(ROOT / "profiles" / "default"), "--config", *given, *listed]

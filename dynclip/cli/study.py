@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from dynclip.cli.options import run_of, study_of
+from dynclip.cli.options import config_of, run_of
 from dynclip.plan.describe import print_plan
 from dynclip.plan.doctor import print_doctor
 from dynclip.runtime.gpu_locks import use
@@ -18,7 +18,7 @@ from evals.benchmarks.registry import read_problems, write_data
 
 def plan(options: Namespace) -> None:
     names = STUDIES if options.studies == "all" else (options.studies or "").split(",")
-    print_plan(study_of(options), options.results, [name.strip() for name in names if name.strip()])
+    print_plan(config_of(options), options.results, [name.strip() for name in names if name.strip()])
 
 
 def doctor(options: Namespace) -> int:
@@ -26,30 +26,30 @@ def doctor(options: Namespace) -> int:
 
 
 def data(options: Namespace) -> None:
-    study = study_of(options)
-    write_data(options.results / study.name / "data", study.name, study.scale.train_set, study.scale.benchmarks)
+    config = config_of(options)
+    write_data(options.results / config.name / "data", config.name, config.scale.train_set, config.scale.benchmarks)
 
 
 def warmup(options: Namespace) -> None:
-    study = study_of(options)
-    folder = options.results / study.name
-    hub = isinstance(study.scale.policy, HubPolicy)
-    say = Progress("base policy", 0, options.log).say
-    with use(min(1, study.scale.execution.gpus) if hub and study.scale.policy.supervised else 0):
+    config = config_of(options)
+    folder = options.results / config.name
+    hub = isinstance(config.scale.policy, HubPolicy)
+    log = Progress("base policy", 0, options.log).log
+    with use(min(1, config.scale.execution.gpus) if hub and config.scale.policy.supervised else 0):
         make = make_base if hub else warm_start
-        make(study.scale, read_problems(folder / "data" / "train.jsonl"), folder / "base", say)
+        make(config.scale, read_problems(folder / "data" / "train.jsonl"), folder / "base", log)
 
 
 def train(options: Namespace) -> None:
     name = run_of(options)
     options.methods, options.seeds = options.methods or name, options.seeds or str(options.seed)
-    study = study_of(options)
-    folder = options.results / study.name
+    config = config_of(options)
+    folder = options.results / config.name
     out = options.out or folder / "runs" / name / f"seed{options.seed}"
-    lifecycle.train(study, name, options.seed, folder / "base", folder / "data" / "train.jsonl", out, options.log)
+    lifecycle.train(config, name, options.seed, folder / "base", folder / "data" / "train.jsonl", out, options.log)
 
 
 def launch(options: Namespace) -> None:
-    study = study_of(options)
-    nodes = options.nodes or study.scale.execution.nodes
-    print(*write_launch(study, options.results / study.name, nodes), sep="\n")
+    config = config_of(options)
+    nodes = options.nodes or config.scale.execution.nodes
+    print(*write_launch(config, options.results / config.name, nodes), sep="\n")

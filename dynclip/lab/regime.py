@@ -20,7 +20,7 @@ from pathlib import Path
 from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.provenance import environment
-from dynclip.studies.scales import LAPTOP, Scale, Study
+from dynclip.studies.scales import LAPTOP, RunConfig, Scale
 from dynclip.training.lifecycle import train
 
 SEARCH_SEEDS = (1001, 1002)
@@ -152,8 +152,8 @@ def trained(place: tuple[Scale, int], laptop: Path, out: Path) -> list[dict]:
     scale, seed = place
     run = out / label(scale) / f"seed{seed}"
     if not (run / "run.json").exists():
-        study = Study(scale, ("grpo",), (seed,), STEPS, {}, "")
-        train(study, "grpo", seed, laptop / "base", laptop / "data" / "train.jsonl", run)
+        config = RunConfig(scale, ("grpo",), (seed,), STEPS, {})
+        train(config, "grpo", seed, laptop / "base", laptop / "data" / "train.jsonl", run)
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -22,7 +22,7 @@ from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import environment
 from dynclip.studies.arms import ARMS
-from dynclip.studies.scales import LAPTOP, Study
+from dynclip.studies.scales import LAPTOP, RunConfig
 from dynclip.training.trl_config import trainer_config
 from evals.benchmarks.registry import read_problems
 from evals.grading import grade_many
@@ -65,7 +65,7 @@ def trial(checkpoint: Path, arm: str, seed: int, rows: Sequence[dict], reward: C
             return later if self.rollout_step >= BEFORE else super().method
 
     torch.set_num_threads(scale.threads)
-    config = trainer_config(Study(scale, (arm,), (seed,), BEFORE + 1, {}), seed, state)
+    config = trainer_config(RunConfig(scale, (arm,), (seed,), BEFORE + 1, {}), seed, state)
     config.save_strategy = SaveStrategy.NO
     trainer = Switching(
         model=AutoModelForCausalLM.from_pretrained(checkpoint, use_safetensors=True, local_files_only=True),

@@ -11,7 +11,7 @@ from dynclip.plan.disk import MIB, amount
 from dynclip.plan.memory import is_large
 from dynclip.runtime import hardware
 from dynclip.runtime.hardware import GIB
-from dynclip.studies.scales import REHEARSAL, SCALES, Scale, Study
+from dynclip.studies.scales import REHEARSAL, SCALES, RunConfig, Scale
 
 # GPU memory that a scale asks for: of one GPU, and of each of eight (80 GB cards report 79 to 80 GiB).
 WORKSTATION_GIB, PAPER_GIB, PAPER_GPUS = 16, 79, 8
@@ -28,7 +28,7 @@ class Plan:
     studies: the named ones that are planned, empty for the default study of methods × seeds.
     """
 
-    study: Study
+    config: RunConfig
     studies: tuple[str, ...]
     why: str  # this scale
     machine: hardware.Hardware
@@ -45,36 +45,36 @@ class Plan:
     refusal: str | None = None  # why it cannot finish here, in one line
 
 
-def assess(study: Study, results: Path = Path("results"), studies: Sequence[str] = (), remote=False) -> Plan:
+def assess(config: RunConfig, results: Path = Path("results"), studies: Sequence[str] = (), remote=False) -> Plan:
     """The plan of a study, or of the named `studies` at its scale; starts and leaves nothing.
 
     remote: jobs run on other machines, so that this machine's size refuses nothing. The plan's `refusal` says what does
     not fit. Raises UserError for a results folder that cannot be written.
     """
-    machine, scale = hardware.detect(), study.scale
+    machine, scale = hardware.detect(), config.scale
     suitable, reason = choose_scale(machine)
-    folder = Path(results) / study.name
+    folder = Path(results) / config.name
     hardware.check_writable(folder)
-    runs = [(method, seed) for method in study.methods for seed in study.seeds]
+    runs = [(method, seed) for method in config.methods for seed in config.seeds]
     evaluated = runs
     if studies:
         from dynclip.studies.arms import study_runs
 
-        runs, evaluated = study_runs(study, studies)
-    left = sum(not is_finished(folder, *run, study.steps) for run in runs)
-    scored = [("base", 0, "final"), *((*run, label) for run in evaluated for label in study.checkpoints)]
+        runs, evaluated = study_runs(config, studies)
+    left = sum(not is_finished(folder, *run, config.steps) for run in runs)
+    scored = [("base", 0, "final"), *((*run, label) for run in evaluated for label in config.checkpoints)]
     scored_left = sum(not is_scored(folder, *place, scale.benchmarks) for place in scored)
     base_left = not (folder / "base" / "model.json").exists()
     at_once, parts = jobs_at_once(scale, machine), cost.estimate(scale, machine, folder)
     disk_needed = (RUN_MIB * left + EVALUATION_MIB * scored_left + FIXED_MIB) * MIB
     if is_large(scale):
-        disk_needed = disk.written(scale, left, len(study.checkpoints), scored_left, at_once)
+        disk_needed = disk.written(scale, left, len(config.checkpoints), scored_left, at_once)
         disk_needed += sum(disk.downloads(scale).values())
     disk_free = hardware.disk_free(folder)
     return Plan(
-        study=study,
+        config=config,
         studies=tuple(studies),
-        why=reason if study.name == suitable else f"this machine suits {suitable}: {reason}",
+        why=reason if config.name == suitable else f"this machine suits {suitable}: {reason}",
         machine=machine,
         runs=len(runs),
         runs_left=left,
@@ -82,7 +82,7 @@ def assess(study: Study, results: Path = Path("results"), studies: Sequence[str]
         evaluations_left=scored_left,
         at_once=at_once,
         cost=parts,
-        seconds=cost.phase_seconds(parts, study.steps, base_left, left, scored_left, at_once),
+        seconds=cost.phase_seconds(parts, config.steps, base_left, left, scored_left, at_once),
         results=Path(results),
         disk_needed=disk_needed,
         disk_free=disk_free,

@@ -9,16 +9,16 @@ from dynclip.plan.assess import Plan, assess
 from dynclip.plan.disk import amount
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import GIB
-from dynclip.studies.scales import Scale, Study
+from dynclip.studies.scales import RunConfig, Scale
 
 
-def print_plan(study: Study, results: Path = Path("results"), studies: Sequence[str] = (), remote=False) -> Plan:
+def print_plan(config: RunConfig, results: Path = Path("results"), studies: Sequence[str] = (), remote=False) -> Plan:
     """Print the plan of a study, or of the named ones, and return it. Raises UserError, after printing, for a study
     that cannot finish here; `remote` as in `assess`."""
     from rich.console import Console
     from rich.table import Table
 
-    made = assess(study, results, studies, remote)
+    made = assess(config, results, studies, remote)
     table = Table(title="Plan", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in describe(made):
         table.add_row(name, value)
@@ -32,21 +32,21 @@ def print_plan(study: Study, results: Path = Path("results"), studies: Sequence[
 
 def describe(made: Plan) -> list[tuple[str, str]]:
     """A plan as (name, text) lines."""
-    study, scale, machine = made.study, made.study.scale, made.machine
+    config, scale, machine = made.config, made.config.scale, made.machine
     gpus = ", ".join(f"{gpu.name} {gpu.memory_gib:.0f} GiB" for gpu in machine.gpus) or "no GPU"
-    size = f"{len(study.methods)} methods x {len(study.seeds)} seeds"
+    size = f"{len(config.methods)} methods x {len(config.seeds)} seeds"
     if made.studies:
         size = f"{len(made.studies)} studies, {made.runs} different runs"
-    tested = f"{', '.join(study.checkpoints)} on {', '.join(scale.benchmarks)}"
+    tested = f"{', '.join(config.checkpoints)} on {', '.join(scale.benchmarks)}"
     needed, free = amount(made.disk_needed, made.disk_needed), amount(made.disk_free, made.disk_needed)
     missing = downloads(scale)
     return [
-        ("scale", f"{study.name}: {scale.title} ({made.why})"),
+        ("scale", f"{config.name}: {scale.title} ({made.why})"),
         ("machine", f"{machine.cores} of {machine.cores_present} cores, {machine.memory_gib:.1f} GiB, {gpus}"),
-        ("studies", " ".join(made.studies)) if made.studies else ("methods", " ".join(study.methods)),
-        ("seeds", " ".join(map(str, study.seeds))),
+        ("studies", " ".join(made.studies)) if made.studies else ("methods", " ".join(config.methods)),
+        ("seeds", " ".join(map(str, config.seeds))),
         ("runs", f"{size}, {made.runs_left} of {made.runs} trainings left"),
-        ("steps", f"{study.steps} rollout batches a run, {scale.updates_per_rollout} updates on each"),
+        ("steps", f"{config.steps} rollout batches a run, {scale.updates_per_rollout} updates on each"),
         ("evaluated", f"{tested}, {made.evaluations_left} of {made.evaluations} left"),
         *([("memory", describe_memory(made))] if memory.is_large(scale) else []),
         *describe_time(made),
@@ -57,7 +57,7 @@ def describe(made: Plan) -> list[tuple[str, str]]:
 
 def describe_memory(made: Plan) -> str:
     """What a training asks of the GPUs or of the machine, and the size of its two phases."""
-    scale = memory.as_computed(made.study.scale, made.machine)
+    scale = memory.as_computed(made.config.scale, made.machine)
     execution, micro = scale.execution, memory.micro_batch(scale)
     least, own = (math.ceil(memory.needed(scale, size) / GIB) for size in (1, micro))
     count = execution.gpus
@@ -71,12 +71,12 @@ def describe_memory(made: Plan) -> str:
 
 def describe_time(made: Plan) -> list[tuple[str, str]]:
     """The time of each phase that is left, with its reason, and of all together."""
-    scale, parts, gpus = made.study.scale, made.cost, made.study.scale.execution.all_gpus
+    scale, parts, gpus = made.config.scale, made.cost, made.config.scale.execution.all_gpus
     if not any(made.seconds.values()):
         return [("time", "nothing is left")]
-    train = f"{made.runs_left} runs x {made.study.steps} steps x {parts.step_s:.1f} s, {parts.source}"
+    train = f"{made.runs_left} runs x {made.config.steps} steps x {parts.step_s:.1f} s, {parts.source}"
     if gpus:
-        hours = made.runs_left * made.study.steps * parts.step_s / 3600 * gpus
+        hours = made.runs_left * made.config.steps * parts.step_s / 3600 * gpus
         train += f"; {hours:.0f} GPU hours"
     reasons = {
         "base": "supervised stage" if memory.is_large(scale) else "warm start",

@@ -11,7 +11,7 @@ from dataclasses import replace
 from dynclip.runtime.hardware import GIB, VLLM_CPU_CACHE_GIB, Gpu, Hardware
 from dynclip.studies.architectures import Architecture
 from dynclip.studies.execution import micro_batches, processes_here, processes_of, sharding_of
-from dynclip.studies.scales import HubPolicy, Policy, Scale
+from dynclip.studies.scales import HubPolicy, Scale, TinyPolicy
 from evals.benchmarks.families import VOCABULARY
 
 WIDTH = {"bfloat16": 2, "float32": 4}  # bytes of a number
@@ -30,9 +30,9 @@ def is_large(scale: Scale) -> bool:
     return isinstance(scale.policy, HubPolicy) and not scale.policy.random
 
 
-def architecture(policy: Policy | HubPolicy) -> Architecture:
+def architecture(policy: TinyPolicy | HubPolicy) -> Architecture:
     """What is trained: the hub's model, its rehearsal (random weights), or a tiny policy."""
-    if isinstance(policy, Policy):
+    if isinstance(policy, TinyPolicy):
         vocabulary = len(VOCABULARY) + 2  # with padding and end of text, as in dynclip.training.tiny_policy
         shape = (policy.hidden, policy.layers, policy.heads, policy.heads, policy.intermediate, vocabulary)
         return Architecture("qwen2", *shape, policy.max_positions, tied=True, qkv_bias=True)
@@ -46,7 +46,7 @@ def architecture(policy: Policy | HubPolicy) -> Architecture:
 
 def length(scale: Scale) -> int:
     """Tokens of the longest sequence, prompt and completion."""
-    if isinstance(scale.policy, Policy):
+    if isinstance(scale.policy, TinyPolicy):
         return scale.policy.max_positions
     return (scale.max_prompt or 0) + scale.max_completion
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dynclip.runtime import hardware
 from dynclip.studies.execution import processes_here
-from dynclip.studies.scales import HubPolicy, Study
+from dynclip.studies.scales import HubPolicy, RunConfig
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Needs:
 SLURM_SIGNAL = "--signal=TERM@600"
 
 
-def train_resources(study: Study) -> dict[str, int | str]:
+def train_resources(config: RunConfig) -> dict[str, int | str]:
     """GPUs and machines of the rule `train`, as resources of Snakemake's SLURM plugin.
 
     On several machines the job's command runs srun itself (`dynclip.training.processes.launch`). The plugin calls that
     an MPI job. GPUs are then requested per machine: the plugin only knows a total, which SLURM may spread unevenly.
     """
-    execution = study.scale.execution
+    execution = config.scale.execution
     if execution.nodes == 1:
         return {"gpu": execution.gpus, "nodes": 1, "slurm_extra": SLURM_SIGNAL}
     per_node = f" --gpus-per-node={execution.gpus}" if execution.gpus else ""
@@ -48,12 +48,12 @@ def train_resources(study: Study) -> dict[str, int | str]:
 PROCESS_MIB, TINY_PROCESS_MIB = 12 * 1024, 4 * 1024
 
 
-def needs(study: Study) -> dict[str, Needs]:
+def needs(config: RunConfig) -> dict[str, Needs]:
     """Rule -> the request of one of its jobs, computed from the scale.
 
     An evaluation takes one GPU if a training takes any, and so does the base policy's supervised stage.
     """
-    scale = study.scale
+    scale = config.scale
     processes, gpus = processes_here(scale.execution), scale.execution.gpus
     one_gpu = min(1, gpus)
     if not isinstance(scale.policy, HubPolicy):
@@ -76,10 +76,10 @@ def needs(study: Study) -> dict[str, Needs]:
     }
 
 
-def share_gpus(workflow, study: Study) -> None:
+def share_gpus(workflow, config: RunConfig) -> None:
     """Limit the GPUs of all jobs on this machine to the visible ones. Snakemake alone has no limit.
 
     `workflow` is Snakemake's own object. Its `nodes` is set when jobs go to a cluster, which counts GPUs itself.
     """
-    if study.scale.execution.gpus and workflow.nodes is None:
+    if config.scale.execution.gpus and workflow.nodes is None:
         workflow.global_resources.setdefault("gpu", max(1, len(hardware.gpus())))

@@ -119,7 +119,7 @@ def _import_run(client, experiment, known, evidence: Evidence, method, seed, par
     made = client.create_run(experiment, start_time=start, tags=_tags(run, name, parent) | studies, run_name=name)
     run_id = made.info.run_id
     points = training_points(evidence.rows[method, seed], start) + _score_points(scores, end)
-    log(client, run_id, points, {**run["options"], "steps": run["steps"]})
+    log_points(client, run_id, points, {**run["options"], "steps": run["steps"]})
     for score in scores:
         if score["checkpoint"] == "final":
             _log_samples(client, run_id, evidence, score)
@@ -269,7 +269,7 @@ def training_points(rows: list[dict], start: int) -> list:
     return points
 
 
-def log(client, run_id: str, points: list, options: dict) -> None:
+def log_points(client, run_id: str, points: list, options: dict) -> None:
     """Log metrics in batches, and options as parameters."""
     from mlflow.entities import Param
 

@@ -21,7 +21,7 @@ from dynclip.report.plot import STYLE, files
 from dynclip.report.tables import TABLES, Table, frame, markdown
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import write_atomic
-from dynclip.studies.arms import STUDIES, StudySpec, arm
+from dynclip.studies.arms import STUDIES, Study, arm
 from evals.stats import (
     EXPLORATORY_SEEDS,
     Difference,
@@ -72,7 +72,7 @@ def write_study(results: Path, name: str, seeds: Sequence[int]) -> list[Path]:
     return [*written, write_atomic(out / "README.md", "\n\n".join(sections) + "\n")]
 
 
-def head(study: StudySpec, seeds: Sequence[int]) -> str:
+def head(study: Study, seeds: Sequence[int]) -> str:
     """Title, question, arms with their options, and the number of seeds."""
     arms = []
     for name in study.arms:

@@ -12,7 +12,7 @@ from dynclip.runtime.files import sha256, write_json
 MANIFEST = "model.json"
 
 
-def seal(aside: Path, target: Path) -> Path:
+def publish_folder(aside: Path, target: Path) -> Path:
     """Write the checksums of `aside` to its `model.json`, flush all files to disk, rename the folder to `target`.
 
     An existing `target` (of an earlier attempt) is replaced. Returns `target`.
@@ -30,7 +30,7 @@ def seal(aside: Path, target: Path) -> Path:
     return target
 
 
-def damage(folder: Path) -> str | None:
+def find_corruption(folder: Path) -> str | None:
     """The first missing or changed file of a checkpoint, as a message; None if every checksum holds."""
     manifest = folder / MANIFEST
     try:
@@ -53,7 +53,7 @@ def damage(folder: Path) -> str | None:
 def verify(folder: Path | str, rebuild: str) -> Path:
     """`folder` if every checksum holds. Raises UserError with the damaged file and `rebuild`, the command to run."""
     folder = Path(folder)
-    problem = damage(folder)
+    problem = find_corruption(folder)
     if problem:
         raise UserError(f"damaged checkpoint: {problem}; rebuild it with: {rebuild}")
     return folder
@@ -61,7 +61,7 @@ def verify(folder: Path | str, rebuild: str) -> Path:
 
 def latest(state: Path) -> Path | None:
     """The newest undamaged `checkpoint-<optimizer step>` of a training state folder; None if there is none."""
-    return next((path for path in _newest_first(state) if damage(path) is None), None)
+    return next((path for path in _newest_first(state) if find_corruption(path) is None), None)
 
 
 def prune(state: Path, keep: int = 2) -> None:

@@ -8,13 +8,13 @@ import sys
 UNUSED = ("vllm", "mlflow", "sklearn", "wandb", "trackio")
 
 
-def prepare(keep: tuple[str, ...] = ()) -> None:
+def skip_unused(except_for: tuple[str, ...] = ()) -> None:
     """Skip unused imports, hub requests and progress bars. Call it before importing transformers or trl.
 
-    `keep`: packages of UNUSED that this process uses. Packages that are already imported stay.
+    `except_for`: packages of UNUSED that this process uses. Packages that are already imported stay.
     """
     for package in UNUSED:
-        if package not in keep:
+        if package not in except_for:
             sys.modules.setdefault(package, None)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

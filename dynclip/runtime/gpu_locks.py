@@ -30,7 +30,7 @@ def take(
     count: int,
     gpus: Sequence[hardware.Gpu] | None = None,
     folder: Path | None = None,
-    say: Callable[[str], None] = _to_standard_error,
+    log: Callable[[str], None] = _to_standard_error,
     poll_s: float = 2.0,
 ) -> Iterator[str | None]:
     """Lock `count` free GPUs and yield their UUIDs as a value for CUDA_VISIBLE_DEVICES; None for a count of 0.
@@ -50,7 +50,7 @@ def take(
             f"{count} GPU{'s' if count > 1 else ''} needed, {len(candidates)} visible here{limit}; run on a machine "
             "that has them, or take a scale that needs fewer: dynclip plan"
         )
-    with _hold(count, [gpu.uuid for gpu in candidates], folder or lock_folder(), say, poll_s) as held:
+    with _hold(count, [gpu.uuid for gpu in candidates], folder or lock_folder(), log, poll_s) as held:
         yield ",".join(held)
 
 
@@ -80,13 +80,13 @@ def lock_folder() -> Path:
 
 
 @contextmanager
-def _hold(count: int, candidates: list[str], folder: Path, say, poll_s: float) -> Iterator[list[str]]:
+def _hold(count: int, candidates: list[str], folder: Path, log, poll_s: float) -> Iterator[list[str]]:
     with ExitStack() as locks:
         held, said = _lock_free(count, candidates, folder, locks), 0.0
         while len(held) < count:
             if not said or time.monotonic() - said >= REMINDER_S:
                 said = time.monotonic()
-                say(
+                log(
                     f"waiting for {count} of {len(candidates)} GPUs: {len(held)} free now, the others are held by jobs "
                     f"of this user (locks: {folder})"
                 )

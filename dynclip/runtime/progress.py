@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 class Progress:
-    """Writes each step to `log` (if given), and to standard error the last step and one step per `every` seconds."""
+    """Writes each step to `log_file` if given, and to standard error the last step and one per `every` seconds."""
 
-    def __init__(self, name: str, total: int, log: Path | None = None, every: float = 15.0):
-        self.name, self.total, self.log, self.every = name, total, Path(log) if log else None, every
-        if self.log:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, name: str, total: int, log_file: Path | None = None, every: float = 15.0):
+        self.name, self.total, self.log_file, self.every = name, total, Path(log_file) if log_file else None, every
+        if self.log_file:
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
         self.first, self.started, self.shown = 0, time.monotonic(), 0.0
 
     def start(self, done: int = 0) -> None:
@@ -29,15 +29,15 @@ class Progress:
             self.shown = now
             print(line, file=sys.stderr, flush=True)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Write one line to the log and to standard error."""
         line = f"[{self.name}] {text}"
         self._write(line)
         print(line, file=sys.stderr, flush=True)
 
     def _write(self, line: str) -> None:
-        if self.log:
-            with self.log.open("a") as file:
+        if self.log_file:
+            with self.log_file.open("a") as file:
                 file.write(line + "\n")
 
 

@@ -17,7 +17,7 @@ from dynclip.methods.types import Line
 from dynclip.runtime.errors import UserError
 from dynclip.studies.method_options import SEPARATOR, format_options, parse_options, try_options
 from dynclip.studies.probes import PROBES, REGIONS
-from dynclip.studies.scales import THE_FIVE, Scale, Study
+from dynclip.studies.scales import THE_FIVE, RunConfig, Scale
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class StudySpec:
+class Study:
     """A comparison: the question and the arms, compared with grpo or, without it, with the first.
 
     seeds: how many of the scale's seeds. evaluated: whether checkpoints are scored on benchmarks as well. figures:
@@ -137,16 +137,16 @@ def _named(*conditions: Callable[[str], bool]) -> tuple[str, ...]:
 
 
 _ENTRIES = (
-    StudySpec(
+    Study(
         "collapse", "Entropy collapse", "Do entropy and gradient norm fall under GRPO?", ("grpo",),
         figures=("entropy", "grad_norm", "regions"),
     ),
-    StudySpec(
+    Study(
         "regions", "One region at a time",
         "Does training, or a wider clip, in one region move entropy as the region's sign says?",
         ("grpo", *_named(lambda name: name.startswith(("only_E", "wide_E")))), seeds=4, signs=True,
     ),
-    StudySpec(
+    Study(
         "thresholds", "Dynamic against fixed thresholds",
         "Does a bound that falls with the probability move entropy more than a constant one of the same looseness?",
         (
@@ -154,23 +154,23 @@ _ENTRIES = (
             "dynamic_lower", "dynamic_lower_mean",
         ),
     ),
-    StudySpec(
+    Study(
         "curves", "Training curves", "How do entropy, reward and clipping run under each method?", THE_FIVE,
         figures=("entropy", "reward", "clip_fraction", "bounds", "entropy_reward", "grad_norm", "regions"),
     ),
-    StudySpec(
+    Study(
         "main_table", "Benchmarks", "Which method solves more at the end?", THE_FIVE, evaluated=True,
         figures=("scores",),
     ),
-    StudySpec(
+    Study(
         "pass_at_k", "pass@K", "Does the gap to GRPO grow with K, early and at the end?", THE_FIVE, evaluated=True,
         figures=("pass_at_k",),
     ),
-    StudySpec(
+    Study(
         "phase_ratio", "Where the phases switch", "Is the switch at half of training the best one?",
         ("grpo", "id", "did", *_named(lambda name: "_phase" in name)), seeds=4,
     ),
-    StudySpec(
+    Study(
         "ablations", "Ablations", "Which part of the schedules matters?",
         (
             "grpo", "id", "did", "od", "id_mean", "did_mean", "od_mean", "id_prose", "did_prose", "id_reversed",
@@ -178,20 +178,20 @@ _ENTRIES = (
         ),
         seeds=4,
     ),
-    StudySpec(
+    Study(
         "updates", "Updates per rollout batch", "Do the methods differ at 1, 4 and 16 updates per rollout batch?",
         _named(lambda name: "_updates" in name), seeds=3,
         groups=tuple(tuple(f"{name}_updates{number}" for name in updated(number)) for number in UPDATES),
     ),
-    StudySpec(
+    Study(
         "cost", "Cost", "What does each method cost per rollout step?", THE_FIVE,
     ),
-    StudySpec(
+    Study(
         "field", "The field", "How do all methods compare under one protocol?", tuple(METHODS), seeds=3, ranked=True,
     ),
 )  # fmt: skip
 
-STUDIES: dict[str, StudySpec] = {study.name: study for study in _ENTRIES}
+STUDIES: dict[str, Study] = {study.name: study for study in _ENTRIES}
 
 
 @cache
@@ -212,17 +212,17 @@ def arm(name: str) -> Arm:
     return replace(chosen, name=f"{base}{SEPARATOR}{format_options(options)}", options={**chosen.options, **options})
 
 
-def study_spec(name: str) -> StudySpec:
+def find_study(name: str) -> Study:
     """The study of that name. Raises UserError naming the valid ones."""
     if name not in STUDIES:
         raise UserError(f"unknown study {name!r}; the studies are: {', '.join(STUDIES)}")
     return STUDIES[name]
 
 
-def study_runs(study: Study, names: Iterable[str]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+def study_runs(config: RunConfig, names: Iterable[str]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """(runs to train, those of them whose checkpoints are scored) of the named studies: each once, as (arm, seed)."""
     trained: dict[tuple[str, int], bool] = {}
-    for spec in map(study_spec, names):
-        for run in ((arm, seed) for arm in spec.arms for seed in study.seeds[: spec.seeds]):
+    for spec in map(find_study, names):
+        for run in ((arm, seed) for arm in spec.arms for seed in config.seeds[: spec.seeds]):
             trained[run] = trained.get(run, False) or spec.evaluated
     return list(trained), [run for run, evaluated in trained.items() if evaluated]

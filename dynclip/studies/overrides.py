@@ -1,10 +1,10 @@
-"""The user's overrides: from values of the command line or of `--config` to a checked `Study`."""
+"""The user's overrides: from values of the command line or of `--config` to a checked `RunConfig`."""
 
 from dataclasses import replace
 
 from dynclip.runtime.errors import UserError
 from dynclip.studies.arms import arm
-from dynclip.studies.scales import SCALES, Scale, Study
+from dynclip.studies.scales import SCALES, RunConfig, Scale
 from evals.grading import REWARDS
 from evals.sampling.prompts import TEMPLATES
 
@@ -16,7 +16,7 @@ DTYPES = ("float32", "bfloat16")
 
 def resolve(
     scale="laptop", methods=None, seeds=None, steps=None, updates=None, force=False, options=None, **settings
-) -> Study:
+) -> RunConfig:
     """The study for the user's overrides, each None (the scale's own), a value, or a comma-separated string.
 
     `options`: METHOD:NAME=VALUE items; a method with options takes its own place in the list of methods. `settings`
@@ -47,7 +47,7 @@ def resolve(
         given["updates"] = chosen.updates_per_rollout
     if updates is not None or _true(force):
         given["force"] = 1
-    return Study(chosen, names, numbers, total, given | {name: str(value) for name, value in settings.items()})
+    return RunConfig(chosen, names, numbers, total, given | {name: str(value) for name, value in settings.items()})
 
 
 def with_options(methods: tuple[str, ...], options: str | None) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What a scale trains and what a study runs: plain data, no configuration file.
 
-Every number of a scale is here, once, with its source. `resolve` turns the user's few overrides into a checked `Study`.
+Every number of a scale is here, once, with its source. `resolve` turns the user's overrides into a `RunConfig`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,7 @@ class Warmup:
 
 
 @dataclass(frozen=True)
-class Policy:
+class TinyPolicy:
     """A Qwen2-architecture model trained from nothing inside the pipeline."""
 
     hidden: int
@@ -98,7 +98,7 @@ class Scale:
 
     name: str
     title: str
-    policy: Policy | HubPolicy
+    policy: TinyPolicy | HubPolicy
     train_set: str
     benchmark_kind: str  # every benchmark of the registry with this kind is evaluated, or those of `only`
     methods: tuple[str, ...]
@@ -142,7 +142,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Study:
+class RunConfig:
     """A scale with the user's overrides: what one `snakemake` call produces under results/<scale>/."""
 
     scale: Scale
@@ -179,7 +179,7 @@ THE_FIVE = ("grpo", "clip_higher", "id", "did", "od")
 LAPTOP = Scale(
     name="laptop",
     title="a tiny policy and generated arithmetic, on a CPU",
-    policy=Policy(
+    policy=TinyPolicy(
         hidden=64, layers=3, heads=4, intermediate=256, max_positions=96,
         warmup=Warmup(batch=128, learning_rate=3e-3, error_rate=0.15, max_steps=3000, check_every=100),
     ),
@@ -201,7 +201,7 @@ MINIATURE = replace(
     LAPTOP,
     name="miniature",
     title="every rule of the laptop scale in about a minute: for tests, its numbers mean nothing",
-    policy=Policy(
+    policy=TinyPolicy(
         hidden=32, layers=1, heads=2, intermediate=64, max_positions=96,
         # Any policy will do: the window is wide open, so that the warm start stops at its first check.
         warmup=Warmup(
@@ -329,7 +329,7 @@ REAL_SCALES = (LAPTOP, WORKSTATION, WORKSTATION_QWEN, WORKSTATION_SMALL, PAPER, 
 
 def rehearsal(scale: Scale) -> Scale:
     """`scale` with every rule, method and file, and next to no work: two steps a run, two seeds, a few problems."""
-    if isinstance(scale.policy, Policy):
+    if isinstance(scale.policy, TinyPolicy):
         return replace(MINIATURE, name=scale.name + REHEARSAL, methods=scale.methods, steps=2, checkpoint_every=1)
     return replace(
         scale,

@@ -6,7 +6,7 @@ from dynclip.runtime import checkpoints
 from dynclip.runtime.files import sha256
 from dynclip.runtime.provenance import code_digest, digest
 from dynclip.studies.arms import Arm
-from dynclip.studies.scales import Study
+from dynclip.studies.scales import RunConfig
 
 
 def method_digest(arm: Arm) -> str:
@@ -18,16 +18,16 @@ def method_digest(arm: Arm) -> str:
     return digest(parts)
 
 
-def fingerprint(study: Study, arm: Arm, seed: int, base: Path, data: Path) -> dict[str, str]:
+def fingerprint(config: RunConfig, arm: Arm, seed: int, base: Path, data: Path) -> dict[str, str]:
     """Name -> digest, or value, of each part that decides a run's result. Messages name the parts that changed.
 
-    `study` and `arm` are those of `dynclip.training.lifecycle.arm_study`.
+    `study` and `arm` are those of `dynclip.training.lifecycle.arm_config`.
     """
-    scale = study.scale
+    scale = config.scale
     return {
         "method": method_digest(arm),
         "seed": str(seed),
-        "steps": str(study.steps),
+        "steps": str(config.steps),
         "settings": digest({name: getattr(scale, name) for name in SETTINGS}),
         "base model": checkpoints.weights_sha256(base),
         "sampler and precision": f"{scale.execution.sampler}, {scale.execution.dtype}",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynclip.runtime import fast_imports
-from dynclip.runtime.checkpoints import seal
+from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import detect
 from dynclip.studies.scales import HubPolicy, Scale, Supervised
@@ -33,7 +33,7 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TOGETHER = 8  # rows in one forward pass of the supervised stage
 
 
-def make_base(scale: Scale, problems: list[Problem], out: Path, say: Callable[[str], None] = print) -> dict:
+def make_base(scale: Scale, problems: list[Problem], out: Path, log: Callable[[str], None] = print) -> dict:
     """Make the base policy of a hub scale and publish it in `out`; returns its record, the content of out/base.json.
 
     Raises UserError if the model cannot be loaded, has another architecture than the scale's plan, or has no token that
@@ -45,22 +45,22 @@ def make_base(scale: Scale, problems: list[Problem], out: Path, say: Callable[[s
     aside.mkdir(parents=True)
     record = {"template": TEMPLATES[scale.template].label}
     if policy.random:
-        say(f"{policy.id}: random weights in its architecture at a tiny width, a tokenizer of its family")
+        log(f"{policy.id}: random weights in its architecture at a tiny width, a tokenizer of its family")
         random_model(policy, problems, aside)
         record |= {"model": f"{policy.architecture.kind} with random weights", "revision": None}
     else:
         found = resolve(f"{policy.id}@{policy.revision}")
         check_architecture(policy, found)
-        say(f"{policy.id}: {found.parameters / 1e6:.1f} M parameters at {found.revision}")
+        log(f"{policy.id}: {found.parameters / 1e6:.1f} M parameters at {found.revision}")
         copy_model(found.folder, aside)
         record |= {"model": policy.id, "revision": found.revision, "source_sha256": found.sha256}
     tokenizer = load_tokenizer(aside)
     check_template(scale, tokenizer)
     write_end_tokens(aside, tokenizer, TEMPLATES[scale.template].stops)
     if policy.supervised:
-        record["supervised"] = fine_tune(scale, policy.supervised, problems, aside, say)
+        record["supervised"] = fine_tune(scale, policy.supervised, problems, aside, log)
     (aside / RECORD).write_text(json.dumps(record, indent=1))
-    seal(aside, out)
+    publish_folder(aside, out)
     return record
 
 
@@ -112,7 +112,7 @@ def write_end_tokens(folder: Path, tokenizer, stops: tuple[str, ...]) -> None:
 
 def random_model(policy: HubPolicy, problems: list[Problem], folder: Path) -> None:
     """Save a model of the policy's architecture at a tiny width, and a byte-level BPE tokenizer with ChatML's marks."""
-    fast_imports.prepare()
+    fast_imports.skip_unused()
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -152,13 +152,13 @@ def random_model(policy: HubPolicy, problems: list[Problem], folder: Path) -> No
     tokenizer.save_pretrained(folder)
 
 
-def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: Path, say=print) -> dict:
+def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: Path, log=print) -> dict:
     """The declared supervised stage, in place: cross-entropy on worked solutions, AdamW, linear decay to zero.
 
     Float32 weights, computed in bfloat16 on a GPU or on a processor with bfloat16 instructions. Returns what was done
     and measured: steps, tokens, first and last loss (nats per token, mean over ten steps), seconds.
     """
-    fast_imports.prepare()
+    fast_imports.skip_unused()
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -205,7 +205,7 @@ def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: 
             if len(losses) % 10 == 0 or len(losses) == steps:
                 spent = time.perf_counter() - started
                 left = spent / len(losses) * (steps - len(losses))
-                say(f"supervised: step {len(losses)}/{steps}  loss {losses[-1]:.3f} nats  {left:.0f} s left")
+                log(f"supervised: step {len(losses)}/{steps}  loss {losses[-1]:.3f} nats  {left:.0f} s left")
     for file in folder.glob("*.safetensors*"):
         file.unlink()
     model.to(torch.bfloat16).save_pretrained(folder)

@@ -21,7 +21,7 @@ from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import changes, digest, environment
 from dynclip.studies.arms import Arm, arm
 from dynclip.studies.execution import in_workers, micro_batches, processes_of, sharding_of
-from dynclip.studies.scales import Execution, Study
+from dynclip.studies.scales import Execution, RunConfig
 from dynclip.training.fingerprint import fingerprint
 from dynclip.training.problems import require_problems
 from dynclip.training.processes.launch import Job, run_workers
@@ -31,13 +31,13 @@ from dynclip.training.trl_config import PROTOCOL_FILE
 from evals.benchmarks.registry import read_problems
 
 
-def arm_study(study: Study, name: str) -> tuple[Arm, Study]:
+def arm_config(config: RunConfig, name: str) -> tuple[Arm, RunConfig]:
     """The arm `name` with its options at the study's scale, and the study with the arm's own batch sizes."""
     chosen = arm(name)
-    return chosen.at(study.scale), replace(study, scale=chosen.scale(study.scale))
+    return chosen.at(config.scale), replace(config, scale=chosen.scale(config.scale))
 
 
-def train(study: Study, name: str, seed: int, base: Path, data: Path, out: Path, log=None) -> dict:
+def train(config: RunConfig, name: str, seed: int, base: Path, data: Path, out: Path, log_file=None) -> dict:
     """Train the arm `name` (a method, or an arm of `dynclip.studies.arms`) from the policy `base` on the problems of
     `data`, publish to `out` and return the run record.
 
@@ -45,63 +45,63 @@ def train(study: Study, name: str, seed: int, base: Path, data: Path, out: Path,
     Preempted after a SIGTERM: the same call resumes from the checkpoint written then.
     """
     checkpoints.verify(base, rebuild_command("warmup", base / checkpoints.MANIFEST))
-    chosen, study = arm_study(study, name)
+    chosen, config = arm_config(config, name)
     problems = read_problems(data)
-    require_problems(study, len(problems), str(data))
+    require_problems(config, len(problems), str(data))
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".training.lock"):  # a training that outlived its killed workflow may still write here
-        return train_locked(study, chosen, seed, base, problems, data, out, log)
+        return train_locked(config, chosen, seed, base, problems, data, out, log_file)
 
 
-def train_locked(study: Study, arm: Arm, seed: int, base, problems, data, out, log) -> dict:
+def train_locked(config: RunConfig, arm: Arm, seed: int, base, problems, data, out, log_file) -> dict:
     """`train` after its checks, while this process holds the lock of `out`."""
     state = out / "state"
-    parts = fingerprint(study, arm, seed, base, data)
-    progress = Progress(f"{arm.name} seed {seed}", study.steps, log)
-    reset_if_changed(state, parts, progress.say)
+    parts = fingerprint(config, arm, seed, base, data)
+    progress = Progress(f"{arm.name} seed {seed}", config.steps, log_file)
+    reset_if_changed(state, parts, progress.log)
     (state / STOP_FILE).unlink(missing_ok=True)
-    exports = export_folders(study, state)
+    exports = export_folders(config, state)
     started = time.perf_counter()
     restarts = {"micro_batch": None, "restarts": 0}
     if complete(exports):
-        progress.say("training is already complete; publishing")
+        progress.log("training is already complete; publishing")
     else:
 
         def attempt(micro_batch: int | None) -> None:
-            resume, done = newest_checkpoint(state, study, progress.say)
+            resume, done = newest_checkpoint(state, config, progress.log)
             if resume:
-                check_shards(resume, study.scale.execution)
-            if in_workers(study.scale.execution):
-                job = Job(study.given, arm.name, seed, base, data, state, log, resume, done, micro_batch)
-                run_workers(job, study.scale, progress.say)
+                check_shards(resume, config.scale.execution)
+            if in_workers(config.scale.execution):
+                job = Job(config.given, arm.name, seed, base, data, state, log_file, resume, done, micro_batch)
+                run_workers(job, config.scale, progress.log)
             else:
-                run_trainer(study, arm, seed, base, problems, state, exports, progress, resume, done, micro_batch)
+                run_trainer(config, arm, seed, base, problems, state, exports, progress, resume, done, micro_batch)
 
-        execution = study.scale.execution
-        micro_batch, _ = micro_batches(study.scale, processes_of(execution), execution.micro_batch)
-        restarts = with_recovery(attempt, micro_batch, progress.say)
+        execution = config.scale.execution
+        micro_batch, _ = micro_batches(config.scale, processes_of(execution), execution.micro_batch)
+        restarts = with_recovery(attempt, micro_batch, progress.log)
         if not complete(exports):
             raise Preempted(f"{out}: stopped by SIGTERM; a checkpoint is written, the same command resumes from it")
     seconds = time.perf_counter() - started
-    return publish(study, arm, seed, parts, base, data, out, exports, seconds, restarts)
+    return publish(config, arm, seed, parts, base, data, out, exports, seconds, restarts)
 
 
-def export_folders(study: Study, state: Path) -> dict[int, Path]:
+def export_folders(config: RunConfig, state: Path) -> dict[int, Path]:
     """Number of finished rollout steps -> folder that holds the policy of that moment until the run is published."""
-    return {step: state / "exports" / f"step{step}" for step in sorted(study.checkpoints.values())}
+    return {step: state / "exports" / f"step{step}" for step in sorted(config.checkpoints.values())}
 
 
 def complete(exports: dict[int, Path]) -> bool:
     return all((path / checkpoints.MANIFEST).exists() for path in exports.values())
 
 
-def newest_checkpoint(state: Path, study: Study, say) -> tuple[Path | None, int]:
+def newest_checkpoint(state: Path, config: RunConfig, log) -> tuple[Path | None, int]:
     """(newest intact checkpoint or None, its number of rollout steps). Cuts the metrics back to that step."""
     resume = checkpoints.latest(state)
     done = json.loads((resume / "dynclip.json").read_text())["rollout_step"] if resume else 0
     rewind(state / "metrics.jsonl", done)
     if done:
-        say(f"resuming at step {done} of {study.steps} from {resume}")
+        log(f"resuming at step {done} of {config.steps} from {resume}")
     return resume, done
 
 
@@ -124,14 +124,14 @@ def check_shards(resume: Path, execution: Execution) -> None:
         )
 
 
-def reset_if_changed(state: Path, parts: dict, say) -> None:
+def reset_if_changed(state: Path, parts: dict, log) -> None:
     """Keep the training state if its fingerprint is `parts`. Otherwise delete it, start a new one and say why."""
     record = state / "fingerprint.json"
     if record.exists():
         old = json.loads(record.read_text())
         if old == parts:
             return
-        say(f"starting over: {changes(old, parts)} changed since {state} was written")
+        log(f"starting over: {changes(old, parts)} changed since {state} was written")
     if state.exists():
         shutil.rmtree(state)
     write_json(record, parts)
@@ -153,23 +153,23 @@ def rewind(metrics: Path, done: int) -> None:
     write_atomic(metrics, "".join(line + "\n" for line in kept))
 
 
-def publish(study: Study, arm: Arm, seed: int, parts, base, data, out, exports, seconds, restarts) -> dict:
+def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, exports, seconds, restarts) -> dict:
     """Copy the results of a finished run from its state to `out`, the record last, then remove the state."""
     for step, path in exports.items():
         target = out / "checkpoints" / f"step{step}"
         aside = target.with_name(f".{target.name}.writing")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(path, aside)
-        checkpoints.seal(aside, target)
+        checkpoints.publish_folder(aside, target)
     write_atomic(out / "metrics.jsonl", (out / "state" / "metrics.jsonl").read_bytes())
     record = {
-        "scale": study.name,
+        "scale": config.name,
         "method": arm.name,
         "entry": arm.spec.name,
         "options": {name: str(value) for name, value in arm.all_options.items()},
         "seed": seed,
-        "steps": study.steps,
-        "updates_per_rollout": study.scale.updates_per_rollout,
+        "steps": config.steps,
+        "updates_per_rollout": config.scale.updates_per_rollout,
         "protocol": json.loads((out / "state" / PROTOCOL_FILE).read_text()),
         "state": "finished",
         "fingerprint": digest(parts),
@@ -178,7 +178,7 @@ def publish(study: Study, arm: Arm, seed: int, parts, base, data, out, exports, 
         "data_sha256": sha256(data),
         "checkpoints": sorted(exports),
         "seconds": round(seconds, 2),
-        "execution": {**vars(study.scale.execution), **restarts, "processes": processes_of(study.scale.execution)},
+        "execution": {**vars(config.scale.execution), **restarts, "processes": processes_of(config.scale.execution)},
         "environment": environment(),
     }
     write_json(out / "run.json", record)

@@ -1,7 +1,7 @@
 """The prompts that a training samples from: filtered by level and length, rendered by the scale's template."""
 
 from dynclip.runtime.errors import UserError
-from dynclip.studies.scales import Scale, Study
+from dynclip.studies.scales import RunConfig, Scale
 from evals.sampling.prompts import TEMPLATES, render
 
 
@@ -10,22 +10,22 @@ def within_level(scale: Scale, problems: list) -> list:
     return [problem for problem in problems if scale.max_level is None or problem.level <= scale.max_level]
 
 
-def require_problems(study: Study, available: int, source: str) -> None:
+def require_problems(config: RunConfig, available: int, source: str) -> None:
     """Raise UserError if a training without repeats needs more problems than the `available` ones of `source`."""
-    per_step = study.scale.prompts_per_step
-    needed = study.steps * per_step
-    if needed > available and not study.scale.repeats:
+    per_step = config.scale.prompts_per_step
+    needed = config.steps * per_step
+    if needed > available and not config.scale.repeats:
         raise UserError(
-            f"{source}: {available} problems, but {study.steps} steps x {per_step} prompts need {needed}; "
+            f"{source}: {available} problems, but {config.steps} steps x {per_step} prompts need {needed}; "
             f"use steps={available // per_step} or fewer"
         )
 
 
-def prompts(scale: Scale, problems: list, tokenizer, say) -> list[dict]:
+def prompts(scale: Scale, problems: list, tokenizer, log) -> list[dict]:
     """The training problems as rows of prompt and answer, without those that are too hard or too long for the scale."""
     kept = within_level(scale, problems)
     if len(kept) < len(problems):
-        say(f"{len(problems) - len(kept)} of {len(problems)} problems left out: above level {scale.max_level}")
+        log(f"{len(problems) - len(kept)} of {len(problems)} problems left out: above level {scale.max_level}")
     problems = kept
     template = TEMPLATES[scale.template]
     rows = [{"prompt": render(p.problem, tokenizer, template), "answer": p.answer} for p in problems]
@@ -34,5 +34,5 @@ def prompts(scale: Scale, problems: list, tokenizer, say) -> list[dict]:
     ids = tokenizer([row["prompt"] for row in rows], add_special_tokens=template.special_tokens)["input_ids"]
     kept = [row for row, tokens in zip(rows, ids, strict=True) if len(tokens) <= scale.max_prompt]
     if len(kept) < len(rows):
-        say(f"{len(rows) - len(kept)} of {len(rows)} problems left out: prompts over {scale.max_prompt} tokens")
+        log(f"{len(rows) - len(kept)} of {len(rows)} problems left out: prompts over {scale.max_prompt} tokens")
     return kept

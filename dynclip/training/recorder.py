@@ -96,7 +96,7 @@ class Recorder(TrainerCallback):
                 weights = {name: value for name, value in weights.items() if name not in model.all_tied_weights_keys}
             model.save_pretrained(aside, state_dict=weights)
             trainer.processing_class.save_pretrained(aside)
-            checkpoints.seal(aside, target)
+            checkpoints.publish_folder(aside, target)
         trainer.accelerator.wait_for_everyone()
 
 

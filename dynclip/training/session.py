@@ -10,7 +10,7 @@ from pathlib import Path
 from dynclip.runtime import fast_imports
 from dynclip.runtime.files import write_json
 from dynclip.studies.arms import Arm
-from dynclip.studies.scales import Study
+from dynclip.studies.scales import RunConfig
 from dynclip.training.problems import prompts, require_problems
 from dynclip.training.processes.recovery import STOP_FILE
 from dynclip.training.trl_config import PROTOCOL_FILE, protocol, trainer_config
@@ -18,7 +18,7 @@ from evals.grading import rewards
 
 
 def run_trainer(
-    study: Study,
+    config: RunConfig,
     arm: Arm,
     seed: int,
     base: Path,
@@ -38,8 +38,8 @@ def run_trainer(
 
     Raises UserError for too few problems, and for what the libraries' settings forbid.
     """
-    execution = study.scale.execution
-    fast_imports.prepare(keep=("vllm",) if execution.sampler == "vllm" else ())
+    execution = config.scale.execution
+    fast_imports.skip_unused(except_for=("vllm",) if execution.sampler == "vllm" else ())
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -49,18 +49,18 @@ def run_trainer(
     from dynclip.trl.trainer import DynClipTrainer
 
     def reward(completions, answer, **_):
-        return rewards(study.scale.reward, completions, answer)
+        return rewards(config.scale.reward, completions, answer)
 
-    torch.set_num_threads(study.scale.threads)
+    torch.set_num_threads(config.scale.threads)
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    rows = prompts(study.scale, problems, tokenizer, progress.say)
-    require_problems(study, len(rows), "training problems within max_level and max_prompt")
-    config = trainer_config(study, seed, state, micro_batch)
-    settings = protocol(study, config)
-    if config.deepspeed:  # shards the weights while they are loaded, so its process group must exist before
+    rows = prompts(config.scale, problems, tokenizer, progress.log)
+    require_problems(config, len(rows), "training problems within max_level and max_prompt")
+    grpo_config = trainer_config(config, seed, state, micro_batch)
+    settings = protocol(config, grpo_config)
+    if grpo_config.deepspeed:  # shards the weights while they are loaded, so its process group must exist before
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
@@ -70,7 +70,7 @@ def run_trainer(
         ),
         processing_class=tokenizer,
         reward_funcs=reward,
-        args=config,
+        args=grpo_config,
         train_dataset=Dataset.from_list(rows),
         dynclip_method=arm.spec,
         dynclip_options=arm.options,

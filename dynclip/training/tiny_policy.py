@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynclip.runtime import fast_imports
-from dynclip.runtime.checkpoints import seal
+from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import UserError
-from dynclip.studies.scales import Policy, Scale
+from dynclip.studies.scales import Scale, TinyPolicy
 from evals.benchmarks.families import FAMILIES, VOCABULARY
 from evals.grading import grade_many
 from evals.metrics import pass_at_k
@@ -49,7 +49,7 @@ def build_tokenizer():
     )
 
 
-def build_model(policy: Policy, tokenizer, seed: int):
+def build_model(policy: TinyPolicy, tokenizer, seed: int):
     """An untrained Qwen2 model in float32 with tied embeddings."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -75,13 +75,13 @@ def build_model(policy: Policy, tokenizer, seed: int):
     return model
 
 
-def warm_start(scale: Scale, problems: list, out: Path, say: Callable[[str], None] = print) -> dict:
+def warm_start(scale: Scale, problems: list, out: Path, log: Callable[[str], None] = print) -> dict:
     """Train the base policy of `scale` on worked traces of `problems` and publish it in `out`.
 
     Returns the measurements, which out/warmup.json holds too: steps, seconds, pass@1, pass@8, entropy, loss. Raises
     UserError if the policy is not in the window after `max_steps`.
     """
-    fast_imports.prepare()
+    fast_imports.skip_unused()
     import torch
 
     warmup = scale.policy.warmup
@@ -101,7 +101,7 @@ def warm_start(scale: Scale, problems: list, out: Path, say: Callable[[str], Non
         if step % warmup.check_every == 0:
             result = {"steps": step, "loss": loss.item(), **measure(model, tokenizer, problems, scale, step)}
             result["seconds"] = round(time.perf_counter() - started, 1)
-            say(
+            log(
                 f"warm start: step {step}, loss {result['loss']:.3f}, pass@1 {result['pass_at_1']:.3f}, "
                 f"pass@8 {result['pass_at_8']:.3f}, entropy {result['entropy']:.3f} nats, {result['seconds']:.0f} s "
                 f"(stops at pass@1 in {warmup.pass_at_1[0]}-{warmup.pass_at_1[1]}, pass@8 >= {warmup.pass_at_8_min})"
@@ -117,7 +117,7 @@ def warm_start(scale: Scale, problems: list, out: Path, say: Callable[[str], Non
     tokenizer.save_pretrained(aside)
     result["parameters"] = model.num_parameters()
     (aside / "warmup.json").write_text(json.dumps(result, indent=1))
-    seal(aside, out)
+    publish_folder(aside, out)
     return result
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import detect
 from dynclip.studies.execution import micro_batches, sharding_of
-from dynclip.studies.scales import Execution, HubPolicy, Scale, Study
+from dynclip.studies.scales import Execution, HubPolicy, RunConfig, Scale
 
 # Aggregation of dynclip.methods.surrogate -> TRL's loss_type. TRL's "dapo" divides by the whole mini-batch's tokens.
 LOSS_TYPES = {"token": "dapo", "sequence": "grpo", "fixed": "dr_grpo"}
@@ -22,7 +22,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None = None):
+def trainer_config(config: RunConfig, seed: int, state: Path, micro_batch: int | None = None):
     """TRL's configuration of a run: no KL term, constant learning rate, several updates per rollout batch.
 
     The effective batch is that of the scale for any number of processes and any `micro_batch`. Raises UserError if the
@@ -31,7 +31,7 @@ def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None
     import torch
     from trl import GRPOConfig
 
-    scale: Scale = study.scale
+    scale: Scale = config.scale
     execution = scale.execution
     world = world_size()
     micro, passes = micro_batches(scale, world, micro_batch or execution.micro_batch)
@@ -40,7 +40,7 @@ def trainer_config(study: Study, seed: int, state: Path, micro_batch: int | None
         output_dir=str(state),
         seed=seed,
         data_seed=seed,
-        max_steps=study.steps * scale.updates_per_rollout,
+        max_steps=config.steps * scale.updates_per_rollout,
         per_device_train_batch_size=micro,
         steps_per_generation=scale.minibatches * passes,
         num_iterations=scale.epochs,
@@ -148,18 +148,20 @@ PROTOCOL = {
 }
 
 
-def protocol(study: Study, config) -> dict[str, str]:
-    """Setting name -> value for all settings of a run that are not its method's. `config` is that of `trainer_config`.
+def protocol(config: RunConfig, grpo_config) -> dict[str, str]:
+    """Setting name -> value for all settings of a run that are not its method's.
 
-    Runs that differ in one cannot be compared.
+    `grpo_config` is that of `trainer_config`. Runs that differ in one cannot be compared.
     """
-    scale = study.scale
-    settings = {name: str(getattr(config, field)) for name, field in PROTOCOL.items()}
-    own_seed = config.data_seed == config.seed
-    order = "TRL's sampler, seeded by the run's seed" if own_seed else f"data_seed {config.data_seed}"
+    scale = config.scale
+    settings = {name: str(getattr(grpo_config, field)) for name, field in PROTOCOL.items()}
+    own_seed = grpo_config.data_seed == grpo_config.seed
+    order = "TRL's sampler, seeded by the run's seed" if own_seed else f"data_seed {grpo_config.data_seed}"
     sampler = "transformers"
-    if config.use_vllm:
-        sampler = f"vllm, {config.vllm_importance_sampling_mode} at {config.vllm_importance_sampling_clip_max:g}"
+    if grpo_config.use_vllm:
+        sampler = (
+            f"vllm, {grpo_config.vllm_importance_sampling_mode} at {grpo_config.vllm_importance_sampling_clip_max:g}"
+        )
     return settings | {
         "mini-batches per rollout batch": str(scale.minibatches),
         "completions per mini-batch": str(scale.completions // scale.minibatches),
@@ -169,5 +171,5 @@ def protocol(study: Study, config) -> dict[str, str]:
         "prompt template": scale.template,
         "reward": scale.reward,
         "sampler": sampler,
-        "precision": "bfloat16" if config.bf16 else "float32",
+        "precision": "bfloat16" if grpo_config.bf16 else "float32",
     }

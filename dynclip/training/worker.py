@@ -13,7 +13,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
 from dynclip.runtime.progress import Progress
 from dynclip.studies.overrides import resolve
-from dynclip.training.lifecycle import arm_study, export_folders
+from dynclip.training.lifecycle import arm_config, export_folders
 from dynclip.training.processes.recovery import FAILURE, first_line, ran_out_of_memory
 from dynclip.training.session import run_trainer
 from evals.benchmarks.registry import read_problems
@@ -28,7 +28,7 @@ class NoProgress:
     def step(self, done: int, text: str) -> None:
         """Shows nothing."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Shows nothing."""
 
 
@@ -39,18 +39,18 @@ def main(path: str) -> int:
     job = json.loads(Path(path).read_text())
     state = Path(job["state"])
     try:
-        arm, study = arm_study(resolve(methods=job["arm"], seeds=str(job["seed"]), **job["given"]), job["arm"])
+        arm, config = arm_config(resolve(methods=job["arm"], seeds=str(job["seed"]), **job["given"]), job["arm"])
         main_process = os.environ.get("RANK", "0") == "0"
-        log = Path(job["log"]) if job["log"] else None
+        log_file = Path(job["log_file"]) if job["log_file"] else None
         run_trainer(
-            study,
+            config,
             arm,
             job["seed"],
             Path(job["base"]),
             read_problems(Path(job["data"])),
             state,
-            export_folders(study, state),
-            Progress(f"{arm.name} seed {job['seed']}", study.steps, log) if main_process else NoProgress(),
+            export_folders(config, state),
+            Progress(f"{arm.name} seed {job['seed']}", config.steps, log_file) if main_process else NoProgress(),
             Path(job["resume"]) if job["resume"] else None,
             job["done"],
             job["micro_batch"],

@@ -8,7 +8,7 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
-from dynclip.runtime.checkpoints import seal
+from dynclip.runtime.checkpoints import publish_folder
 
 STATE_FILE = "dynclip.json"  # in each checkpoint: the rollout step and the state of the method's controller
 WRITING = ".writing"  # the folder, in the output folder, that checkpoints are written in
@@ -47,7 +47,7 @@ class AtomicCheckpoints:
         if self.state.best_model_checkpoint == str(aside):  # TRL took down the name before the renaming
             self.state.best_model_checkpoint = str(target)
             self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
-        seal(aside, target)
+        publish_folder(aside, target)
         # TRL looked for older checkpoints where this one was written, and found none.
         limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
         rotate_checkpoints(self.args.output_dir, limit, best, use_mtime=True)

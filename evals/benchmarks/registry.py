@@ -230,7 +230,7 @@ def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple
         sources[entry.name] = {"rows": len(loaded[entry.name]), **source}
         progress.step(number, f"{entry.name}: {len(loaded[entry.name])} problems, all golds graded correct")
     kept, overlaps = decontaminate(loaded.pop(train_set), loaded)
-    progress.say(f"{train_set}: {len(overlaps)} problems that occur in a benchmark removed, {len(kept)} left")
+    progress.log(f"{train_set}: {len(overlaps)} problems that occur in a benchmark removed, {len(kept)} left")
     files = {}
     for name, problems in {"train": kept, **{name: loaded[name] for name in benchmarks}}.items():
         path = write_atomic(Path(folder) / f"{name}.jsonl", "".join(map(_line, problems)))

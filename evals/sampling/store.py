@@ -57,10 +57,10 @@ class Store:
     writes to the same folder.
     """
 
-    def __init__(self, folder: Path | str, address: dict, say=print):
+    def __init__(self, folder: Path | str, address: dict, log=print):
         self.folder = Path(folder)
         self.key = digest(address)
-        self.place, self.address, self.say = self.folder / self.key, address, say
+        self.place, self.address, self.log = self.folder / self.key, address, log
         self.parts: list[Part] = []
 
     def __enter__(self) -> "Store":
@@ -148,7 +148,7 @@ class Store:
                     raise ValueError("its SHA-256 differs")
                 parts.append(_decode(content))
             except (OSError, ValueError, KeyError, TypeError) as error:
-                self.say(f"{path}: damaged part ({error}); dropped, its samples are generated again")
+                self.log(f"{path}: damaged part ({error}); dropped, its samples are generated again")
                 path.unlink(missing_ok=True)
         return parts
 

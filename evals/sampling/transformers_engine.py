@@ -39,7 +39,7 @@ class TransformersEngine(Engine):
 
         `dtype` "auto" is the one the weights are stored in. Raises UserError where it is no causal language model.
         """
-        fast_imports.prepare()
+        fast_imports.skip_unused()
         from transformers import AutoModelForCausalLM, GenerationConfig
 
         tokenizer = load_tokenizer(path)

@@ -13,7 +13,7 @@ import pytest
 from tiny_models import CHAT, save_tiny
 
 from dynclip.runtime import checkpoints
-from dynclip.runtime.checkpoints import seal
+from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256
 from evals.evaluation import default_out
@@ -49,7 +49,7 @@ def test_the_identity_follows_what_shapes_samples_and_nothing_else(tiny, tmp_pat
 
 def test_a_sealed_checkpoint_is_verified_and_has_the_same_identity(tiny, tmp_path):
     plain = resolve(str(tiny))
-    sealed = seal(tiny, tmp_path / "sealed")
+    sealed = publish_folder(tiny, tmp_path / "sealed")
     assert resolve(str(sealed)).digest == plain.digest and resolve(str(sealed)).sha256 == plain.sha256
     weights = sealed / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
@@ -58,7 +58,7 @@ def test_a_sealed_checkpoint_is_verified_and_has_the_same_identity(tiny, tmp_pat
 
 
 def test_a_checkpoint_is_read_once_to_verify_it(tiny, tmp_path, monkeypatch):
-    folder = seal(tiny, tmp_path / "step3")
+    folder = publish_folder(tiny, tmp_path / "step3")
     hashed = []
     monkeypatch.setattr(checkpoints, "sha256", lambda path: hashed.append(path.name) or sha256(path))
     monkeypatch.setattr(models, "sha256", lambda path: hashed.append(path.name) or sha256(path))

@@ -8,8 +8,8 @@ rule data:
     conda:
         "../../environment.yml"
     params:
-        scale=STUDY.name,
-        settings=pipeline.settings_of("data", STUDY),
+        scale=RUN.name,
+        settings=pipeline.settings_of("data", RUN),
         code=pipeline.code_of("data"),
     shell:
         "python -m dynclip.cli data --scale {params.scale} > {log} 2>&1"
@@ -34,8 +34,8 @@ rule warmup:
         runtime=lambda wildcards, attempt: NEEDS["warmup"].limit(attempt),
         nodes=1,
     params:
-        overrides=STUDY.overrides,
-        settings=pipeline.settings_of("warmup", STUDY),
-        code=pipeline.code_of("warmup", STUDY),
+        overrides=RUN.overrides,
+        settings=pipeline.settings_of("warmup", RUN),
+        code=pipeline.code_of("warmup", RUN),
     shell:
         "python -m dynclip.cli warmup {params.overrides} --log {log}"

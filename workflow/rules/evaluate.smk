@@ -1,7 +1,7 @@
 # One job scores one checkpoint on all of the scale's benchmarks: the engine starts once.
 rule evaluate:
     input:
-        model=lambda wildcards: pipeline.model_of(STUDY, wildcards),
+        model=lambda wildcards: pipeline.model_of(RUN, wildcards),
         data=rules.data.output.heldout,
         manifest=rules.data.output.manifest,
     output:
@@ -26,8 +26,8 @@ rule evaluate:
         runtime=lambda wildcards, attempt: NEEDS["evaluate"].limit(attempt),
         nodes=1,
     params:
-        overrides=STUDY.overrides,
-        settings=pipeline.settings_of("evaluate", STUDY),
+        overrides=RUN.overrides,
+        settings=pipeline.settings_of("evaluate", RUN),
         code=pipeline.code_of("evaluate"),
     shell:
         "python -m dynclip.cli evaluate {params.overrides} --method {wildcards.method} --seed {wildcards.seed}"

@@ -1,18 +1,18 @@
 rule tables:
     input:
-        pipeline.run_files(STUDY),
-        pipeline.score_files(STUDY),
+        pipeline.run_files(RUN),
+        pipeline.score_files(RUN),
     output:
         scores=f"{RESULTS}/scores.parquet",
-        tables=pipeline.table_files(STUDY),
+        tables=pipeline.table_files(RUN),
     log:
         f"{RESULTS}/logs/tables.log",
     conda:
         "../../environment.yml"
     params:
-        overrides=STUDY.overrides,
-        methods=",".join(STUDY.methods),
-        seeds=",".join(map(str, STUDY.seeds)),
+        overrides=RUN.overrides,
+        methods=",".join(RUN.methods),
+        seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("tables"),
     shell:
         "python -m dynclip.cli tables {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
@@ -21,22 +21,22 @@ rule tables:
 rule figures:
     input:
         rules.tables.output.scores,
-        pipeline.run_files(STUDY),
+        pipeline.run_files(RUN),
     output:
         report(
-            pipeline.figure_files(STUDY, "svg"),
+            pipeline.figure_files(RUN, "svg"),
             category="Figures",
             caption="../report/figure.rst",
         ),
-        pipeline.figure_files(STUDY, "png"),
+        pipeline.figure_files(RUN, "png"),
     log:
         f"{RESULTS}/logs/figures.log",
     conda:
         "../../environment.yml"
     params:
-        overrides=STUDY.overrides,
-        methods=",".join(STUDY.methods),
-        seeds=",".join(map(str, STUDY.seeds)),
+        overrides=RUN.overrides,
+        methods=",".join(RUN.methods),
+        seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("figures"),
     shell:
         "python -m dynclip.cli figures {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
@@ -53,9 +53,9 @@ rule page:
     conda:
         "../../environment.yml"
     params:
-        overrides=STUDY.overrides,
-        methods=",".join(STUDY.methods),
-        seeds=",".join(map(str, STUDY.seeds)),
+        overrides=RUN.overrides,
+        methods=",".join(RUN.methods),
+        seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("page"),
     shell:
         "python -m dynclip.cli report {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
@@ -64,8 +64,8 @@ rule page:
 # The single writer of results/mlflow.db. The database is not declared: it belongs to all scales and is never deleted.
 rule track:
     input:
-        pipeline.run_files(STUDY),
-        pipeline.score_files(STUDY),
+        pipeline.run_files(RUN),
+        pipeline.score_files(RUN),
         rules.figures.output,
     output:
         f"{RESULTS}/tracking.json",
@@ -76,9 +76,9 @@ rule track:
     resources:
         mlflow=1,
     params:
-        overrides=STUDY.overrides,
-        methods=",".join(STUDY.methods),
-        seeds=",".join(map(str, STUDY.seeds)),
+        overrides=RUN.overrides,
+        methods=",".join(RUN.methods),
+        seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("track"),
     shell:
         "python -m dynclip.cli track {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
@@ -87,7 +87,7 @@ rule track:
 # The signs are measured by sampling every checkpoint: a job with the evaluation's resources, not a table's.
 rule agreement:
     input:
-        lambda wildcards: pipeline.sign_inputs(STUDY, wildcards.study),
+        lambda wildcards: pipeline.sign_inputs(RUN, wildcards.study),
         f"{RESULTS}/data/train.jsonl",
     output:
         f"{RESULTS}/studies/{{study}}/signs.json",
@@ -102,10 +102,10 @@ rule agreement:
         runtime=lambda wildcards, attempt: NEEDS["evaluate"].limit(attempt),
         nodes=1,
     params:
-        scale=STUDY.name,
-        method=lambda wildcards: pipeline.sign_runs(STUDY, wildcards.study)[0],
+        scale=RUN.name,
+        method=lambda wildcards: pipeline.sign_runs(RUN, wildcards.study)[0],
         seeds=lambda wildcards: ",".join(
-            map(str, pipeline.sign_runs(STUDY, wildcards.study)[1])
+            map(str, pipeline.sign_runs(RUN, wildcards.study)[1])
         ),
         code=pipeline.code_of("agreement"),
     shell:
@@ -115,7 +115,7 @@ rule agreement:
 
 rule study:
     input:
-        lambda wildcards: pipeline.study_inputs(STUDY, wildcards.study),
+        lambda wildcards: pipeline.study_inputs(RUN, wildcards.study),
     output:
         f"{RESULTS}/studies/{{study}}/README.md",
     log:
@@ -123,8 +123,8 @@ rule study:
     conda:
         "../../environment.yml"
     params:
-        overrides=STUDY.overrides,
-        seeds=",".join(map(str, STUDY.seeds)),
+        overrides=RUN.overrides,
+        seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("study"),
     shell:
         "python -m dynclip.cli study --name {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
@@ -142,8 +142,8 @@ rule track_study:
     resources:
         mlflow=1,
     params:
-        overrides=STUDY.overrides,
-        seeds=",".join(map(str, STUDY.seeds)),
+        overrides=RUN.overrides,
+        seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("track"),
     shell:
         "python -m dynclip.cli track --study {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
@@ -160,8 +160,8 @@ rule claims:
     conda:
         "../../environment.yml"
     params:
-        overrides=STUDY.overrides,
-        seeds=",".join(map(str, STUDY.seeds)),
+        overrides=RUN.overrides,
+        seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("claims"),
     shell:
         "python -m dynclip.cli claims {params.overrides} --seeds {params.seeds} > {log} 2>&1"

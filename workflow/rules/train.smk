@@ -10,7 +10,7 @@ rule train:
         record=f"{RESULTS}/runs/{{method}}/seed{{seed}}/run.json",
         checkpoints=expand(
             f"{RESULTS}/runs/{{{{method}}}}/seed{{{{seed}}}}/checkpoints/step{{step}}/model.json",
-            step=sorted(STUDY.checkpoints.values()),
+            step=sorted(RUN.checkpoints.values()),
         ),
     log:
         f"{RESULTS}/logs/train/{{method}}-seed{{seed}}.log",
@@ -20,12 +20,12 @@ rule train:
         "../../environment.yml"
     threads: NEEDS["train"].threads
     resources:
-        **train_resources(STUDY),
+        **train_resources(RUN),
         mem_mb=NEEDS["train"].memory_mib,
         runtime=lambda wildcards, attempt: NEEDS["train"].limit(attempt),
     params:
-        overrides=STUDY.overrides,
-        settings=pipeline.settings_of("train", STUDY),
+        overrides=RUN.overrides,
+        settings=pipeline.settings_of("train", RUN),
         method=lambda wildcards: pipeline.method_code(wildcards.method),
         code=pipeline.code_of("train"),
     # exec: a shell in between (bash before 5.1 keeps one) would end at the SIGTERM of a batch system, and the job with it,
@@ -40,16 +40,16 @@ rule launch:
         data=rules.data.output,
         base=rules.warmup.output,
     output:
-        pipeline.launch_files(STUDY),
+        pipeline.launch_files(RUN),
     log:
         f"{RESULTS}/logs/launch.log",
     conda:
         "../../environment.yml"
     params:
-        overrides=STUDY.overrides,
-        methods=",".join(STUDY.methods),
-        seeds=",".join(map(str, STUDY.seeds)),
-        settings=pipeline.settings_of("train", STUDY),
+        overrides=RUN.overrides,
+        methods=",".join(RUN.methods),
+        seeds=",".join(map(str, RUN.seeds)),
+        settings=pipeline.settings_of("train", RUN),
         code=pipeline.code_of("launch"),
     shell:
         "python -m dynclip.cli launch {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"

@@ -41,13 +41,13 @@ class Job:
     base: Path
     data: Path
     state: Path
-    log: Path | None
+    log_file: Path | None
     resume: Path | None
     done: int
     micro_batch: int | None
 
 
-def run_workers(job: Job, scale: Scale, say=print) -> None:
+def run_workers(job: Job, scale: Scale, log=print) -> None:
     """Run the workers of `job` to their end. A SIGTERM to this process makes them stop after the rollout step.
 
     Raises OutOfMemory, WorkerDied or UserError, by the message of the worker that failed.
@@ -56,7 +56,7 @@ def run_workers(job: Job, scale: Scale, say=print) -> None:
     job_file = job.state / "job.json"
     write_json(job_file, {name: str(v) if isinstance(v, Path) else v for name, v in asdict(job).items()})
     command = launch_command(job_file, scale.execution, scale.threads)
-    with stop_file_on_sigterm(job.state / STOP_FILE, say):
+    with stop_file_on_sigterm(job.state / STOP_FILE, log):
         status = run_command(command, scale)
     if status:
         raise failure_of(job.state / FAILURE, status)
@@ -119,7 +119,7 @@ def run_command(command: list[str], scale: Scale) -> int:
 
 
 @contextmanager
-def stop_file_on_sigterm(stop: Path, say: Callable[[str], None], unless: Path | None = None) -> Iterator[None]:
+def stop_file_on_sigterm(stop: Path, log: Callable[[str], None], unless: Path | None = None) -> Iterator[None]:
     """While this holds, a SIGTERM to this process creates the file `stop`, which workers look for after each rollout
     step, unless the file `unless` exists."""
 
@@ -127,7 +127,7 @@ def stop_file_on_sigterm(stop: Path, say: Callable[[str], None], unless: Path | 
         if unless and unless.exists():
             return
         if not stop.exists():
-            say("SIGTERM: finishing this rollout step, then writing a checkpoint")
+            log("SIGTERM: finishing this rollout step, then writing a checkpoint")
         stop.touch()
 
     try:

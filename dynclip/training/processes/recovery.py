@@ -28,7 +28,7 @@ class WorkerDied(Exception):
 
 
 def with_recovery(
-    attempt: Callable[[int | None], None], micro_batch: int, say: Callable[[str], None]
+    attempt: Callable[[int | None], None], micro_batch: int, log: Callable[[str], None]
 ) -> dict[str, int | None]:
     """Call `attempt(micro_batch)` until it returns: after out of memory with half the micro-batch (the effective batch
     stays), after a worker's death once again.
@@ -52,12 +52,12 @@ def with_recovery(
                     ) from error
                 size = failed_size // 2
                 cause = first_line(error)
-                say(f"out of memory: micro-batch {failed_size} -> {size}; the effective batch stays ({cause})")
+                log(f"out of memory: micro-batch {failed_size} -> {size}; the effective batch stays ({cause})")
             elif isinstance(error, WorkerDied):
                 deaths += 1
                 if deaths > 1:
                     raise UserError(f"a worker died twice; see the log above ({first_line(error)})") from error
-                say(f"{first_line(error)}: restarting once from the last checkpoint")
+                log(f"{first_line(error)}: restarting once from the last checkpoint")
             else:
                 raise
             restarts += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_atomic
-from dynclip.studies.scales import Study
+from dynclip.studies.scales import RunConfig
 from dynclip.training.problems import within_level
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, read_problems
@@ -44,7 +44,7 @@ def rows(problems: list[Problem], source: str, template: str, k: int | None = No
     ]
 
 
-def write_data(study: Study, data: Path, folder: Path) -> dict[str, dict]:
+def write_data(config: RunConfig, data: Path, folder: Path) -> dict[str, dict]:
     """Write train.parquet and <benchmark>.parquet from the jsonl files of `data`.
 
     Returns {file name: {"rows", "sha256"}}. Raises UserError for missing or damaged files, and for fewer problems than
@@ -53,12 +53,12 @@ def write_data(study: Study, data: Path, folder: Path) -> dict[str, dict]:
     import pyarrow
     from pyarrow import parquet
 
-    scale = study.scale
+    scale = config.scale
     problems = within_level(scale, read_problems(data / "train.jsonl"))
-    needed = scale.prompts_per_step if scale.repeats else study.steps * scale.prompts_per_step
+    needed = scale.prompts_per_step if scale.repeats else config.steps * scale.prompts_per_step
     if needed > len(problems):
         raise UserError(
-            f"{data / 'train.jsonl'}: {len(problems)} problems, but {study.steps} steps x {scale.prompts_per_step} "
+            f"{data / 'train.jsonl'}: {len(problems)} problems, but {config.steps} steps x {scale.prompts_per_step} "
             f"prompts need {needed}; use steps={len(problems) // scale.prompts_per_step} or fewer"
         )
     sets = {"train": rows(problems, scale.train_set, scale.template)}

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from dynclip.studies.scales import Study
+from dynclip.studies.scales import RunConfig
 
 HEAD = """\
 #!/usr/bin/env bash
@@ -111,21 +111,23 @@ echo "finished: $OUT/models; score one with: dynclip evaluate --model '$OUT/mode
 """
 
 
-def script(study: Study, name: str, seed: int, nodes: int, words: list[str], model: Path, out: Path, verl: str) -> str:
+def script(
+    config: RunConfig, name: str, seed: int, nodes: int, words: list[str], model: Path, out: Path, verl: str
+) -> str:
     """The text of a bash script that runs verl with the overrides `words`, then merges the evaluated checkpoints into
     Hugging Face folders. It refuses, with exit status 2, to start without the base policy or what it imports."""
-    gpus = study.scale.execution.gpus
+    gpus = config.scale.execution.gpus
     names = {
-        "name": name, "seed": seed, "scale": study.name, "verl": verl, "nodes": nodes, "gpus": gpus,
-        "job": f"{study.name}-{name}-seed{seed}", "words": study.overrides, "out": shlex.quote(str(out)),
+        "name": name, "seed": seed, "scale": config.name, "verl": verl, "nodes": nodes, "gpus": gpus,
+        "job": f"{config.name}-{name}-seed{seed}", "words": config.overrides, "out": shlex.quote(str(out)),
         "model": shlex.quote(str(model)), "path": shlex.quote(str(out.with_suffix(".sh"))), "total": gpus * nodes,
     }  # fmt: skip
     several = SEVERAL.format(**names).rstrip("\n") if nodes > 1 else "#"
-    steps = sorted(study.checkpoints.values())
+    steps = sorted(config.checkpoints.values())
     run = RUN.format(
         words="\n".join(f"  {shlex.quote(word)}" for word in words),
         steps=" ".join(map(str, steps)),
         last=steps[-1],
-        template=study.scale.template,
+        template=config.scale.template,
     )
     return HEAD.format(**names, several=several) + (MACHINES.format(**names) if nodes > 1 else ONE_MACHINE) + run

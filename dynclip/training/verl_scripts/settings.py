@@ -15,8 +15,8 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.studies.arms import Arm, arm
 from dynclip.studies.execution import micro_batches
-from dynclip.studies.scales import Scale, Study
-from dynclip.training.lifecycle import arm_study
+from dynclip.studies.scales import RunConfig, Scale
+from dynclip.training.lifecycle import arm_config
 from dynclip.training.verl_scripts.data import CHAT_TEMPLATES, check_prompts, write_data
 from dynclip.training.verl_scripts.script import script
 from evals.benchmarks.registry import BENCHMARKS, read_problems
@@ -30,7 +30,7 @@ ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", 
 
 
 def overrides(
-    study: Study, arm_name: str, seed: int, data_folder: Path, model: Path, out: Path, nodes: int = 1
+    config: RunConfig, arm_name: str, seed: int, data_folder: Path, model: Path, out: Path, nodes: int = 1
 ) -> list[str]:
     """The arguments of `python -m verl.trainer.main_ppo` that train the arm with `seed`.
 
@@ -38,24 +38,24 @@ def overrides(
     logs. Each of the `nodes` machines has the scale's number of GPUs. Raises UserError for an arm or a scale that verl
     cannot run.
     """
-    chosen, study = arm_study(study, arm_name)
-    scale = study.scale
+    chosen, config = arm_config(config, arm_name)
+    scale = config.scale
     if need := out_of_reach(chosen):
         raise UserError(f"{arm_name}: verl cannot run it: {need}; train it with `dynclip train`")
     settings = {
         **method_settings(chosen),
-        **protocol_settings(scale, study.steps, seed),
+        **protocol_settings(scale, config.steps, seed),
         **machine_settings(scale, nodes),
         **data_settings(scale, data_folder),
         **validation_settings(scale),
         f"{MODEL}.path": str(model),
         f"{MODEL}.custom_chat_template": CHAT_TEMPLATES.get(scale.template),
-        "trainer.project_name": f"dynclip-{study.name}",
+        "trainer.project_name": f"dynclip-{config.name}",
         "trainer.experiment_name": f"{arm_name}-seed{seed}",
         "trainer.logger": ["console", "file"],
-        "trainer.save_freq": save_every(study),
+        "trainer.save_freq": save_every(config),
         "trainer.checkpoint_callback_class": "dynclip.training.verl_scripts.keep.KeepEvaluated",
-        "+trainer.dynclip_keep": sorted(study.checkpoints.values()),
+        "+trainer.dynclip_keep": sorted(config.checkpoints.values()),
         "trainer.default_local_dir": str(out / "checkpoints"),
         "trainer.resume_mode": "auto",
         "hydra.run.dir": str(out / "hydra"),
@@ -203,13 +203,13 @@ def validation_settings(scale: Scale) -> dict:
     }
 
 
-def save_every(study: Study) -> int:
+def save_every(config: RunConfig) -> int:
     """Steps between checkpoints: at most the scale's number, and a divisor of the early evaluated step.
 
     verl saves the last step in any case.
     """
-    limit = study.scale.checkpoint_every
-    early = [step for step in study.checkpoints.values() if step < study.steps]
+    limit = config.scale.checkpoint_every
+    early = [step for step in config.checkpoints.values() if step < config.steps]
     return max(steps for steps in range(1, limit + 1) if early[0] % steps == 0) if early else limit
 
 
@@ -234,7 +234,7 @@ def as_hydra(value) -> str:
     return '"' + re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), value) + '"'
 
 
-def write_launch(study: Study, folder: Path, nodes: int = 1) -> list[Path]:
+def write_launch(config: RunConfig, folder: Path, nodes: int = 1) -> list[Path]:
     """Write verl's data into `folder`/verl/data, and verl/<arm>/seed<k>.sh with its record seed<k>.json for each run.
 
     `folder` is results/<scale>, with its data. Returns the paths of the scripts. Raises UserError for missing data and
@@ -243,21 +243,21 @@ def write_launch(study: Study, folder: Path, nodes: int = 1) -> list[Path]:
     """
     folder = folder.resolve()
     home, model = folder / "verl", folder / "base"
-    refused = {name: need for name in study.methods if (need := out_of_reach(arm(name)))}
-    for name in study.methods:  # before anything is written
-        protocol_settings(arm(name).scale(study.scale), study.steps, 0)
-        machine_settings(arm(name).scale(study.scale), nodes)
-    files = write_data(study, folder / "data", home / "data")
+    refused = {name: need for name in config.methods if (need := out_of_reach(arm(name)))}
+    for name in config.methods:  # before anything is written
+        protocol_settings(arm(name).scale(config.scale), config.steps, 0)
+        machine_settings(arm(name).scale(config.scale), nodes)
+    files = write_data(config, folder / "data", home / "data")
     if (model / "tokenizer_config.json").is_file():
-        check_prompts(read_problems(folder / "data" / "train.jsonl")[:20], study.scale.template, load_tokenizer(model))
+        check_prompts(read_problems(folder / "data" / "train.jsonl")[:20], config.scale.template, load_tokenizer(model))
     scripts = []
-    for name in study.methods:
-        for seed in study.seeds if name not in refused else ():
+    for name in config.methods:
+        for seed in config.seeds if name not in refused else ():
             out = home / name / f"seed{seed}"
-            words = overrides(study, name, seed, home / "data", model, out, nodes)
-            path = write_atomic(out.with_suffix(".sh"), script(study, name, seed, nodes, words, model, out, VERL))
+            words = overrides(config, name, seed, home / "data", model, out, nodes)
+            path = write_atomic(out.with_suffix(".sh"), script(config, name, seed, nodes, words, model, out, VERL))
             path.chmod(0o755)
-            write_json(out.with_suffix(".json"), record(study, name, seed, nodes, words, files, model))
+            write_json(out.with_suffix(".json"), record(config, name, seed, nodes, words, files, model))
             scripts.append(path)
     if refused:
         raise UserError(
@@ -267,25 +267,25 @@ def write_launch(study: Study, folder: Path, nodes: int = 1) -> list[Path]:
     return scripts
 
 
-def record(study: Study, name: str, seed: int, nodes: int, words: list[str], files: dict, model: Path) -> dict:
+def record(config: RunConfig, name: str, seed: int, nodes: int, words: list[str], files: dict, model: Path) -> dict:
     """The record of a run: what it is launched with."""
-    chosen, study = arm_study(study, name)
+    chosen, config = arm_config(config, name)
     return {
         "engine": f"verl {VERL}",
-        "scale": study.name,
+        "scale": config.name,
         "method": name,
         "entry": chosen.spec.name,
         "options": {key: str(value) for key, value in chosen.all_options.items()},
         "seed": seed,
-        "steps": study.steps,
-        "updates_per_rollout": study.scale.updates_per_rollout,
-        "checkpoints": sorted(study.checkpoints.values()),
-        "template": study.scale.template,
+        "steps": config.steps,
+        "updates_per_rollout": config.scale.updates_per_rollout,
+        "checkpoints": sorted(config.checkpoints.values()),
+        "template": config.scale.template,
         "base": str(model),
         "nodes": nodes,
-        "gpus_per_node": study.scale.execution.gpus,
+        "gpus_per_node": config.scale.execution.gpus,
         "data": files,
         "command": ["python", "-m", "verl.trainer.main_ppo", *words],
         "overrides": words,
-        "study": shlex.split(study.overrides),
+        "study": shlex.split(config.overrides),
     }
