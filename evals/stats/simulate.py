@@ -22,7 +22,7 @@ from evals.stats.comparison import difference, judge, mean_test
 from evals.stats.curves import area_between, falls_rises_falls, oscillation, rises_then_falls
 from evals.stats.power import Components, Design, minimum_detectable_effect
 
-PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
 MARKS = ("<!-- simulation -->", "<!-- /simulation -->")
 SEEDS = (3, 4, 5, 10)
 RESAMPLES = 1000
