@@ -168,13 +168,12 @@ def test_the_papers_trainings_ask_for_a_whole_machine():
 
 # Jobs of one GPU each on a machine with two; each writes how many run beside it.
 TWO_GPUS = """
-from dynclip import hardware
-from dynclip import workflow as house
-from dynclip.scales import resolve
-from dynclip.workflow import needs
+from dynclip.plan.resources import share_gpus
+from dynclip.runtime import hardware
+from dynclip.studies.overrides import resolve
 
 hardware.gpus = lambda: (hardware.Gpu("H100", 80.0, True),) * 2
-house.share_gpus(workflow, resolve("{scale}"))
+share_gpus(workflow, resolve("{scale}"))
 
 rule all:
     input: expand("beside/{{job}}", job=range(5))
