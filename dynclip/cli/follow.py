@@ -19,17 +19,17 @@ from dynclip.runtime.progress import clock
 
 
 def follow(run: Path | str, total: int | None = None, mlflow: bool = False, poll: float = 1.0, log=print) -> None:
-    """Print a line per rollout step of a run, from its first, until it is finished; Ctrl-C ends it.
+    """Print a line per rollout step of a run until the run is finished. Ctrl-C ends it.
 
-    `run`: results/<scale>/runs/<method>/seed<k>. `total`: its rollout steps, for the time left. With
-    `mlflow`, new rows also go to MLflow, to a run that the final import replaces.
+    run: results/<scale>/runs/<method>/seed<k>. total: its rollout steps, to show the time left. mlflow: also send new
+    rows to an MLflow run, which the final import replaces.
     """
     run = Path(run)
     shown, name = 0, f"{run.parent.name}/{run.name}"
     live = _LiveRun(run) if mlflow else None
     with suppress(KeyboardInterrupt):
         while True:
-            # Asked before reading: rows that come in between are shown, not lost.
+            # Checked before reading, so that rows written in between are still shown.
             finished = (run / "run.json").is_file()
             rows = _rows_so_far(run, finished)
             if len(rows) < shown:
@@ -38,7 +38,7 @@ def follow(run: Path | str, total: int | None = None, mlflow: bool = False, poll
                 live = _LiveRun(run) if mlflow else None
             for row in rows[shown:]:
                 log(progress_line(name, row, total, rows[: row["step"] + 1]))
-            if live and rows[shown:] and not finished:  # a finished run belongs to the import
+            if live and rows[shown:] and not finished:  # the import sends the rows of finished runs
                 live.send(rows[shown:])
             shown = len(rows)
             if finished:
@@ -62,7 +62,7 @@ def progress_line(name: str, row: dict, total: int | None, rows: list[dict]) -> 
 
 
 def _rows_so_far(run: Path, finished: bool) -> list[dict]:
-    """The complete rows written up to now; a line that is still being written waits for the next look."""
+    """The complete rows that are written; an incomplete last line is left for the next call."""
     for path in (run / "metrics.jsonl", run / "state" / "metrics.jsonl")[:: 1 if finished else -1]:
         try:
             text = path.read_text()
@@ -73,7 +73,7 @@ def _rows_so_far(run: Path, finished: bool) -> list[dict]:
 
 
 class _LiveRun:
-    """Sends rows of a running training to MLflow; the lock is held only while it does."""
+    """Sends rows of a running training to MLflow. It holds the database lock only while it sends."""
 
     def __init__(self, run: Path):
         self.results, self.scale = run.resolve().parents[3], run.resolve().parents[2].name

@@ -1,10 +1,10 @@
-"""The evidence of a scale in one call: everything that has to run on a machine that is at hand for a few hours.
+"""All evidence of a scale in one call, for a machine that is available for a few hours.
 
     dynclip runbook --scale workstation --hours 4 --out results/reference/workstation-h200
 
-In this order, each step continued where an earlier call stopped: what this machine is; the whole study with one seed;
-DynClipTrainer against stock TRL on the same work; the study with one more seed, and another, while the time suffices;
-and the small files of it all, which are to be committed. Needs the hub or its cache (HF_HOME with HF_HUB_OFFLINE=1).
+The steps, each resumed where an earlier call stopped: `dynclip doctor`; the study with one seed; DynClipTrainer against
+stock TRL on the same work; the study with more seeds while the time suffices; the small files to commit. It needs the
+hub or its cache (HF_HOME with HF_HUB_OFFLINE=1).
 """
 
 import shutil
@@ -28,7 +28,7 @@ COMPARED = ("TRL", "grpo", "id", "od")
 
 @dataclass(frozen=True)
 class Budget:
-    """Seconds there are, and when they began to count."""
+    """Available seconds, and the time at which they start."""
 
     seconds: float
     began: float
@@ -39,10 +39,10 @@ class Budget:
 
 
 def run_all(config: RunConfig, hours: float, out: Path, rounds: int = 3, steps: int = 5) -> dict:
-    """Run the steps above for `study` within about `hours`, write `out`, return what took how long.
+    """Run the steps above within about `hours`, write `out` and return the seconds of each step.
 
-    rounds, steps: of the comparison with stock TRL. The first seed is run however long it takes. Raises UserError when
-    a step fails, naming its log.
+    rounds, steps: of the comparison with stock TRL. The first seed runs whatever its duration. Raises UserError with
+    the log of a step that fails.
     """
     budget = Budget(3600 * hours, time.monotonic())
     logs = Path("results") / config.name / "logs" / "runbook"

@@ -1,28 +1,29 @@
-"""How the completions of a mini-batch are shared by processes: plain arithmetic on a scale's `Execution`."""
+"""Processes, sharding and micro-batches of a training, computed from a scale's `Execution`."""
 
 from dynclip.runtime.errors import UserError
 from dynclip.studies.scales import Execution, Scale
 
 
 def processes_of(execution: Execution) -> int:
-    """Processes of one training: one per GPU, or as many as asked for on a CPU."""
+    """Processes of one training on all its machines."""
     return execution.processes or execution.nodes * max(1, execution.gpus)
 
 
 def processes_here(execution: Execution) -> int:
-    """Those of one training on one of its machines."""
+    """Processes of one training on one machine."""
     return processes_of(execution) // execution.nodes
 
 
 def sharding_of(execution: Execution) -> str:
-    """How its processes share weights and moments; one alone has all of them."""
+    """How the processes share weights and optimizer moments; a single process does not share."""
     return execution.sharding if processes_of(execution) > 1 else "none"
 
 
-def micro_batches(scale: Scale, world: int, most: int | None) -> tuple[int, int]:
-    """(completions in one forward pass of one process, passes per update): the largest that divides a mini-batch.
+def micro_batches(scale: Scale, world: int, limit: int | None) -> tuple[int, int]:
+    """(completions in one forward pass of one process, passes per update).
 
-    Raises UserError where the processes cannot share a mini-batch evenly.
+    The micro-batch is the largest divisor of a process's share that is at most `limit`. Raises UserError if `world`
+    processes cannot share a mini-batch evenly.
     """
     minibatch = scale.completions // scale.minibatches
     if minibatch % world:
@@ -31,10 +32,10 @@ def micro_batches(scale: Scale, world: int, most: int | None) -> tuple[int, int]
             "number of GPUs so that they can"
         )
     share = minibatch // world
-    micro = max(size for size in range(1, min(most or share, share) + 1) if share % size == 0)
+    micro = max(size for size in range(1, min(limit or share, share) + 1) if share % size == 0)
     return micro, share // micro
 
 
 def in_workers(execution: Execution) -> bool:
-    """Whether a training runs in processes of its own: GPUs, a sampling engine or several processes."""
+    """Whether a training needs worker processes: for several processes, GPUs or vLLM."""
     return processes_of(execution) > 1 or execution.gpus > 0 or execution.sampler == "vllm"

@@ -1,6 +1,6 @@
-"""What a scale trains and what a study runs: plain data, no configuration file.
+"""The scales: what each one trains, evaluates and needs. Plain data, no configuration file.
 
-Every number of a scale is here, once, with its source. `resolve` turns the user's overrides into a `RunConfig`.
+Every number of a scale is here once, with its source. `resolve` turns the user's overrides into a `RunConfig`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,11 +12,11 @@ from evals.sampling.settings import Evaluation
 
 @dataclass(frozen=True)
 class Warmup:
-    """Supervised warm start of a tiny policy: stops at the first check that lands inside the target window."""
+    """Supervised warm start of a tiny policy. It stops at the first check whose pass@1 and pass@8 are in range."""
 
     batch: int
     learning_rate: float
-    error_rate: float  # share of worked steps that are wrong in the supervised traces: what RL can unlearn
+    error_rate: float  # share of wrong steps in the supervised solutions; RL can unlearn them
     max_steps: int
     check_every: int
     pass_at_1: tuple[float, float] = (0.30, 0.45)  # at temperature 1, on training problems
@@ -26,7 +26,7 @@ class Warmup:
 
 @dataclass(frozen=True)
 class TinyPolicy:
-    """A Qwen2-architecture model trained from nothing inside the pipeline."""
+    """A model of the Qwen2 architecture that the pipeline trains from random weights."""
 
     hidden: int
     layers: int
@@ -38,9 +38,9 @@ class TinyPolicy:
 
 @dataclass(frozen=True)
 class Supervised:
-    """A declared stage before RL: fine-tuning on the training set's own worked solutions (GSM8K's).
+    """Supervised fine-tuning before RL, on the worked solutions of the training set (GSM8K).
 
-    `solutions` of them, shuffled by `seed`, `epochs` times, the loss on the response's tokens alone.
+    It takes `solutions` of them, shuffled by `seed`, for `epochs` epochs. The loss counts the response's tokens only.
     """
 
     solutions: int
@@ -52,8 +52,10 @@ class Supervised:
 
 @dataclass(frozen=True)
 class HubPolicy:
-    """A language model of the hub, at `revision`; `random`: its architecture with random weights at a tiny width, and a
-    tokenizer of its family, made here (for rehearsals)."""
+    """A language model of the hub at `revision`.
+
+    random: for rehearsals, its architecture at a tiny width with random weights, and a tokenizer of its family.
+    """
 
     id: str
     architecture: Architecture
@@ -64,13 +66,13 @@ class HubPolicy:
 
 @dataclass(frozen=True)
 class Execution:
-    """How trainings are executed. It decides speed and memory, not the method; no field is part of a comparison.
+    """How a training is executed. It decides speed and memory, not the result; comparisons ignore all fields.
 
-    nodes: machines of one training. gpus: on each of them. processes: of all machines together; one per GPU, or on a
-    CPU one a machine, unless given. sharding: "none" (each process holds all), "fsdp2" or "zero3". micro_batch:
-    completions in one forward pass of one process, None for a whole mini-batch; halved when memory runs out. sampler:
-    "transformers" or "vllm" (in the training process; a server where DYNCLIP_VLLM_SERVER names one). gpu_share: of each
-    GPU's memory that vLLM may take; sleep: whether it gives that memory back while the policy is updated.
+    nodes: machines of one training. gpus: GPUs of each machine. processes: number on all machines together; default one
+    per GPU, or one per machine on CPUs. sharding: "none", "fsdp2" or "zero3". micro_batch: completions in one forward
+    pass of one process; None takes a whole mini-batch; an out-of-memory error halves it. sampler: "transformers", or
+    "vllm" in the training process or on the server that DYNCLIP_VLLM_SERVER names. gpu_share: share of each GPU's
+    memory for vLLM. sleep: vLLM frees that memory while the policy is updated.
     """
 
     nodes: int = 1
@@ -87,20 +89,23 @@ class Execution:
 
     @property
     def all_gpus(self) -> int:
-        """Of all machines of one training."""
+        """GPUs of all machines of one training."""
         return self.nodes * self.gpus
 
 
 @dataclass(frozen=True)
 class Scale:
-    """One size of the study. A rollout step samples `prompts_per_step` x `group_size` completions and updates the
-    policy `minibatches` x `epochs` times on them."""
+    """One size of the experiments.
+
+    A rollout step samples `prompts_per_step` x `group_size` completions and updates the policy `minibatches` x `epochs`
+    times on them.
+    """
 
     name: str
     title: str
     policy: TinyPolicy | HubPolicy
     train_set: str
-    benchmark_kind: str  # every benchmark of the registry with this kind is evaluated, or those of `only`
+    benchmark_kind: str  # evaluates every benchmark of this kind, or those of `only`
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     steps: int
@@ -111,18 +116,18 @@ class Scale:
     learning_rate: float
     max_completion: int  # tokens
     checkpoint_every: int  # rollout steps between resumable states
-    early_fraction: float  # share of training at which an extra checkpoint is evaluated (pass@k early against late)
-    thresholds: float  # factor on every clipping threshold of every method; 1 is the methods' own
-    threads: int  # torch threads of one training: part of the result, since it fixes the order of float additions
+    early_fraction: float  # share of training after which an extra checkpoint is evaluated
+    thresholds: float  # factor on every clipping threshold of every method
+    threads: int  # torch threads of one training; they fix the order of float additions and so the result
     only: tuple[str, ...] = ()
     max_prompt: int | None = None  # tokens; training problems with a longer prompt are left out
-    max_level: int | None = None  # of a training problem; harder ones are left out
+    max_level: int | None = None  # harder training problems are left out
     repeats: bool = False  # whether a run may see a training problem more than once
     weight_decay: float = 0.0
-    aggregation: str = "token"  # of the loss: AGGREGATIONS
+    aggregation: str = "token"  # of token losses: one of AGGREGATIONS in `overrides`
     dual_clip: float | None = None
-    template: str = "plain"  # of evals.sampling.prompts: how a problem is asked, in training and in evaluation
-    reward: str = "correct"  # of evals.grading
+    template: str = "plain"  # prompt of training and evaluation: one of evals.sampling.prompts.TEMPLATES
+    reward: str = "correct"  # one of evals.grading.REWARDS
     execution: Execution = field(default_factory=Execution)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
@@ -174,8 +179,8 @@ class RunConfig:
 
 
 THE_FIVE = ("grpo", "clip_higher", "id", "did", "od")
-# Batch, learning rate and factor are what the search of dynclip.lab.regime took (results/reference/laptop-regime): with
-# the methods' own thresholds hardly 1.5 % of a tiny policy's tokens are clipped.
+# dynclip.lab.regime searched batch, learning rate and threshold factor (results/reference/laptop-regime). With factor 1
+# a tiny policy clips 1.5 % of its tokens.
 LAPTOP = Scale(
     name="laptop",
     title="a tiny policy and generated arithmetic, on a CPU",
@@ -200,10 +205,10 @@ LAPTOP = Scale(
 MINIATURE = replace(
     LAPTOP,
     name="miniature",
-    title="every rule of the laptop scale in about a minute: for tests, its numbers mean nothing",
+    title="every rule of the laptop scale in about a minute; for tests only, its numbers mean nothing",
     policy=TinyPolicy(
         hidden=32, layers=1, heads=2, intermediate=64, max_positions=96,
-        # Any policy will do: the window is wide open, so that the warm start stops at its first check.
+        # The accepted range is everything, so the warm start stops at its first check.
         warmup=Warmup(
             batch=64, learning_rate=3e-3, error_rate=0.2, max_steps=60, check_every=60,
             pass_at_1=(0.0, 1.0), pass_at_8_min=0.0,
@@ -216,8 +221,8 @@ MINIATURE = replace(
     checkpoint_every=2,
 )  # fmt: skip
 
-# A short supervised stage comes first: SmolLM2 solves 1.6 % of GSM8K as it is, too few for a reward to appear in groups
-# of 8. GSM8K and MATH-500 fit the model's size; batch, rate and lengths are our choice (no publication trains this).
+# SmolLM2 solves 1.6 % of GSM8K, too few for rewards in groups of 8, so a short supervised stage comes first. Batch,
+# rate and lengths are our choice: no publication trains this model with RLVR.
 WORKSTATION = Scale(
     name="workstation",
     title="SmolLM2-135M-Instruct on GSM8K, on one GPU",
@@ -245,7 +250,7 @@ WORKSTATION = Scale(
     evaluation=Evaluation(engine="auto", max_tokens=512),
 )  # fmt: skip
 
-# Qwen2.5-0.5B needs no such stage: its makers report 41.6 % on GSM8K (4-shot; not measured here).
+# Qwen2.5-0.5B needs no supervised stage. Its report gives 41.6 % on GSM8K (4-shot; not measured here).
 WORKSTATION_QWEN = replace(
     WORKSTATION,
     name="workstation_qwen",
@@ -255,8 +260,8 @@ WORKSTATION_QWEN = replace(
     execution=replace(WORKSTATION.execution, micro_batch=16, checkpointing=True),
 )
 
-# The workstation's own code in the time of a lunch: what it shows is that the parts work together, not who wins. Of
-# GSM8K the problems that take at most two calculations: after a stage this short the others are hardly ever solved.
+# The code of the workstation scale in about an hour. It shows that the parts work together, not which method wins. It
+# takes GSM8K's problems with at most two calculations, because the short supervised stage hardly solves the others.
 WORKSTATION_SMALL = replace(
     WORKSTATION,
     name="workstation_small",
@@ -278,10 +283,10 @@ WORKSTATION_SMALL = replace(
     evaluation=Evaluation(engine="auto", max_tokens=192, limit=128),
 )  # fmt: skip
 
-# arXiv 2602.09782: data, steps, prompts, group, rate, weight decay, lengths, sampling and the early checkpoint are the
-# paper's. It does not say the number of updates per rollout batch, the aggregation, dual clip, prompt or reward: 16
-# updates of 32 prompts, token mean and dual clip 10 are those of the nearest public recipes; all are options here.
-# Seeds: the paper has one run per cell; 3 are "exploratory" in our tables and cost what `dynclip plan` says.
+# Data, steps, prompts, group, rate, weight decay, lengths, sampling and the early checkpoint are those of arXiv
+# 2602.09782. The paper does not give the updates per rollout batch, aggregation, dual clip, prompt and reward. Here
+# they follow the nearest public recipes: 16 updates of 32 prompts, token mean, dual clip 10. All can be overridden.
+# The paper has one run per cell. Our tables call 3 seeds exploratory.
 PAPER = Scale(
     name="paper",
     title="Qwen2.5-Math-7B on DAPO-Math-17k, on 8 GPUs",
@@ -328,7 +333,7 @@ REAL_SCALES = (LAPTOP, WORKSTATION, WORKSTATION_QWEN, WORKSTATION_SMALL, PAPER, 
 
 
 def rehearsal(scale: Scale) -> Scale:
-    """`scale` with every rule, method and file, and next to no work: two steps a run, two seeds, a few problems."""
+    """`scale` with all its rules and methods, but only two steps a run, two seeds and a few problems."""
     if isinstance(scale.policy, TinyPolicy):
         return replace(MINIATURE, name=scale.name + REHEARSAL, methods=scale.methods, steps=2, checkpoint_every=1)
     return replace(
