@@ -1,7 +1,7 @@
 """Wrong names and damaged files: one line that says what, where, what was expected and what to run."""
 
 import pytest
-from house import RESULTS, ROOT, House
+from workspace import RESULTS, ROOT, Workspace
 
 from dynclip.runtime.errors import rebuild_command
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.workflow
     ],
 )
 def test_wrong_names_stop_before_any_work(tmp_path, words, line):
-    done = House(tmp_path).run("snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "all", *words)
+    done = Workspace(tmp_path).run("snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "all", *words)
     assert done.returncode == 2, done.stdout
     said = [text for text in done.stdout.splitlines() if text.startswith("dynclip: ")]
     assert len(said) == 1 and line in said[0]
@@ -35,18 +35,18 @@ def test_wrong_names_stop_before_any_work(tmp_path, words, line):
 
 def test_results_that_cannot_be_written_stop_before_any_work(tmp_path):
     (tmp_path / "results").write_text("a file where a folder belongs")
-    done = House(tmp_path).run("snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "all")
+    done = Workspace(tmp_path).run("snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "all")
     assert done.returncode != 0 and "dynclip: " in done.stdout and "results" in done.stdout
     assert "Execute" not in done.stdout
 
 
-def damaged(house, name, harm, *words):
+def damaged(workspace, name, harm, *words):
     """Harm a file of the finished study, run a command, restore the file; the command's result."""
-    path = house.root / name
+    path = workspace.root / name
     content = path.read_bytes()
     path.write_bytes(harm(content))
     try:
-        return house.run(*words)
+        return workspace.run(*words)
     finally:
         path.write_bytes(content)
 
@@ -87,19 +87,19 @@ def damaged(house, name, harm, *words):
     ],
 )  # fmt: skip
 def test_damage_is_an_error_that_names_the_file_and_the_remedy(finished, name, harm, words, expected):
-    house, _ = finished
-    done = damaged(house, name, harm, *words)
+    workspace, _ = finished
+    done = damaged(workspace, name, harm, *words)
     said = [line for line in done.stdout.splitlines() if line.startswith("dynclip: ")]
     assert done.returncode == 2 and len(said) == 1, done.stdout[-2000:]
     assert all(part in said[0] for part in expected)
 
 
 def test_the_remedy_for_damaged_samples_works(finished):
-    house, _ = finished
-    path = house.root / RESULTS / "samples" / "od" / "seed1" / "final" / "chain_mod.parquet"
+    workspace, _ = finished
+    path = workspace.root / RESULTS / "samples" / "od" / "seed1" / "final" / "chain_mod.parquet"
     content = path.read_bytes()
     path.write_bytes(content[:-10])
     target = f"{RESULTS}/scores/od/seed1/final/chain_mod.json"
-    done = house.run(*rebuild_command("evaluate", target).split())
+    done = workspace.run(*rebuild_command("evaluate", target).split())
     assert done.returncode == 0, done.stdout[-2000:]
     assert path.read_bytes() == content

@@ -4,7 +4,7 @@ import json
 import sqlite3
 
 import pytest
-from house import RESULTS, ROOT, SCALE, copy_project
+from workspace import RESULTS, ROOT, SCALE, copy_project
 
 from dynclip.cli.pipeline import figure_files, run_files, score_files, table_files
 from dynclip.studies.overrides import resolve
@@ -16,10 +16,10 @@ REPORT = {"tables": 1, "figures": 1, "page": 1, "track": 1}
 
 
 def test_every_declared_file_exists_and_the_last_lines_say_how_to_look(finished):
-    house, output = finished
+    workspace, output = finished
     files = [*run_files(STUDY), *score_files(STUDY), *table_files(STUDY), f"{RESULTS}/report.html"]
     files += [*figure_files(STUDY, "svg"), *figure_files(STUDY, "png"), f"{RESULTS}/tracking.json"]
-    assert [name for name in files if not (house.root / name).stat().st_size] == []
+    assert [name for name in files if not (workspace.root / name).stat().st_size] == []
     report, mlflow = output.strip().splitlines()[-2:]
     assert f"open {RESULTS}/report.html" in report
     assert mlflow.endswith("mlflow ui --backend-store-uri sqlite:///results/mlflow.db")
@@ -32,10 +32,10 @@ def test_the_plan_comes_first(finished):
 
 
 def test_runs_hold_one_row_per_rollout_step_and_whole_checkpoints(finished):
-    house, _ = finished
+    workspace, _ = finished
     for method in STUDY.methods:
         for seed in STUDY.seeds:
-            run = house.root / RESULTS / "runs" / method / f"seed{seed}"
+            run = workspace.root / RESULTS / "runs" / method / f"seed{seed}"
             rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             assert [row["step"] for row in rows] == list(range(STUDY.steps))
             assert {"train/reward", "policy/entropy", "clip/low_fraction", "train/grad_norm"} <= rows[0].keys()
@@ -48,10 +48,10 @@ def test_runs_hold_one_row_per_rollout_step_and_whole_checkpoints(finished):
 
 def test_methods_share_their_first_rollouts(finished):
     """Common random numbers: before any update, methods with one seed see the same prompts and draw the same text."""
-    house, _ = finished
+    workspace, _ = finished
 
     def first(method, seed):
-        row = (house.root / RESULTS / "runs" / method / f"seed{seed}" / "metrics.jsonl").read_text().splitlines()[0]
+        row = (workspace.root / RESULTS / "runs" / method / f"seed{seed}" / "metrics.jsonl").read_text().splitlines()[0]
         return {k: v for k, v in json.loads(row).items() if k in ("policy/entropy", "train/reward", "train/tokens")}
 
     assert first("grpo", 0) == first("od", 0)
@@ -59,8 +59,8 @@ def test_methods_share_their_first_rollouts(finished):
 
 
 def test_mlflow_holds_every_run_with_its_curves_and_scores(finished):
-    house, _ = finished
-    with sqlite3.connect(house.root / "results" / "mlflow.db") as db:
+    workspace, _ = finished
+    with sqlite3.connect(workspace.root / "results" / "mlflow.db") as db:
         seeds = db.execute(
             "select count(distinct run_uuid) from tags where key = 'dynclip.fingerprint' and run_uuid in "
             "(select run_uuid from metrics where key = 'policy/entropy')"
@@ -80,11 +80,11 @@ def test_a_touched_file_with_the_same_content_reruns_nothing(current):
 
 
 def test_one_result_file_can_be_asked_for_by_name(finished):
-    house, _ = finished
-    target = house.root / RESULTS / "scores" / "od" / "seed1" / "final" / "chain_sum.json"
+    workspace, _ = finished
+    target = workspace.root / RESULTS / "scores" / "od" / "seed1" / "final" / "chain_sum.json"
     before = json.loads(target.read_text())
     target.unlink()
-    done = house.snakemake(str(target.relative_to(house.root)))
+    done = workspace.snakemake(str(target.relative_to(workspace.root)))
     assert done.returncode == 0, done.stdout[-2000:]
     after = json.loads(target.read_text())
     timing = ("seconds", "environment")
@@ -93,12 +93,12 @@ def test_one_result_file_can_be_asked_for_by_name(finished):
 
 def test_job_counts_of_a_dry_run_on_a_clean_tree(tmp_path):
     """The root Snakefile plans the whole study; counts follow from the scale."""
-    house = copy_project(tmp_path)
+    workspace = copy_project(tmp_path)
     for scale in SCALES:
         study = resolve(scale)
         runs = len(study.methods) * len(study.seeds)
         expected = {"data": 1, "warmup": 1, "train": runs, "evaluate": 1 + runs * len(study.checkpoints)}
-        assert house.planned(scale=scale) == expected | REPORT
+        assert workspace.planned(scale=scale) == expected | REPORT
 
 
 def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
@@ -125,8 +125,8 @@ def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
     assert done.returncode == 0 and "none to generate" in done.stdout, done.stdout[-2000:]
 
 
-def edited(house, name, old, new):
-    path = house.root / name
+def edited(workspace, name, old, new):
+    path = workspace.root / name
     text = path.read_text()
     assert text.count(old) == 1, f"{name} no longer holds {old!r} once"
     path.write_text(text.replace(old, new))
@@ -167,9 +167,9 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(current, name, old, 
 
 
 def test_lint_and_formatting_are_clean():
-    from house import House
+    from workspace import Workspace
 
-    here = House(ROOT)
+    here = Workspace(ROOT)
     assert here.run("snakemake", "--lint").returncode == 0
     assert here.run("snakefmt", "--check", "Snakefile", "workflow").returncode == 0
     assert here.run("ruff", "check", ".").returncode == 0

@@ -8,7 +8,7 @@ import time
 import urllib.request
 
 import pytest
-from house import RESULTS, ROOT, House
+from workspace import RESULTS, ROOT, Workspace
 
 from dynclip.methods.registry import METHODS
 
@@ -58,23 +58,23 @@ def test_every_command_of_the_readme_is_known_here():
 
 @pytest.mark.parametrize("command", RUN)
 def test_command(finished, command):
-    house, _ = finished
-    done = house.run(*shlex.split(RUN[command]))
+    workspace, _ = finished
+    done = workspace.run(*shlex.split(RUN[command]))
     assert done.returncode == 0, done.stdout[-3000:]
 
 
 @pytest.mark.parametrize("command", SERVERS)
 def test_server_answers_on_loopback(finished, command):
-    house, _ = finished
-    with (house.root / "server.log").open("w") as log:
+    workspace, _ = finished
+    with (workspace.root / "server.log").open("w") as log:
         process = subprocess.Popen(
-            shlex.split(SERVERS[command]), cwd=house.root, env=house.environment(), stdout=log, stderr=log,
+            shlex.split(SERVERS[command]), cwd=workspace.root, env=workspace.environment(), stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
         try:
             assert "MLflow" in page("http://127.0.0.1:5917", time.monotonic() + 120)
         finally:
-            House.stop(process, signal.SIGTERM)
+            Workspace.stop(process, signal.SIGTERM)
 
 
 def page(address, deadline):
@@ -87,15 +87,15 @@ def page(address, deadline):
 
 
 def test_adding_a_method_as_described_trains_it_alone(finished):
-    house, _ = finished
+    workspace, _ = finished
     function, entry = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    bounds = house.root / "dynclip" / "methods" / "bounds.py"
+    bounds = workspace.root / "dynclip" / "methods" / "bounds.py"
     before = bounds.read_text()
     try:
         head, tail = before.split("METHODS = (\n")
         bounds.write_text(f"{head}{function}\n\nMETHODS = (\n{entry.rstrip()},\n{tail}")
-        planned = house.planned(config=("methods=grpo,closing",))
-        done = house.run(
+        planned = workspace.planned(config=("methods=grpo,closing",))
+        done = workspace.run(
             "dynclip", "train", "--scale", "miniature", "--method", "closing", "--seed", "0", "--out", "closing"
         )
     finally:

@@ -7,7 +7,7 @@ import threading
 
 import pandas as pd
 import pytest
-from house import ROOT
+from workspace import ROOT
 
 from dynclip.report.reference import read_committed
 
@@ -19,7 +19,7 @@ RESULTS = f"results/{SCALE}_rehearsal"
 
 @pytest.fixture(scope="module")
 def rehearsed(finished, tmp_path_factory):
-    """(house with a hub, output of `snakemake rehearse`)."""
+    """(workspace with a hub, output of `snakemake rehearse`)."""
     if not TOOL.is_file():
         pytest.skip(f"no stand-in for the hub: {TOOL} is absent")
     spec = importlib.util.spec_from_file_location("hubserver", TOOL)
@@ -27,44 +27,44 @@ def rehearsed(finished, tmp_path_factory):
     spec.loader.exec_module(module)
     server = module.make_server(TOOL.parent.parent / "hub")
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    house, _ = finished
+    workspace, _ = finished
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        done = house.run("snakemake", "--cores", "all", "rehearse", "--config", f"scale={SCALE}", timeout=1200)
+        done = workspace.run("snakemake", "--cores", "all", "rehearse", "--config", f"scale={SCALE}", timeout=1200)
         assert done.returncode == 0, done.stdout[-4000:]
-        yield house, done.stdout
+        yield workspace, done.stdout
     server.shutdown()
 
 
 def test_a_rehearsal_leaves_the_tree_of_a_real_run(rehearsed):
-    house, output = rehearsed
+    workspace, output = rehearsed
     assert f"{SCALE}_rehearsal: rehearsal of {SCALE}" in output  # the plan says what it is
     for method in ("grpo", "id"):
-        run = house.root / RESULTS / "runs" / method / "seed0"
+        run = workspace.root / RESULTS / "runs" / method / "seed0"
         record = json.loads((run / "run.json").read_text())
         assert record["state"] == "finished" and record["protocol"]["prompt template"] == "chat"
         assert [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()] == [0, 1]
         for checkpoint in ("step1", "final"):
             score = json.loads(
-                (house.root / RESULTS / "scores" / method / "seed0" / checkpoint / "gsm8k.json").read_text()
+                (workspace.root / RESULTS / "scores" / method / "seed0" / checkpoint / "gsm8k.json").read_text()
             )
             assert (score["n_problems"], score["k"]) == (4, 2) and score["address"]["template"] == "chat/1"
     for name in ("report.html", "scores.parquet", "tracking.json", "figures/entropy.svg", "tables/main.md"):
-        assert (house.root / RESULTS / name).exists(), name
-    assert house.run("snakemake", "--cores", "all", "-n", "rehearse", "--config", f"scale={SCALE}").stdout.count(
+        assert (workspace.root / RESULTS / name).exists(), name
+    assert workspace.run("snakemake", "--cores", "all", "-n", "rehearse", "--config", f"scale={SCALE}").stdout.count(
         "Nothing to be done"
     )
 
 
 def test_training_problems_that_a_benchmark_holds_are_gone(rehearsed):
-    house, _ = rehearsed
-    manifest = json.loads((house.root / RESULTS / "data" / "manifest.json").read_text())
+    workspace, _ = rehearsed
+    manifest = json.loads((workspace.root / RESULTS / "data" / "manifest.json").read_text())
     assert manifest["files"]["train.jsonl"]["rows"] == 7473 - sum(manifest["overlaps_removed"].values()) == 7469
 
 
 def test_the_runbook_does_everything_in_one_call(rehearsed):
-    house, _ = rehearsed
+    workspace, _ = rehearsed
     words = (
         "--scale",
         f"{SCALE}_rehearsal",
@@ -77,9 +77,9 @@ def test_the_runbook_does_everything_in_one_call(rehearsed):
         "--out",
         "evidence",
     )
-    done = house.run("dynclip", "runbook", *words, timeout=1200)
+    done = workspace.run("dynclip", "runbook", *words, timeout=1200)
     assert done.returncode == 0, done.stdout[-4000:]
-    out = house.root / "evidence"
+    out = workspace.root / "evidence"
     book = json.loads((out / "runbook.json").read_text())
     assert book["seeds"] == [0] and {"doctor", "seed0", "stock_trl", "reference"} <= book["seconds"].keys()
     stock = json.loads((out / "stock_trl.json").read_text())["arms"]
@@ -91,19 +91,19 @@ def test_the_runbook_does_everything_in_one_call(rehearsed):
 
 
 def test_with_the_engine_verl_nothing_is_trained_here_and_launch_scripts_are_written(rehearsed):
-    house, _ = rehearsed
+    workspace, _ = rehearsed
     config = (f"scale={SCALE}_rehearsal", "engine=verl", "methods=id", "gpus=2", "sampler=vllm")
-    done = house.run("snakemake", "--cores", "all", "--config", *config)
+    done = workspace.run("snakemake", "--cores", "all", "--config", *config)
     assert done.returncode == 0, done.stdout[-3000:]
-    script = house.root / RESULTS / "verl" / "id" / "seed0.sh"
+    script = workspace.root / RESULTS / "verl" / "id" / "seed0.sh"
     assert os.access(script, os.X_OK) and "loss_mode=dynclip_id" in script.read_text()
-    assert house.run("bash", "-n", str(script)).returncode == 0
-    refused = house.run("snakemake", "--cores", "all", "-n", "--config", "engine=ray")
+    assert workspace.run("bash", "-n", str(script)).returncode == 0
+    refused = workspace.run("snakemake", "--cores", "all", "-n", "--config", "engine=ray")
     assert refused.returncode == 2 and "unknown engine 'ray'; the engines are: trl, verl" in refused.stdout
 
 
 def test_a_run_that_fails_names_its_log(rehearsed):
-    house, _ = rehearsed
-    done = house.run("dynclip", "runbook", "--scale", f"{SCALE}_rehearsal", "--seeds", "0", "--out", "/dev/null/x")
+    workspace, _ = rehearsed
+    done = workspace.run("dynclip", "runbook", "--scale", f"{SCALE}_rehearsal", "--seeds", "0", "--out", "/dev/null/x")
     assert done.returncode == 2
     assert "runbook: reference ended with status" in done.stdout and "reference.log" in done.stdout

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from house import RESULTS, ROOT, House, copy_project, slurm_commands
+from workspace import RESULTS, ROOT, Workspace, copy_project, slurm_commands
 
 from dynclip.plan.resources import needs, train_resources
 from dynclip.studies.overrides import resolve
@@ -22,7 +22,7 @@ class Cluster:
     """A copy of the project beside stand-ins for SLURM's commands."""
 
     def __init__(self, root: Path):
-        self.house: House = copy_project(root / "house")
+        self.workspace: Workspace = copy_project(root / "workspace")
         self.folder = root / "slurm"
         self.environment = slurm_commands(self.folder)
 
@@ -32,7 +32,7 @@ class Cluster:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
-            return self.house.run(*SNAKEMAKE, *words, timeout=1200)
+            return self.workspace.run(*SNAKEMAKE, *words, timeout=1200)
 
     def calls(self, command: str) -> list[list[str]]:
         rows = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
@@ -79,23 +79,23 @@ def test_each_training_is_one_job_and_small_rules_stay_local(cluster):
     assert len(steps) == 4 and all("-n1" in step for step in steps)  # each command runs once
     assert sum(any("train:" in word for word in step) for step in steps) == 2
     for method in ("grpo", "od"):
-        assert json.loads((cluster.house.root / run_file(method, 0)).read_text())["state"] == "finished"
+        assert json.loads((cluster.workspace.root / run_file(method, 0)).read_text())["state"] == "finished"
 
 
 @pytest.mark.workflow
 def test_a_training_that_is_told_to_stop_is_submitted_again_and_goes_on(cluster):
     """SIGTERM reaches every process of the step, as SLURM sends it: none around the training may end before it does."""
-    run = cluster.house.root / Path(run_file("grpo", 7)).parent
+    run = cluster.workspace.root / Path(run_file("grpo", 7)).parent
     (cluster.folder / "end_early").write_text(str(run / "state" / "metrics.jsonl"))
     config = ("--config", "scale=miniature", "methods=grpo", "seeds=7", "steps=30")
     done = cluster.run(*config, "--", run_file("grpo", 7))
     assert done.returncode == 0, done.stdout[-4000:]
     first, second = cluster.submitted()["rule_train_wildcards_grpo_7"]
     assert (after(first, "-t"), after(second, "-t")) == ("60", "120")
-    [failed] = (cluster.house.root / ".snakemake" / "slurm_logs" / "rule_train" / "grpo_7").glob("*.log")
+    [failed] = (cluster.workspace.root / ".snakemake" / "slurm_logs" / "rule_train" / "grpo_7").glob("*.log")
     last_words = failed.read_text()
     assert 0 < last_words.find("a checkpoint is written") < last_words.find("Error in rule train"), last_words[-3000:]
-    assert "resuming at step" in (cluster.house.root / RESULTS / "logs/train/grpo-seed7.log").read_text()
+    assert "resuming at step" in (cluster.workspace.root / RESULTS / "logs/train/grpo-seed7.log").read_text()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(30))
 
@@ -103,7 +103,7 @@ def test_a_training_that_is_told_to_stop_is_submitted_again_and_goes_on(cluster)
 @pytest.mark.workflow
 def test_a_training_on_two_machines_is_a_job_of_two_nodes_that_starts_a_task_on_each(cluster):
     """Told to stop, at the end of its time, it too is submitted again and goes on: both machines hear of it."""
-    run = cluster.house.root / Path(run_file("od", 8)).parent
+    run = cluster.workspace.root / Path(run_file("od", 8)).parent
     (cluster.folder / "end_early").write_text(str(run / "state" / "metrics.jsonl"))
     config = ("--config", "scale=miniature", "methods=od", "seeds=8", "steps=20", "nodes=2")
     done = cluster.run(*config, "--", run_file("od", 8))
@@ -126,7 +126,7 @@ def test_a_training_on_two_machines_is_a_job_of_two_nodes_that_starts_a_task_on_
 def test_a_training_on_eight_gpus_is_one_task(cluster):
     """No machine here has them: sbatch refuses, which also shows what the retries ask for."""
     (cluster.folder / "refuse").touch()
-    folder = cluster.house.root / "results" / "workstation"
+    folder = cluster.workspace.root / "results" / "workstation"
     inputs = ["data/manifest.json", "data/train.jsonl", "base/model.json"]
     for name in inputs + [f"data/{benchmark}.jsonl" for benchmark in resolve("workstation").scale.benchmarks]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

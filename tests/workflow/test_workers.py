@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from house import slurm_commands
+from workspace import slurm_commands
 
 from dynclip.runtime.checkpoints import weights_sha256
 
@@ -48,16 +48,16 @@ def slurm(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(finished):
     """The run in two processes that nothing happens to."""
-    house, _ = finished
-    done = house.run(*TWO, "--out", "two")
+    workspace, _ = finished
+    done = workspace.run(*TWO, "--out", "two")
     assert done.returncode == 0, done.stdout[-3000:]
-    return house.root / "two"
+    return workspace.root / "two"
 
 
-def start(house, words, out):
-    log = (house.root / f"{out}.log").open("w")
+def start(workspace, words, out):
+    log = (workspace.root / f"{out}.log").open("w")
     return subprocess.Popen(
-        words, cwd=house.root, env=house.environment(), stdout=log, stderr=log,
+        words, cwd=workspace.root, env=workspace.environment(), stdout=log, stderr=log,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
     )  # fmt: skip
 
@@ -76,26 +76,26 @@ def test_two_processes_leave_what_one_does(whole):
 
 @pytest.mark.parametrize("words", [TWO, MACHINES], ids=["one machine", "two machines"])
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_been(finished, whole, words):
-    house, _ = finished
+    workspace, _ = finished
     out = f"killed{len(words)}"
-    process = start(house, (*words, "--out", out), out)
-    wait_for_rows(process, house.root / out / "state" / "metrics.jsonl", 5)
+    process = start(workspace, (*words, "--out", out), out)
+    wait_for_rows(process, workspace.root / out / "state" / "metrics.jsonl", 5)
     partner, victim = workers(out)
     os.kill(partner, signal.SIGSTOP)  # it hangs, as in a collective operation that never ends
     os.kill(victim, signal.SIGKILL)
-    assert process.wait(timeout=300) == 0, (house.root / f"{out}.log").read_text()[-3000:]
-    assert "SIGKILL: restarting once from the last checkpoint" in (house.root / f"{out}.log").read_text()
-    execution = json.loads((house.root / out / "run.json").read_text())["execution"]
+    assert process.wait(timeout=300) == 0, (workspace.root / f"{out}.log").read_text()[-3000:]
+    assert "SIGKILL: restarting once from the last checkpoint" in (workspace.root / f"{out}.log").read_text()
+    execution = json.loads((workspace.root / out / "run.json").read_text())["execution"]
     assert (execution["restarts"], execution["nodes"]) == (1, 2 if words == MACHINES else 1)
     last = f"checkpoints/step{STEPS}"
-    assert weights_sha256(house.root / out / last) == weights_sha256(whole / last)
+    assert weights_sha256(workspace.root / out / last) == weights_sha256(whole / last)
     assert not workers(out)
 
 
 def test_a_training_that_is_interrupted_takes_all_machines_along(finished):
-    house, _ = finished
-    process = start(house, (*MACHINES, "--out", "interrupted"), "interrupted")
-    wait_for_rows(process, house.root / "interrupted" / "state" / "metrics.jsonl", 2)
+    workspace, _ = finished
+    process = start(workspace, (*MACHINES, "--out", "interrupted"), "interrupted")
+    wait_for_rows(process, workspace.root / "interrupted" / "state" / "metrics.jsonl", 2)
     assert len(workers("interrupted")) == 2
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=300) not in (0, 75)
@@ -103,23 +103,23 @@ def test_a_training_that_is_interrupted_takes_all_machines_along(finished):
 
 
 def test_workers_do_not_outlive_torchrun(finished, whole):
-    house, _ = finished
-    process = start(house, (*TWO, "--out", "orphans"), "orphans")
-    wait_for_rows(process, house.root / "orphans" / "state" / "metrics.jsonl", 2)
+    workspace, _ = finished
+    process = start(workspace, (*TWO, "--out", "orphans"), "orphans")
+    wait_for_rows(process, workspace.root / "orphans" / "state" / "metrics.jsonl", 2)
     before = workers("orphans")
     [launcher] = processes("dynclip.training.processes.launch orphans/")
     os.kill(launcher, signal.SIGKILL)
-    assert process.wait(timeout=300) == 0, (house.root / "orphans.log").read_text()[-3000:]
+    assert process.wait(timeout=300) == 0, (workspace.root / "orphans.log").read_text()[-3000:]
     assert len(before) == 2 and not workers("orphans")
-    assert rows(house.root / "orphans" / "metrics.jsonl") == STEPS
+    assert rows(workspace.root / "orphans" / "metrics.jsonl") == STEPS
     last = f"checkpoints/step{STEPS}"
-    assert weights_sha256(house.root / "orphans" / last) == weights_sha256(whole / last)
+    assert weights_sha256(workspace.root / "orphans" / last) == weights_sha256(whole / last)
 
 
 def test_two_machines_outside_a_job_are_refused_in_one_line(finished, monkeypatch):
-    house, _ = finished
+    workspace, _ = finished
     monkeypatch.delenv("SLURM_JOB_ID")
-    done = house.run(*MACHINES, "--out", "refused")
+    done = workspace.run(*MACHINES, "--out", "refused")
     assert done.returncode == 2
     last = done.stdout.strip().splitlines()[-1]
     assert "nodes=2: a training on several machines runs in a SLURM job of as many nodes" in last, done.stdout
@@ -127,19 +127,19 @@ def test_two_machines_outside_a_job_are_refused_in_one_line(finished, monkeypatc
 
 @pytest.mark.parametrize("words", [TWO, MACHINES, TRAIN], ids=["two processes", "two machines", "one"])
 def test_on_sigterm_it_writes_a_checkpoint_and_asks_to_be_queued_again(finished, whole, words):
-    house, _ = finished
+    workspace, _ = finished
     out = f"stopped{len(words)}"
-    process = start(house, (*words, "--out", out), out)
-    wait_for_rows(process, house.root / out / "state" / "metrics.jsonl", 3)
+    process = start(workspace, (*words, "--out", out), out)
+    wait_for_rows(process, workspace.root / out / "state" / "metrics.jsonl", 3)
     process.terminate()
-    assert process.wait(timeout=300) == 75, (house.root / f"{out}.log").read_text()[-3000:]
-    state = house.root / out / "state"
-    assert "stopped by SIGTERM; a checkpoint is written" in (house.root / f"{out}.log").read_text()
+    assert process.wait(timeout=300) == 75, (workspace.root / f"{out}.log").read_text()[-3000:]
+    state = workspace.root / out / "state"
+    assert "stopped by SIGTERM; a checkpoint is written" in (workspace.root / f"{out}.log").read_text()
     done = rows(state / "metrics.jsonl")
     assert (state / f"checkpoint-{done * 4}" / "model.json").exists()  # four updates a step: no step is lost
-    again = house.run(*words, "--out", out)
+    again = workspace.run(*words, "--out", out)
     assert again.returncode == 0 and f"resuming at step {done} of {STEPS}" in again.stdout
-    assert rows(house.root / out / "metrics.jsonl") == STEPS
+    assert rows(workspace.root / out / "metrics.jsonl") == STEPS
     if words != TRAIN:
         last = f"checkpoints/step{STEPS}"
-        assert weights_sha256(house.root / out / last) == weights_sha256(whole / last)
+        assert weights_sha256(workspace.root / out / last) == weights_sha256(whole / last)

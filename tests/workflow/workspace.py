@@ -16,7 +16,7 @@ RESULTS = f"results/{SCALE}"
 
 
 @dataclass(frozen=True)
-class House:
+class Workspace:
     """`root` is the copy; its own .venv is used once it is built."""
 
     root: Path
@@ -83,7 +83,7 @@ class House:
         return status
 
 
-def copy_project(target: Path) -> House:
+def copy_project(target: Path) -> Workspace:
     """The files git would commit, as they are in the working tree."""
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
@@ -94,7 +94,7 @@ def copy_project(target: Path) -> House:
         if source.is_file() and not name.startswith("results/reference/"):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name)
-    return House(target)
+    return Workspace(target)
 
 
 SLURM_COMMANDS = ("sbatch", "srun", "sacct", "squeue", "scontrol", "sinfo", "scancel", "sacctmgr", "sshare")
