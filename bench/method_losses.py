@@ -31,10 +31,10 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces its eve
 import torch  # noqa: E402
 from trainer_step import measure  # noqa: E402
 
-from docs.generate.methods_page import table  # noqa: E402
 from dynclip import METHODS, Method, TokenBatch, method, regions  # noqa: E402
 from dynclip.methods.vocabulary import clamped_entropy  # noqa: E402
 from dynclip.report.evidence import BASELINE  # noqa: E402
+from dynclip.report.tables import markdown_rows  # noqa: E402
 from dynclip.runtime.files import write_atomic  # noqa: E402
 from dynclip.runtime.provenance import environment  # noqa: E402
 from dynclip.studies.overrides import resolve  # noqa: E402
@@ -195,7 +195,7 @@ def loss_section(found: dict[str, dict], size: tuple[int, int], rounds: int, dev
     milliseconds = 1000 * statistics.median(found[BASELINE]["seconds"])
     header = ["method", "time ÷ grpo", f"≤ {LOSS_GOAL}", "`prepare` ÷ grpo's loss", "peak, MiB", "peak ÷ grpo"]
     return (
-        f"## The loss alone, {device}, (B, T) = {size}, float32\n\n{table(header, rows)}\n\n"
+        f"## The loss alone, {device}, (B, T) = {size}, float32\n\n{markdown_rows(header, rows)}\n\n"
         f"Time: median [least, greatest] of {rounds} rounds, each the fastest of {CALLS} calls over the fastest of as "
         f"many of GRPO's loss made in turns ({milliseconds:.2f} ms, forward and backward); `grpo` is GRPO against "
         f"itself: what the clock cannot tell apart. {within} of {len(counted)} methods that need no pass over full "
@@ -220,7 +220,7 @@ def step_section(seconds: dict[str, list[float]], small: dict[str, dict], size: 
     header = ["method", "step ÷ grpo's, by the clock", "from the losses", f"≤ {STEP_GOAL}"]
     rounds = len(seconds[BASELINE])
     return (
-        f"## A whole training step at laptop scale, cpu\n\n{table(header, rows)}\n\n"
+        f"## A whole training step at laptop scale, cpu\n\n{markdown_rows(header, rows)}\n\n"
         f"Median [least, greatest] of {rounds} rounds. By the clock: {count} rollout steps from the same start, all "
         f"methods in turns, each divided by GRPO's of the same round (median {step:.3f} s per step); from the second "
         "step on methods sample different completions, which the ratio contains. From the losses, far more precise: "
