@@ -112,8 +112,8 @@ def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
     run = current.root / RESULTS / "runs" / name / "seed0"
     changed, default = (json.loads((path / "run.json").read_text()) for path in (run, run.parents[1] / "od" / "seed0"))
     assert (changed["method"], changed["options"]["eps"]) == (name, str(0.1 * SCALES["miniature"].thresholds))
-    assert changed["fingerprint"]["method"] != default["fingerprint"]["method"]
-    assert changed["fingerprint"]["settings"] == default["fingerprint"]["settings"]
+    assert changed["fingerprint_parts"]["method"] != default["fingerprint_parts"]["method"]
+    assert changed["fingerprint_parts"]["settings"] == default["fingerprint_parts"]["settings"]
     for file in ("report.html", "tables/main.md", "tables/differences.md"):
         assert name in (current.root / RESULTS / file).read_text(), file
     with sqlite3.connect(current.root / "results" / "mlflow.db") as db:
