@@ -1,6 +1,12 @@
-"""A tiny tokenizer, model, data set and TRL trainer on the CPU: what the tests of the TRL adapter compare and train."""
+"""A tiny tokenizer, model, data set and TRL trainer on the CPU, for the tests of the TRL adapter.
 
+`python tests/tiny_trainer.py` prints the SHA-256 of the final weights of five methods. A change that claims to alter no
+result can be checked with it: PYTHONPATH=<checkout of another commit> runs the same on that commit's code.
+"""
+
+import hashlib
 import itertools
+import tempfile
 
 import torch
 from datasets import Dataset
@@ -8,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
-from dynclip.trl.trainer import DynClipTrainer
+from dynclip.trl import DynClipTrainer
 
 VOCABULARY, PROMPT, COMPLETION, BATCH = 20, 5, 7, 4
 LETTERS = "".join(map(chr, range(97, 97 + VOCABULARY - 2)))
@@ -125,3 +131,17 @@ def loss_and_gradients(instance, inputs):
     loss = instance._compute_loss(instance.model, dict(inputs))
     loss.backward()
     return loss.detach(), [parameter.grad.clone() for parameter in instance.model.parameters()]
+
+
+def weights_sha256(instance):
+    """Digest of the trainer's weights, by name."""
+    found = hashlib.sha256()
+    for name, value in sorted(instance.model.state_dict().items()):
+        found.update(name.encode() + value.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+if __name__ == "__main__":
+    for method_name in ("grpo", "clip_higher", "id", "did", "od"):
+        with tempfile.TemporaryDirectory() as scratch:
+            print(method_name, weights_sha256(train(scratch, method_name, rollout_steps=4)[0]), flush=True)
