@@ -103,7 +103,7 @@ def sign_flip_p(values: Sequence[float], draws: int = 20_000, seed: int = 0) -> 
     if n < 2:
         return math.nan
     if n <= 12:
-        # scipy.stats.permutation_test gives the same p and is 40 to 160 times slower.
+        # scipy.stats.permutation_test gives the same p and is slower: 5 times at n = 5, 150 times at n = 10.
         signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
     else:
         signs = np.vstack([np.ones(n), np.random.default_rng(seed).choice([-1, 1], (draws, n))])
