@@ -26,3 +26,11 @@ def nothing_stays_marked_absent():
 def study(tmp_path) -> Path:
     """results/<scale> of a synthetic study: 3 methods, 3 seeds, 12 steps."""
     return write_study(tmp_path / "results" / "tiny")
+
+
+def pytest_collection_modifyitems(items):
+    """Where pytest-xdist spreads the tests over processes: a file stays together, and so do the workflow tests, which
+    share one finished study."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("workflow" if folder == "workflow" else item.path.stem))
