@@ -41,7 +41,7 @@ def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
     from transformers.trainer_callback import PrinterCallback, TrainerCallback
     from trl import GRPOTrainer
 
-    from dynclip.training.trl_config import trainer_config
+    from dynclip.training.trl_run.config import trainer_config
     from dynclip.trl.trainer import DynClipTrainer
     from dynclip.trl.vllm_cpu import engine_options
     from evals.grading import rewards

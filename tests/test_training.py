@@ -8,7 +8,8 @@ from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import sha256, write_atomic, write_json
 from dynclip.runtime.progress import Progress, clock
 from dynclip.studies.overrides import resolve
-from dynclip.training import lifecycle, trl_config
+from dynclip.training import lifecycle
+from dynclip.training.trl_run import config as trl_config
 
 
 def test_a_state_of_the_same_run_is_kept_and_another_is_deleted_with_its_reason(tmp_path):

@@ -23,7 +23,7 @@ from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import environment
 from dynclip.studies.arms import ARMS
 from dynclip.studies.scales import LAPTOP, RunConfig
-from dynclip.training.trl_config import trainer_config
+from dynclip.training.trl_run.config import trainer_config
 from evals.benchmarks.registry import read_problems
 from evals.grading import grade_many
 from evals.sampling.settings import Sampling

@@ -294,7 +294,7 @@ def checkpoint_folder(results: Path, method: str, seed: int, step: int) -> Path:
 
 
 def _check_same_protocol(runs: dict[Run, dict]) -> None:
-    # Pairing by seed needs runs that differ in their method alone (`protocol` in dynclip.training.trl_config).
+    # Pairing by seed needs runs that differ in their method alone (`protocol` in dynclip.training.trl_run.config).
     shared = {"steps": "steps", "base_model_sha256": "base policy (SHA-256)", "data_sha256": "training data (SHA-256)"}
     facts = {key: {title: run[field] for field, title in shared.items()} | run["protocol"] for key, run in runs.items()}
     for name in dict.fromkeys(name for fact in facts.values() for name in fact):

@@ -45,8 +45,8 @@ SETTINGS = (
 
 # Code of every training: loop, trainer, loss, reward.
 SHARED_CODE = (
-    "dynclip.training.session:run_trainer",
-    "dynclip.training.trl_config:trainer_config",
+    "dynclip.training.trl_run.session:run_trainer",
+    "dynclip.training.trl_run.config:trainer_config",
     "dynclip.trl.trainer:DynClipTrainer",
     "dynclip.methods.objective:Method",
     "evals.grading:grade_many",

@@ -26,8 +26,8 @@ from dynclip.training.fingerprint import fingerprint
 from dynclip.training.problems import require_problems
 from dynclip.training.processes.launch import Job, run_workers
 from dynclip.training.processes.recovery import STOP_FILE, Preempted, with_recovery
-from dynclip.training.session import run_trainer
-from dynclip.training.trl_config import PROTOCOL_FILE
+from dynclip.training.trl_run.config import PROTOCOL_FILE
+from dynclip.training.trl_run.session import run_trainer
 from evals.benchmarks.registry import read_problems
 
 

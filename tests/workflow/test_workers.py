@@ -27,7 +27,7 @@ def rows(path: Path) -> int:
 
 def workers(out: str) -> list[int]:
     """Process numbers of the workers whose job is under folder `out`."""
-    return processes(f"dynclip.training.worker {out}/state/job")
+    return processes(f"dynclip.training.processes.worker {out}/state/job")
 
 
 def processes(pattern: str) -> list[int]:

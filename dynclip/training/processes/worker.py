@@ -1,4 +1,4 @@
-"""`python -m dynclip.training.worker JOB`: one process of a training, started by `processes.launch`, not by hand."""
+"""`python -m dynclip.training.processes.worker JOB`: one process of a training. `processes.launch` starts it."""
 
 import ctypes
 import json
@@ -15,7 +15,7 @@ from dynclip.runtime.progress import Progress
 from dynclip.studies.overrides import resolve
 from dynclip.training.lifecycle import arm_config, export_folders
 from dynclip.training.processes.recovery import FAILURE, first_line, ran_out_of_memory
-from dynclip.training.session import run_trainer
+from dynclip.training.trl_run.session import run_trainer
 from evals.benchmarks.registry import read_problems
 
 

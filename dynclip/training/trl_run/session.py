@@ -13,7 +13,7 @@ from dynclip.studies.arms import Arm
 from dynclip.studies.scales import RunConfig
 from dynclip.training.problems import prompts, require_problems
 from dynclip.training.processes.recovery import STOP_FILE
-from dynclip.training.trl_config import PROTOCOL_FILE, protocol, trainer_config
+from dynclip.training.trl_run.config import PROTOCOL_FILE, protocol, trainer_config
 from evals.grading import rewards
 
 
@@ -45,7 +45,7 @@ def run_trainer(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.trainer_callback import PrinterCallback
 
-    from dynclip.training.recorder import Preemption, Recorder
+    from dynclip.training.trl_run.recorder import Preemption, Recorder
     from dynclip.trl.trainer import DynClipTrainer
 
     def reward(completions, answer, **_):
