@@ -186,8 +186,8 @@ class RunConfig:
 
 
 THE_FIVE = ("grpo", "clip_higher", "id", "did", "od")
-# The scales of the laptop study, one per synthetic world. `dynclip.lab.regime` chose batch, rate and steps by a rule that
-# looks at GRPO alone (results/reference/laptop-regime). The clipping thresholds are the paper's.
+# The scales of the laptop study, one per synthetic world. `dynclip.lab.regime` chose batch, rate and steps by a rule
+# that looks at GRPO alone (results/reference/laptop-regime). The clipping thresholds are the paper's.
 FACTS = Scale(
     name="facts",
     title="chained modular arithmetic, a base policy that knows most facts and some of them wrongly, on a CPU",
