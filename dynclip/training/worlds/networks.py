@@ -241,7 +241,7 @@ def mask_of(attend: torch.Tensor) -> torch.Tensor:
 
 
 def draw(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The tokens (...) that `uniforms` (...) in [0, 1) draw from `logits` (..., V): the inverse distribution function."""
+    """The tokens (...) that `uniforms` (...) in [0, 1) draw from `logits` (..., V): inverse distribution function."""
     total = torch.softmax(logits, -1).cumsum(-1)
     return (total < (uniforms * total[..., -1]).unsqueeze(-1)).sum(-1)
 
