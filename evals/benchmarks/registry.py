@@ -218,8 +218,8 @@ def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple
     """Write train.jsonl, <benchmark>.jsonl and, last, manifest.json; return the manifest.
 
     Training problems that occur in a benchmark of the same world or, for sets of the hub, in any benchmark of the hub,
-    evaluated here or not, are dropped and listed in the manifest. Raises UserError for an unknown name, for content that cannot be loaded or is not the pinned
-    one, and for a gold answer that is not graded correct against itself.
+    evaluated here or not, are dropped and listed in the manifest. Raises UserError for an unknown name, for content
+    that cannot be loaded or is not the pinned one, and for a gold answer that is not graded correct against itself.
     """
     for name, known in ((train_set, TRAIN_SETS), *((name, BENCHMARKS) for name in benchmarks)):
         if name not in known:
