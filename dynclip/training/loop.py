@@ -285,7 +285,7 @@ class Loop:
 
     @torch.no_grad()
     def measure_after(self, batch: dict, inputs: dict) -> list[dict[str, float]]:
-        """Of the policy after the last update, on the step's tokens: entropy, and how far ln p of neutral tokens moved."""
+        """Of the policy after the last update, on the step's tokens: entropy, and the drift of ln p of neutral ones."""
         now = self.evaluate(inputs, batch["tokens"])
         columns = {"policy/entropy_after": mean(now["entropy"], batch["mask"])}
         if self.task.neutral is not None:
