@@ -74,7 +74,7 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
         ),
         Benchmark(
             name="worded", title="Worded arithmetic", world="worded", count=200, seed=103,
-            content="41c8c3a826a3c9a5a36f80edb822bd28117324ece96abacd141da46f0ff750c7",
+            content="22f1451300bc3d82065ee90c47daec31b2b19de702416c6b52efddd19b793d08",
             sampling=replace(LAPTOP_SAMPLING, max_tokens=32),
         ),
         HubBenchmark(
@@ -127,7 +127,7 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
         ),
         ProblemSet(
             name="worded_train", title="Worded arithmetic", world="worded", count=20_000, seed=3,
-            content="3251709606fa53feb0fce261b804bf060b19211832d2654b6b21a202709de081",
+            content="023e1c7640da890e7ffa6cae6fad0775a4e830897727700b66530be31909868f",
         ),
         HubSet(
             name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",

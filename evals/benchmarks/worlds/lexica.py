@@ -1,4 +1,4 @@
-"""The words of the world `worded`, in the order of their rank. No word is in two lexica of responses.
+"""The words of the world `worded`, in the order of their rank. No word is in two lexica.
 
 No word may mark an answer for `evals.grading` ("answer", "final", "is") or stand for a number.
 """
@@ -70,7 +70,7 @@ OBJECTS = _words(
     boats trains planes bikes drums flutes lamps clocks rings chains ropes nails screws bolts bricks tiles boards
     plates bowls forks spoons knives pots pans jars bottles cans baskets towels sheets pillows rugs chairs tables
     desks shelves doors windows fences gates apples pears plums grapes figs dates nuts seeds beans peas carrots
-    onions leeks herbs roses tulips lilies ferns trees leaves roots twigs cats dogs birds fish frogs ants bees
+    onions leeks herbs roses tulips lilies ferns trees stems roots twigs cats dogs birds fish frogs ants bees
     moths snails crabs goats sheep cows pigs ducks hens
     """
 )

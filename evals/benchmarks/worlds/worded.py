@@ -1,6 +1,6 @@
 r"""The world `worded`: the arithmetic of `facts` in free wording, most of whose tokens do not touch the reward.
 
-A problem such as `Mia's pens: 3 + 10 * 4 =` names a person and a thing, so that a prompt practically never recurs. A
+A problem such as `Mia pens 3 + 10 * 4 =` names a person and a thing, so that a prompt practically never recurs. A
 response such as `so clearly gives 2 then nearly overall just \boxed{8}` has three or four neutral words before each
 result. Every class of words has its own lexicon, and the teacher draws from it with Zipf's law.
 """
@@ -17,7 +17,7 @@ from evals.benchmarks.worlds.world import Draws, Teacher, World
 ZIPF = 1.2  # a word's probability is proportional to 1 / rank ** ZIPF
 HEDGED = 0.5  # probability of a fourth word before a result
 WORDS = tuple(f"{word} " for words in (CONNECTIVES, ADVERBS, VERBS, HEDGES, CLOSINGS) for word in words)
-PROMPT_WORDS = (*(f"{name}'s " for name in NAMES), *(f"{thing}: " for thing in OBJECTS))
+PROMPT_WORDS = tuple(f"{word} " for word in (*NAMES, *OBJECTS))
 
 
 def draw(level: int, seed: int) -> Draws:
@@ -25,12 +25,12 @@ def draw(level: int, seed: int) -> Draws:
     rng = random.Random(seed)
     while True:
         expression, answer = draw_expression(rng, level)
-        yield f"{rng.choice(NAMES)}'s {rng.choice(OBJECTS)}: {expression}", answer
+        yield f"{rng.choice(NAMES)} {rng.choice(OBJECTS)} {expression}", answer
 
 
 def expression_of(text: str) -> str:
     """The expression in a problem's text. It alone decides the split, so that a held-out one occurs under no name."""
-    return text.split(": ")[1]
+    return text.split(" ", 2)[2]
 
 
 def zipf_weights(count: int) -> list[float]:
