@@ -118,7 +118,10 @@ class Transformer:
         return found | {"model.norm.weight": (self.hidden,)}
 
     def start(self, generator: torch.Generator) -> Weights:
-        """Random weights of one policy: matrices N(0, 0.02²) as in Hugging Face, norms 1, biases 0."""
+        """Random weights of one policy: matrices N(0, 1/columns), norms 1, biases 0.
+
+        Hugging Face's 0.02 suits wide models; a tiny one learns several times as fast from this start.
+        """
         found = {}
         for name, shape in self.shapes().items():
             if name.endswith("bias"):
@@ -126,7 +129,7 @@ class Transformer:
             elif "norm" in name:
                 found[name] = torch.ones(shape)
             else:
-                found[name] = torch.randn(shape, generator=generator) * 0.02
+                found[name] = torch.randn(shape, generator=generator) / math.sqrt(shape[1])
         return found
 
     def logits(self, weights: Weights, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
