@@ -1,7 +1,8 @@
 rule tables:
+    localrule: True
     input:
-        pipeline.run_files(RUN),
-        pipeline.score_files(RUN),
+        outputs.run_files(RUN),
+        outputs.score_files(RUN),
     output:
         scores=f"{RESULTS}/scores.parquet",
         tables=pipeline.table_files(RUN),
@@ -19,9 +20,10 @@ rule tables:
 
 
 rule figures:
+    localrule: True
     input:
         rules.tables.output.scores,
-        pipeline.run_files(RUN),
+        outputs.run_files(RUN),
     output:
         report(
             pipeline.figure_files(RUN, "svg"),
@@ -43,6 +45,7 @@ rule figures:
 
 
 rule page:
+    localrule: True
     input:
         rules.figures.output,
         rules.tables.output,
@@ -63,9 +66,10 @@ rule page:
 
 # The single writer of results/mlflow.db. The database is not declared: it belongs to all scales and is never deleted.
 rule track:
+    localrule: True
     input:
-        pipeline.run_files(RUN),
-        pipeline.score_files(RUN),
+        outputs.run_files(RUN),
+        outputs.score_files(RUN),
         rules.figures.output,
     output:
         f"{RESULTS}/tracking.json",
@@ -87,7 +91,7 @@ rule track:
 # The signs are measured by sampling every checkpoint: a job with the evaluation's resources, not a table's.
 rule agreement:
     input:
-        lambda wildcards: pipeline.sign_inputs(RUN, wildcards.study),
+        lambda wildcards: outputs.sign_inputs(RUN, wildcards.study),
         f"{RESULTS}/data/train.jsonl",
     output:
         f"{RESULTS}/studies/{{study}}/signs.json",
@@ -103,9 +107,9 @@ rule agreement:
         nodes=1,
     params:
         scale=RUN.name,
-        method=lambda wildcards: pipeline.sign_runs(RUN, wildcards.study)[0],
+        method=lambda wildcards: outputs.sign_runs(RUN, wildcards.study)[0],
         seeds=lambda wildcards: ",".join(
-            map(str, pipeline.sign_runs(RUN, wildcards.study)[1])
+            map(str, outputs.sign_runs(RUN, wildcards.study)[1])
         ),
         code=pipeline.code_of("agreement"),
     shell:
@@ -114,8 +118,9 @@ rule agreement:
 
 
 rule study:
+    localrule: True
     input:
-        lambda wildcards: pipeline.study_inputs(RUN, wildcards.study),
+        lambda wildcards: outputs.study_inputs(RUN, wildcards.study),
     output:
         f"{RESULTS}/studies/{{study}}/README.md",
     log:
@@ -131,6 +136,7 @@ rule study:
 
 
 rule track_study:
+    localrule: True
     input:
         rules.study.output,
     output:
@@ -150,6 +156,7 @@ rule track_study:
 
 
 rule claims:
+    localrule: True
     input:
         expand(rules.study.output, study=pipeline.claimed_studies()),
     output:
