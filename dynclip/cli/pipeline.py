@@ -43,7 +43,7 @@ CODE = {
     "tables": ("dynclip.report.tables:write_tables",),
     "figures": ("dynclip.report.figures:write_figures",),
     "page": ("dynclip.report.html:write_report",),
-    "front": ("dynclip.report.front:write_front",),
+    "front": ("dynclip.report.html:write_front",),
     "study": ("dynclip.report.study_page:write_study",),
     "agreement": ("dynclip.lab.agreement.checkpoints:measure_checkpoints",),
     "claims": ("dynclip.report.claims.page:write_claims",),

@@ -12,8 +12,7 @@ from dynclip.cli.options import config_of, configs_of, run_of
 from dynclip.cli.runbook import run_all
 from dynclip.report.claims.page import write_claims
 from dynclip.report.figures import write_figures
-from dynclip.report.front import write_front
-from dynclip.report.html import write_report
+from dynclip.report.html import write_front, write_report
 from dynclip.report.mlflow_import import track as import_runs
 from dynclip.report.mlflow_import import track_study
 from dynclip.report.reference import write_reference
