@@ -20,8 +20,7 @@ if CALL.is_suite:
         PREFIX = f"{SCALE}_"
 
         module:
-            name:
-                SCALE
+            name: SCALE
             snakefile:
                 "workflow/scale.smk"
             config:
@@ -47,23 +46,23 @@ onsuccess:
 
 rule all:
     default_target: True
-    localrule: True
     input:
         CALL.results,
+    localrule: True
 
 
 # With the word `rehearse` on the command line the study is the rehearsal of the scale that is asked for.
 rule rehearse:
-    localrule: True
     input:
         CALL.results,
+    localrule: True
 
 
 rule studies:
-    localrule: True
     input:
         CALL.study_files(STUDIES),
         CALL.claims_files(),
+    localrule: True
 
 
 for _name in STUDIES:
@@ -71,6 +70,6 @@ for _name in STUDIES:
     rule:
         name:
             _name
-        localrule: True
         input:
             CALL.study_files([_name]),
+        localrule: True

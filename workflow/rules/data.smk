@@ -1,11 +1,11 @@
 rule data:
-    localrule: True
     output:
         manifest=f"{RESULTS}/data/manifest.json",
         train=f"{RESULTS}/data/train.jsonl",
         heldout=expand(f"{RESULTS}/data/{{benchmark}}.jsonl", benchmark=BENCHMARKS),
     log:
         f"{RESULTS}/logs/data.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:

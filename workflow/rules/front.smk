@@ -1,11 +1,11 @@
 rule front:
-    localrule: True
     input:
         CALL.pages,
     output:
         f"results/{CALL.name}/report.html",
     log:
         f"results/{CALL.name}/logs/front.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -1,6 +1,5 @@
 # With engine=verl the workflow trains nothing itself: it writes what verl is to be started with.
 rule launch:
-    localrule: True
     input:
         data=rules.data.output,
         base=rules.warmup.output,
@@ -8,6 +7,7 @@ rule launch:
         outputs.launch_files(RUN),
     log:
         f"{RESULTS}/logs/launch.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -1,5 +1,4 @@
 rule tables:
-    localrule: True
     input:
         outputs.run_files(RUN),
         outputs.score_files(RUN),
@@ -8,6 +7,7 @@ rule tables:
         tables=pipeline.table_files(RUN),
     log:
         f"{RESULTS}/logs/tables.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -20,7 +20,6 @@ rule tables:
 
 
 rule figures:
-    localrule: True
     input:
         rules.tables.output.scores,
         outputs.run_files(RUN),
@@ -33,6 +32,7 @@ rule figures:
         pipeline.figure_files(RUN, "png"),
     log:
         f"{RESULTS}/logs/figures.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -45,7 +45,6 @@ rule figures:
 
 
 rule page:
-    localrule: True
     input:
         rules.figures.output,
         rules.tables.output,
@@ -53,6 +52,7 @@ rule page:
         f"{RESULTS}/report.html",
     log:
         f"{RESULTS}/logs/page.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -66,7 +66,6 @@ rule page:
 
 # The single writer of results/mlflow.db. The database is not declared: it belongs to all scales and is never deleted.
 rule track:
-    localrule: True
     input:
         outputs.run_files(RUN),
         outputs.score_files(RUN),
@@ -75,6 +74,7 @@ rule track:
         f"{RESULTS}/tracking.json",
     log:
         f"{RESULTS}/logs/track.log",
+    localrule: True
     conda:
         "../../environment.yml"
     resources:
@@ -118,13 +118,13 @@ rule agreement:
 
 
 rule study:
-    localrule: True
     input:
         lambda wildcards: outputs.study_inputs(RUN, wildcards.study),
     output:
         f"{RESULTS}/studies/{{study}}/README.md",
     log:
         f"{RESULTS}/logs/studies/{{study}}.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -136,13 +136,13 @@ rule study:
 
 
 rule track_study:
-    localrule: True
     input:
         rules.study.output,
     output:
         f"{RESULTS}/studies/{{study}}/tracking.json",
     log:
         f"{RESULTS}/logs/studies/{{study}}-track.log",
+    localrule: True
     conda:
         "../../environment.yml"
     resources:
@@ -156,7 +156,6 @@ rule track_study:
 
 
 rule claims:
-    localrule: True
     input:
         expand(rules.study.output, study=pipeline.claimed_studies()),
     output:
@@ -164,6 +163,7 @@ rule claims:
         f"{RESULTS}/claims.md",
     log:
         f"{RESULTS}/logs/claims.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -39,6 +39,8 @@ rule evaluate:
         f"{RESULTS}/logs/evaluate/{{method}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{{method}}.tsv"
+    wildcard_constraints:
+        method=pipeline.arm_pattern(),
     conda:
         "../../environment.yml"
     threads: NEEDS["evaluate"].threads
@@ -52,8 +54,6 @@ rule evaluate:
         seeds=lambda wildcards, output: ",".join(map(str, RUN.seeds)),
         settings=pipeline.settings_of("evaluate", RUN),
         code=pipeline.code_of("evaluate", RUN),
-    wildcard_constraints:
-        method=pipeline.arm_pattern(),
     shell:
         "python -m dynclip.cli evaluate {params.overrides} --method {params.method} --seeds {params.seeds} --log {log}"
 
