@@ -4,12 +4,11 @@ Every seed keeps its own folder <scale>/runs/<arm>/seed<N>: state, fingerprint, 
 seed is not trained again, and a missing one trains beside whatever seeds are missing with it, or alone: the company
 does not change its draws, and on the machines it was tested on not a bit of its weights.
 
-The state of a finished seed stays, because Snakemake deletes the published files before it runs a job again. They are
-hard links to it, so that they take no space.
+The state of a finished seed stays, because Snakemake deletes the published files before it runs a job again. Published
+checkpoints are hard links to it, so that they take no space.
 """
 
 import json
-import os
 import shutil
 import signal
 import threading
@@ -25,7 +24,7 @@ from dynclip.methods.objective import Method
 from dynclip.runtime import checkpoints
 from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import rebuild_command
-from dynclip.runtime.files import write_json
+from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from dynclip.studies.arms import Arm
 from dynclip.studies.scales import RunConfig
@@ -34,6 +33,7 @@ from dynclip.training.lifecycle import arm_config, complete, export_folders, rec
 from dynclip.training.loop import Loop, protocol
 from dynclip.training.problems import require_problems
 from dynclip.training.processes.recovery import Preempted
+from dynclip.training.trl_run.config import PROTOCOL_FILE
 from dynclip.training.worlds import folders
 from dynclip.training.worlds.networks import stack
 from dynclip.training.worlds.tasks import task_of
@@ -91,7 +91,7 @@ def train(config: RunConfig, arm: Arm, seeds, problems, bases: dict, runs: dict,
         loop.restore([read_checkpoint(state / f"checkpoint-{done}") for state in states.values()])
         progress.log(f"resuming at step {done} of {config.steps}")
     for state in states.values():
-        write_json(state / "protocol.json", protocol(config))
+        write_json(state / PROTOCOL_FILE, protocol(config))
         rewind(state / "metrics.jsonl", done)
     progress.start(done)
     while loop.done < config.steps:
@@ -101,7 +101,8 @@ def train(config: RunConfig, arm: Arm, seeds, problems, bases: dict, runs: dict,
                 file.write(json.dumps(row) + "\n")
         for r, seed in enumerate(seeds):
             if target := exports[seed].get(loop.done):
-                folders.copy_with(bases[seed], target, loop.state(r)[0], task.network)
+                weights = {name: value.detach()[r].clone() for name, value in loop.weights.items()}
+                folders.copy_with(bases[seed], target, weights)
         last = loop.done == config.steps
         if (loop.done % config.scale.checkpoint_every == 0 or stop.is_set()) and not last:
             for r, seed in enumerate(seeds):
@@ -154,29 +155,13 @@ def newest_common(states) -> int:
 
 
 def publish(config: RunConfig, arm: Arm, seed: int, parts: dict, base: Path, data: Path, out: Path, seconds: float):
-    """Hard-link a finished seed's results from its state to `out`, the record last. What is there already stays."""
+    """Publish a finished seed's results from its state to `out`, the record last."""
     state = out / "state"
     exports = export_folders(config, state)
     record = state / "run.json"
     if not record.exists():
-        write_json(record, record_of(config, arm, seed, parts, base, data, state, exports, seconds))
+        write_json(record, record_of(config, arm, seed, parts, base, data, state, exports, seconds, {}))
     for step, path in exports.items():
-        target = out / "checkpoints" / f"step{step}"
-        if checkpoints.find_corruption(target):
-            aside = target.with_name(f".{target.name}.writing")
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(path, aside, copy_function=link)
-            aside.rename(target)
+        checkpoints.publish_links(path, out / "checkpoints" / f"step{step}")
     for name in ("metrics.jsonl", "run.json"):
-        (out / name).unlink(missing_ok=True)
-        link(state / name, out / name)
-
-
-def link(source, target) -> None:
-    """A hard link, or a copy where the disk has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+        write_atomic(out / name, (state / name).read_bytes())

@@ -1,5 +1,6 @@
 """Scores of a world's policies: exact in `paths`, sampled and graded in the language worlds."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,17 +9,17 @@ import torch
 from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import rebuild_command
 from dynclip.runtime.progress import Progress
+from dynclip.runtime.provenance import digest
 from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import RunConfig
 from dynclip.training.worlds import folders
 from dynclip.training.worlds.networks import Weights, stack
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, mask_until, pairs_of, task_of
 from evals import evaluation
-from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, read_problems
 from evals.benchmarks.worlds import paths
 from evals.metrics import exact_score
-from evals.sampling.models import published
+from evals.sampling.models import Model
 
 TOGETHER = 4096  # completions of one seed that are sampled at once
 
@@ -64,13 +65,26 @@ def score_company(
             )
             for seed in seeds
         ]
+        began = time.perf_counter()
         with torch.no_grad():
             found = score(task, weights, made)
+        seconds = time.perf_counter() - began
         for seed, each, (rows, numbers) in zip(seeds, made, found, strict=True):
             labelled = {"scale": config.name, "method": method, "seed": seed, "checkpoint": label, "step": step}
-            evaluation.write_score(each, published(places[seed]), labelled, rows, numbers, "stacked")
+            maker = {"engine": "exact" if score is score_paths else "stacked", "seconds": seconds / len(seeds)}
+            evaluation.write_score(each, model_of(places[seed]), labelled, rows, numbers, [maker], log=quiet)
         average = sum(numbers["avg_at_k"]["value"] for _, numbers in found) / len(found)
         progress.step(number, f"{label} {name}: pass@1 {average:.3f}, mean of {len(seeds)} seeds")
+
+
+def model_of(folder: Path) -> Model:
+    """What a score record says about the policy in `folder`, whose checksums have been verified."""
+    weights = checkpoints.weights_sha256(folder)
+    return Model(str(folder), folder, digest(weights), weights)
+
+
+def quiet(text: str) -> None:
+    """The job has one line for all seeds."""
 
 
 def checkpoint(folder: Path, method: str, seed: int, step: int) -> Path:
@@ -123,7 +137,7 @@ def score_paths(task: PathTask, weights: Weights, made: Sequence[evaluation.Task
     found = []
     pairs = task.pairs
     for r, (each, exact) in enumerate(zip(made, exact_paths(task, weights, pairs), strict=True)):
-        ids = [problem.id for problem in each.problems if belongs(problem, task.seeds[r])]
+        ids = [problem.id for problem in each.problems if len(pairs_of([problem], task.seeds[r]))]
         success, entropy, moves = (values.tolist() for values in exact)
         rows = [
             {"problem_id": name, "success": s, "entropy": e, "tokens": m}
@@ -131,10 +145,6 @@ def score_paths(task: PathTask, weights: Weights, made: Sequence[evaluation.Task
         ]
         found.append((rows, exact_score(rows)))
     return found
-
-
-def belongs(problem: Problem, seed: int) -> bool:
-    return len(pairs_of([problem], seed)) == 1
 
 
 def path_success(task: PathTask, weights: Weights, pairs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
