@@ -1,4 +1,4 @@
-r"""The world `worded`: arithmetic as in `facts`, modulo 7, in free wording, most of whose tokens do not touch the reward.
+r"""The world `worded`: arithmetic as in `facts`, modulo 7, in free wording. Most tokens do not touch the reward.
 
 A problem such as `Mia pens 3 + 6 * 4 . . =` names a person and a thing, so that a prompt practically never recurs. A
 response such as `so clearly gives 2 then nearly overall \boxed{1}` has three neutral words before each
