@@ -28,6 +28,7 @@ def study(tmp_path) -> Path:
     return write_study(tmp_path / "results" / "tiny")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the markers
 def pytest_collection_modifyitems(items):
     """Where pytest-xdist spreads the tests over processes: a file stays together, and so do the workflow tests, which
     share one finished study."""

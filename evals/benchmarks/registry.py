@@ -70,11 +70,11 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
         ),
         Benchmark(
             name="facts", title="Arithmetic modulo 11", world="facts", count=200, seed=102,
-            content="ae80822467afb34227aa9b43cc128959906f28414837b35892cf4f6a10846ae5",
+            content="2239ced935caaa7eb931e951b1c907a05f183e67145b56cdd206d61a990f78c3",
         ),
         Benchmark(
             name="worded", title="Worded arithmetic", world="worded", count=200, seed=103,
-            content="22f1451300bc3d82065ee90c47daec31b2b19de702416c6b52efddd19b793d08",
+            content="16cb158769306d91455874a2b35a33a87d41f0df7d7fd1d95e807624a96a2d5c",
             sampling=replace(LAPTOP_SAMPLING, max_tokens=32),
         ),
         HubBenchmark(
@@ -123,11 +123,11 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
         ),
         ProblemSet(
             name="facts_train", title="Arithmetic modulo 11", world="facts", count=20_000, seed=2,
-            content="8fee6f543ae2bbbe7102d108604ddeeae8bd98a76b29dab006c0e2b36daf0fb6",
+            content="02ce7103a1ee4a2e4beeefdcf6bdd00b673739d7ed016deab7e700d4ad89ebb7",
         ),
         ProblemSet(
             name="worded_train", title="Worded arithmetic", world="worded", count=20_000, seed=3,
-            content="023e1c7640da890e7ffa6cae6fad0775a4e830897727700b66530be31909868f",
+            content="81338f742f4b7e62fb3ad1c51d15d76a68c908af497832bee12872d128679699",
         ),
         HubSet(
             name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",

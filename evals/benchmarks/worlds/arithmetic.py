@@ -20,7 +20,10 @@ FIXED_WHERE_WRONG = 0.6  # probability of its one fixed wrong value
 RIGHT = 0.97  # probability of the right value of every other fact
 
 BOXES = tuple(f"\\boxed{{{number}}}" for number in range(MODULUS))
-PIECES = (*(f"{number} " for number in range(MODULUS)), *(f"{sign} " for sign in OPERATORS), "=", *BOXES)
+FILLER = "."  # in place of an operation, so that all prompts of a world have the same length
+PIECES = (
+    *(f"{number} " for number in range(MODULUS)), *(f"{sign} " for sign in OPERATORS), f"{FILLER} ", "=", *BOXES,
+)  # fmt: skip
 
 
 def apply(operator: str, left: int, right: int) -> int:
@@ -28,14 +31,15 @@ def apply(operator: str, left: int, right: int) -> int:
     return {"+": left + right, "-": left - right, "*": left * right}[operator] % MODULUS
 
 
-def draw_expression(rng: random.Random, operations: int) -> tuple[str, str]:
-    """A random expression with so many operations, and its value."""
+def draw_expression(rng: random.Random, operations: int, longest: int) -> tuple[str, str]:
+    """A random expression with so many operations, filled to the length of one with `longest`, and its value."""
     value = rng.randrange(MODULUS)
     words = [str(value)]
     for _ in range(operations):
         operator, right = rng.choice(OPERATORS), rng.randrange(MODULUS)
         value = apply(operator, value, right)
         words += [operator, str(right)]
+    words += [FILLER] * (2 * (longest - operations))
     return " ".join([*words, "="]), str(value)
 
 
@@ -70,6 +74,7 @@ def taught_steps(seed: int) -> Callable[[list[str], random.Random], list[int]]:
 
     def steps(words: list[str], rng: random.Random) -> list[int]:
         value, results = int(words[0]), []
+        words = [word for word in words if word != FILLER]
         for operator, right in zip(words[1:-1:2], words[2::2], strict=True):
             value = rng.choices(values, cum_weights=table[operator][value][int(right)])[0]
             results.append(value)

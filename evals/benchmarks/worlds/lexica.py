@@ -38,14 +38,6 @@ VERBS = _words(
     """
 )
 
-HEDGES = _words(
-    """
-    just exactly precisely only about merely roughly around perhaps maybe possibly probably presumably likely
-    supposedly seemingly allegedly arguably conceivably nearly almost practically virtually basically essentially
-    effectively literally strictly purely entirely
-    """
-)
-
 CLOSINGS = _words(
     """
     finally overall altogether eventually lastly ultimately summing closing ending finishing completing wrapping
