@@ -1,12 +1,13 @@
 """The commands that make base policies and trainings: what they keep, and what they refuse."""
 
-import os
+import json
 from pathlib import Path
 
 import pytest
 
 from dynclip.cli.commands import main
 from dynclip.runtime.checkpoints import find_corruption, weights_sha256
+from dynclip.runtime.files import sha256, write_json
 
 SCALE = "facts_rehearsal"
 BASE = Path("results", SCALE, "base")
@@ -41,11 +42,11 @@ def test_a_base_policy_is_made_once_whatever_seeds_a_later_call_names(capsys):
 def test_a_changed_data_file_starts_over(capsys):
     assert main(["data", "--scale", SCALE]) == 0 and warmup("--seeds", "0") == 0
     data = Path("results", SCALE, "data", "train.jsonl")
-    rows = data.read_text().splitlines(keepends=True)
-    data.write_text("".join(rows[:-1]))
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:-1]))
+    manifest = json.loads(data.with_name("manifest.json").read_text())
+    manifest["files"]["train.jsonl"] |= {"sha256": sha256(data), "rows": manifest["files"]["train.jsonl"]["rows"] - 1}
+    write_json(data.with_name("manifest.json"), manifest)
     capsys.readouterr()
-    # The rows no longer have the recorded checksum: without a manifest there is none to compare with.
-    os.remove(data.with_name("manifest.json"))
     assert warmup("--seeds", "0") == 0
     assert "starting over: settings, data or code changed" in capsys.readouterr().err
 
