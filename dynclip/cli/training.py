@@ -1,6 +1,5 @@
 """The commands that train: base policies and runs. Each takes the parsed options of `dynclip.cli.commands`."""
 
-import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from filelock import FileLock
 
 from dynclip.cli.options import config_of, run_of
 from dynclip.plan.outputs import base_folder, is_world
-from dynclip.runtime.checkpoints import MANIFEST, find_corruption
+from dynclip.runtime.checkpoints import find_corruption, publish_links
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_atomic
 from dynclip.runtime.gpu_locks import use
@@ -59,17 +58,6 @@ def warm_seeds(scale: Scale, data: Path, seeds: Iterable[int], base: Path, log) 
             warm_start(scale, read_problems(data), missing, log)
         for seed, folder in folders.items():
             publish_links(folder, base / f"seed{seed}")
-
-
-def publish_links(source: Path, target: Path) -> None:
-    """Make `target` a folder of hard links to the files of `source`, the manifest last."""
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, copy_function=os.link, ignore=shutil.ignore_patterns(MANIFEST))
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
-    # A copy: the declared file has to be newer than the inputs of the job, and a link is as old as what it links to.
-    shutil.copy(source / MANIFEST, target / MANIFEST)
 
 
 def train(options: Namespace) -> None:

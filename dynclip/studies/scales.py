@@ -235,15 +235,15 @@ WORDED = replace(
     name="worded",
     title="the same facts in free wording, most tokens neutral, on a CPU",
     policy=WorldPolicy(
-        "worded", hidden=64, intermediate=128, layers=2, heads=4,
-        warm_start=WarmStart(batch=128, learning_rate=2e-3, check_every=50, max_steps=3000, pass_at_1=0.3),
+        "worded", hidden=64, intermediate=128, layers=1, heads=4,
+        warm_start=WarmStart(batch=128, learning_rate=3e-3, check_every=50, max_steps=3000, pass_at_1=0.3),
     ),
     train_set="worded_train",
     only=("worded",),
     seeds=tuple(range(6)),
     steps=100,
     prompts_per_step=16, group_size=8,
-    max_completion=32,
+    max_completion=16,
 )  # fmt: skip
 
 MINIATURE = replace(

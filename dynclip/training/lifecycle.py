@@ -162,7 +162,15 @@ def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, expo
         shutil.copytree(path, aside)
         checkpoints.publish_folder(aside, target)
     write_atomic(out / "metrics.jsonl", (out / "state" / "metrics.jsonl").read_bytes())
-    record = {
+    record = record_of(config, arm, seed, parts, base, data, out / "state", exports, seconds, restarts)
+    write_json(out / "run.json", record)
+    shutil.rmtree(out / "state")
+    return record
+
+
+def record_of(config: RunConfig, arm: Arm, seed: int, parts, base, data, state, exports, seconds, restarts) -> dict:
+    """The content of run.json of a finished run."""
+    return {
         "scale": config.name,
         "method": arm.name,
         "entry": arm.spec.name,
@@ -170,7 +178,7 @@ def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, expo
         "seed": seed,
         "steps": config.steps,
         "updates_per_rollout": config.scale.updates_per_rollout,
-        "protocol": json.loads((out / "state" / PROTOCOL_FILE).read_text()),
+        "protocol": json.loads((state / PROTOCOL_FILE).read_text()),
         "state": "finished",
         "fingerprint": digest(parts),
         "fingerprint_parts": parts,
@@ -181,6 +189,3 @@ def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, expo
         "execution": {**vars(config.scale.execution), **restarts, "processes": processes_of(config.scale.execution)},
         "environment": environment(),
     }
-    write_json(out / "run.json", record)
-    shutil.rmtree(out / "state")
-    return record

@@ -28,7 +28,7 @@ from dynclip.methods.spec import separable
 from dynclip.methods.types import TokenBatch
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.seeds import derive_seed
-from dynclip.studies.scales import Scale
+from dynclip.studies.scales import RunConfig, Scale
 from dynclip.training.worlds.networks import Weights
 
 RATIO_LIMIT, SKIPS_IN_A_ROW = 1e4, 3  # as in dynclip.trl.skipping
@@ -349,3 +349,30 @@ def part_of(values: dict, cut: slice) -> dict:
 
 def is_rows(value, order: torch.Tensor) -> bool:
     return torch.is_tensor(value) and value.shape[:2] == order.shape
+
+
+def protocol(config: RunConfig) -> dict[str, str]:
+    """Setting -> value for all settings of a run that are not its method's. Runs that differ cannot be compared."""
+    scale = config.scale
+    return {
+        "trainer": "loop",
+        "loss aggregation": scale.aggregation,
+        "dual clip": str(scale.dual_clip),
+        "mini-batches per rollout batch": str(scale.minibatches),
+        "epochs per rollout batch": str(scale.epochs),
+        "completions per mini-batch": str(scale.completions // scale.minibatches),
+        "samples per prompt": str(scale.group_size),
+        "completion length": str(scale.max_completion),
+        "truncated completions": scale.truncated,
+        "sampling temperature": "1.0",
+        "advantage scaling": "group",
+        "optimizer": "AdamW",
+        "learning rate": str(scale.learning_rate),
+        "learning-rate warm-up, rollout steps": str(scale.rate_warmup),
+        "weight decay": str(scale.weight_decay),
+        "gradient clip": str(MAX_NORM),
+        "data order": "a permutation for each pass, by seed and pass",
+        "entropy definition": "full vocabulary, temperature 1, of the sampling policy, mean over the batch's tokens",
+        "reward": scale.reward,
+        "precision": "float32",
+    }

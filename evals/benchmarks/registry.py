@@ -74,7 +74,7 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
         ),
         Benchmark(
             name="worded", title="Worded arithmetic", world="worded", count=200, seed=103,
-            content="16cb158769306d91455874a2b35a33a87d41f0df7d7fd1d95e807624a96a2d5c",
+            content="b41ac8f4b48ecfabb118f51e2dbef4a2c3fd4c52eabf0ff89235919795af26ed",
             sampling=replace(LAPTOP_SAMPLING, max_tokens=32),
         ),
         HubBenchmark(
@@ -127,7 +127,7 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
         ),
         ProblemSet(
             name="worded_train", title="Worded arithmetic", world="worded", count=20_000, seed=3,
-            content="81338f742f4b7e62fb3ad1c51d15d76a68c908af497832bee12872d128679699",
+            content="c6c35c602c6d53d3a53dac6d4001475ec34657a039bf6084d6c8fc87eb6469d4",
         ),
         HubSet(
             name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",

@@ -47,7 +47,7 @@ def configuration(network: Transformer) -> dict:
         "max_position_embeddings": CONTEXT,
         "rms_norm_eps": network.epsilon,
         "rope_theta": network.theta,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
         "bos_token_id": None,
         "torch_dtype": "float32",
     }

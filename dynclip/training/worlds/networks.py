@@ -83,7 +83,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Transformer:
-    """A decoder of the Qwen2 architecture with tied embeddings, equal to transformers' Qwen2ForCausalLM.
+    """A decoder of the Qwen2 architecture with an output head of its own, equal to transformers' Qwen2ForCausalLM.
 
     Weights have Hugging Face's names. `inputs`: `ids` (R, B, L) and `attend` (R, B, L) bool, False at the padding on
     the left; `prompt` is the width of the padded prompts, so that the completion has T = L − prompt tokens.
@@ -115,7 +115,7 @@ class Transformer:
             found[f"{layer}mlp.down_proj.weight"] = (self.hidden, inner)
             found[f"{layer}input_layernorm.weight"] = (self.hidden,)
             found[f"{layer}post_attention_layernorm.weight"] = (self.hidden,)
-        return found | {"model.norm.weight": (self.hidden,)}
+        return found | {"model.norm.weight": (self.hidden,), "lm_head.weight": (self.vocabulary, self.hidden)}
 
     def start(self, generator: torch.Generator) -> Weights:
         """Random weights of one policy: matrices N(0, 1/columns), norms 1, biases 0.
@@ -141,7 +141,7 @@ class Transformer:
 
     def head(self, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (R, B, T, V) of hidden states (R, B, T, D)."""
-        return linear(self.norm(hidden, weights["model.norm.weight"]), weights["model.embed_tokens.weight"])
+        return linear(self.norm(hidden, weights["model.norm.weight"]), weights["lm_head.weight"])
 
     def norm(self, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """RMSNorm of `value` (R, B, T, D) with `weight` (R, D)."""

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import Scale, WorldPolicy
 from dynclip.training.loop import Rollout
 from dynclip.training.worlds.networks import PathNetwork, Transformer, Weights, draw
+from dynclip.training.worlds.tokenizer import EOS, PAD, neutral_mask
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.worlds import paths
+from evals.benchmarks.worlds import WORLDS, paths
 from evals.grading import rewards
 
 
@@ -52,10 +54,6 @@ class Vocabulary:
     @classmethod
     def load(cls, folder: Path) -> "tuple[Vocabulary, object]":
         """(vocabulary, tokenizer of the `tokenizers` package) of a policy's folder. Imports no transformers."""
-        from tokenizers import Tokenizer
-
-        from dynclip.training.worlds.tokenizer import EOS, PAD
-
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         ids = tokenizer.get_vocab()
         return cls(tuple(sorted(ids, key=ids.get)), ids[PAD], ids[EOS]), tokenizer
@@ -199,3 +197,17 @@ def network_of(policy: WorldPolicy, tokens: int) -> PathNetwork | Transformer:
     if policy.world == "paths":
         return PathNetwork(paths.NODES, paths.MOVES, policy.intermediate, policy.hidden)
     return Transformer(tokens, policy.hidden, policy.intermediate, policy.layers, policy.heads)
+
+
+def task_of(
+    scale: Scale, seeds: tuple[int, ...], bases: dict[int, Path], problems: Sequence[Problem]
+) -> LanguageTask | PathTask:
+    """The task of `seeds` on `problems`. `bases`: seed -> the folder of its base policy, which has the tokenizer."""
+    if scale.policy.world == "paths":
+        pairs = tuple(pairs_of(problems, seed) for seed in seeds)
+        return PathTask(scale, seeds, network_of(scale.policy, paths.NODES), pairs)
+    vocabulary, tokenizer = Vocabulary.load(bases[seeds[0]])
+    world = WORLDS[scale.policy.world]
+    neutral = neutral_mask(tokenizer, world) if world.neutral else None
+    prompts = Prompts.encode(problems, tokenizer, vocabulary)
+    return LanguageTask(scale, seeds, network_of(scale.policy, len(vocabulary.pieces)), vocabulary, prompts, neutral)

@@ -3,6 +3,9 @@
 import re
 from collections import defaultdict
 
+import torch
+from tokenizers import Tokenizer
+
 from dynclip.runtime.errors import UserError
 from evals.benchmarks.worlds import World
 
@@ -15,7 +18,7 @@ def build_tokenizer(world: World):
     Encoding splits a text into pieces, longest first. Decoding joins them, so a round trip is exact. Token 0 is PAD,
     which also stands for text outside the vocabulary, token 1 is EOS, and piece i of the vocabulary is token i + 2.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     ids = {piece: i for i, piece in enumerate([PAD, EOS, *world.vocabulary])}
@@ -39,25 +42,19 @@ def _pattern(vocabulary: tuple[str, ...]) -> str:
     return "|".join(f"{re.escape(first)}(?:{'|'.join(group)})" for first, group in rests.items())
 
 
-def neutral_mask(tokenizer, world: World):
-    """(V,) bool tensor: whether a token is neutral in the world. V is the size of the tokenizer.
+def neutral_mask(tokenizer: Tokenizer, world: World) -> torch.Tensor:
+    """(V,) bool: whether a token is neutral in the world. `tokenizer` is of the `tokenizers` package, V its size.
 
     Raises UserError if a neutral piece is not exactly one token of the tokenizer.
     """
-    import torch
-
-    mask = torch.zeros(len(tokenizer), dtype=torch.bool)
+    ids = tokenizer.get_vocab()
+    mask = torch.zeros(len(ids), dtype=torch.bool)
     for piece in sorted(world.neutral):
-        ids = tokenizer(piece, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1 or tokenizer.decode(ids) != piece:
+        found = tokenizer.encode(piece, add_special_tokens=False).tokens
+        if found != [piece]:
             raise UserError(
-                f"world {world.name}: the neutral piece {piece!r} is {_described(tokenizer, ids)} of this tokenizer, "
-                "expected one token of its own; make the base policies again with --forcerun warmup"
+                f"world {world.name}: the neutral piece {piece!r} is no token of this tokenizer, which splits it into "
+                f"{found}; make the base policies again with --forcerun warmup"
             )
-        mask[ids[0]] = True
+        mask[ids[piece]] = True
     return mask
-
-
-def _described(tokenizer, ids: list[int]) -> str:
-    unknown = tokenizer.pad_token_id in ids or tokenizer.unk_token_id in ids
-    return "no token" if unknown else f"{len(ids)} tokens"

@@ -29,13 +29,14 @@ from dynclip.training.worlds.tasks import (
     network_of,
     pairs_of,
 )
+from dynclip.training.worlds.tokenizer import build_tokenizer, neutral_mask
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.worlds import WORLDS, paths
 
 PASSES = 4  # samples of each checked problem
 CHECKED = 128  # problems of a check
 SOLUTIONS = 12_000  # worked solutions of a seed's teacher, drawn once
-CHECK_STEP = 2**31  # the step number that draws the samples of a check
+NEUTRAL_SHARE = 0.2  # weight of a neutral token in the loss: words are learned long before facts
 
 
 def warm_start(scale: Scale, problems: Sequence[Problem], base: dict[int, Path], log: Callable[[str], None]) -> None:
@@ -55,9 +56,9 @@ def warm_start(scale: Scale, problems: Sequence[Problem], base: dict[int, Path],
 
 @dataclass(frozen=True)
 class Course:
-    """What the seeds learn from. `batch(step)`: inputs (R, B, ...), target tokens (R, B, T) and which of them count.
+    """What the seeds learn from. `batch(step)`: inputs (R, B, ...), target tokens (R, B, T), their weights in the loss.
 
-    `pass_at_1(weights)`: of each seed, at temperature 1 on training problems. `vocabulary`: number of tokens.
+    `pass_at_1(weights)`: of each seed, at temperature 1 on training problems.
     """
 
     seeds: tuple[int, ...]
@@ -78,7 +79,7 @@ def train(scale: Scale, course: Course, base: dict[int, Path], log: Callable[[st
         inputs, targets, counted = course.batch(step)
         logprob = torch.log_softmax(course.network.logits(weights, inputs), -1)
         losses = -logprob.gather(-1, targets.unsqueeze(-1)).squeeze(-1) * counted
-        loss = losses.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
+        loss = losses.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1e-9)
         optimizer.zero_grad()
         loss.sum().backward()
         norms = torch.stack([value.grad.flatten(1).norm(dim=1) for value in weights.values()]).norm(dim=0)
@@ -104,14 +105,12 @@ def train(scale: Scale, course: Course, base: dict[int, Path], log: Callable[[st
             return
     raise UserError(
         f"warm start: after {stage.max_steps} updates pass@1 is below {stage.pass_at_1} for the seeds "
-        f"{', '.join(map(str, sorted(open_seeds)))}; set max_steps or pass_at_1 of {scale.name} in dynclip/studies/scales.py"
+        f"{', '.join(map(str, sorted(open_seeds)))}; change {scale.name}'s WarmStart in dynclip/studies/scales.py"
     )
 
 
 def text_course(scale: Scale, problems: Sequence[Problem], seeds: tuple[int, ...], folder: Path) -> Course:
     """Worked solutions of each seed's own teacher, some of whose facts are wrong."""
-    from dynclip.training.worlds.tokenizer import build_tokenizer
-
     world = WORLDS[scale.policy.world]
     tokenizer = build_tokenizer(world)
     backend = tokenizer.backend_tokenizer
@@ -127,6 +126,9 @@ def text_course(scale: Scale, problems: Sequence[Problem], seeds: tuple[int, ...
         texts = [teach(problems[place], rng) for place in places]
         rows = [[*each.ids[: length - 1], end] for each in backend.encode_batch(texts, add_special_tokens=False)]
         pools.append((torch.tensor(places), torch.tensor([row + [end] * (length - len(row)) for row in rows])))
+    importance = torch.ones(len(vocabulary.pieces))
+    if world.neutral:
+        importance[neutral_mask(backend, world)] = NEUTRAL_SHARE
     width = max(int((tokens != end).sum(1).max()) for _, tokens in pools) + 1
     everyone = torch.arange(len(seeds)).unsqueeze(1)
     places, tokens = torch.stack([p for p, _ in pools]), torch.stack([t for _, t in pools])[..., :width]

@@ -1,7 +1,7 @@
-r"""The world `worded`: the arithmetic of `facts` in free wording, most of whose tokens do not touch the reward.
+r"""The world `worded`: arithmetic as in `facts`, modulo 7, in free wording, most of whose tokens do not touch the reward.
 
-A problem such as `Mia pens 3 + 10 * 4 =` names a person and a thing, so that a prompt practically never recurs. A
-response such as `so clearly gives 2 then nearly overall \boxed{8}` has three neutral words before each
+A problem such as `Mia pens 3 + 6 * 4 . . =` names a person and a thing, so that a prompt practically never recurs. A
+response such as `so clearly gives 2 then nearly overall \boxed{1}` has three neutral words before each
 result. Every class of words has its own lexicon, and the teacher draws from it with Zipf's law.
 """
 
@@ -10,12 +10,12 @@ from collections.abc import Callable
 from itertools import accumulate
 
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.worlds.arithmetic import BOXES, PIECES, draw_expression, taught_steps
+from evals.benchmarks.worlds.arithmetic import Arithmetic
 from evals.benchmarks.worlds.lexica import ADVERBS, CLOSINGS, CONNECTIVES, NAMES, OBJECTS, VERBS
 from evals.benchmarks.worlds.world import Draws, Teacher, World
 
 ZIPF = 1.2  # a word's probability is proportional to 1 / rank ** ZIPF
-LEVELS = (1, 2, 3)  # operations
+ARITHMETIC = Arithmetic(modulus=7, levels=(1, 2, 3))
 WORDS = tuple(f"{word} " for words in (CONNECTIVES, ADVERBS, VERBS, CLOSINGS) for word in words)
 PROMPT_WORDS = tuple(f"{word} " for word in (*NAMES, *OBJECTS))
 
@@ -24,7 +24,7 @@ def draw(level: int, seed: int) -> Draws:
     """Problems with `level` operations."""
     rng = random.Random(seed)
     while True:
-        expression, answer = draw_expression(rng, level, max(LEVELS))
+        expression, answer = ARITHMETIC.draw(rng, level)
         yield f"{rng.choice(NAMES)} {rng.choice(OBJECTS)} {expression}", answer
 
 
@@ -39,8 +39,8 @@ def zipf_weights(count: int) -> list[float]:
 
 
 def teacher(seed: int) -> Teacher:
-    """A teacher that words the running results freely and boxes the last one; see `arithmetic.taught_steps`."""
-    steps = taught_steps(seed)
+    """A teacher that words the running results freely and boxes the last one; see `Arithmetic.taught_steps`."""
+    steps, boxes = ARITHMETIC.taught_steps(seed), ARITHMETIC.boxes
     connective, adverb, verb, closing = map(_chooser, (CONNECTIVES, ADVERBS, VERBS, CLOSINGS))
 
     def solve(problem: Problem, rng: random.Random) -> str:
@@ -49,7 +49,7 @@ def teacher(seed: int) -> Teacher:
         for i, result in enumerate(results, start=1):
             last = i == len(results)
             words += [connective(rng), adverb(rng), closing(rng) if last else verb(rng)]
-            words.append(BOXES[result] if last else str(result))
+            words.append(boxes[result] if last else str(result))
         return " ".join(words)
 
     return solve
@@ -62,9 +62,9 @@ def _chooser(words: tuple[str, ...]) -> Callable[[random.Random], str]:
 
 WORLD = World(
     name="worded",
-    title="chained arithmetic modulo 11 in free wording",
-    levels=LEVELS,
-    vocabulary=(*PIECES, *WORDS, *PROMPT_WORDS),
+    title="chained arithmetic modulo 7 in free wording",
+    levels=ARITHMETIC.levels,
+    vocabulary=(*ARITHMETIC.pieces, *WORDS, *PROMPT_WORDS),
     neutral=frozenset((*WORDS, *PROMPT_WORDS)),
     draw=draw,
     teacher=teacher,
