@@ -20,7 +20,7 @@ COMMITTED = ROOT / "results" / "reference" / "laptop-2core"
 
 def finish(study):
     """What a finished study has beside the fixture's runs and scores."""
-    write_json(study / "base" / "warmup.json", {"steps": 700, "seconds": 100.0})
+    write_json(study / "base" / "warm_start.json", {"steps": 700, "seconds": 100.0})
     write_json(study / "data" / "manifest.json", {"files": {}})
     (study / "report.html").write_text("<html></html>")
     (study / "tables").mkdir(exist_ok=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynclip.cli.options import resolve_all
+from dynclip.plan import outputs
 from dynclip.plan.describe import print_plan
-from dynclip.plan.outputs import is_world, launch_files
 from dynclip.report.claims.registry import CLAIMS
 from dynclip.report.evidence import BASE
 from dynclip.report.figures import FIGURES
@@ -21,7 +21,7 @@ from dynclip.report.mlflow_import import given_uri
 from dynclip.report.tables import TABLES
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import code_digest, digest
-from dynclip.studies.arms import ARMS, STUDIES, arm
+from dynclip.studies.arms import ARMS, STUDIES, arm, study_runs
 from dynclip.studies.method_options import SEPARATOR
 from dynclip.studies.overrides import SETTABLE
 from dynclip.studies.scales import REHEARSAL, SCALES, SUITES, RunConfig
@@ -80,7 +80,7 @@ class Call:
     def results(self) -> list[str]:
         """The files that a call without a target makes."""
         if self.engine == "verl":
-            return [file for study in self.studies.values() for file in launch_files(study)]
+            return [file for study in self.studies.values() for file in outputs.launch_files(study)]
         return [f"results/{self.name}/report.html", *self.pages] if self.is_suite else self.pages
 
     @property
@@ -131,6 +131,8 @@ def check_targets(studies: dict[str, RunConfig], words: list[str]) -> None:
         path = re.fullmatch(r"results/(?P<scale>[^/]+)/(?P<kind>runs|samples|scores)/(?P<rest>.+)", word)
         if not path:
             continue
+        if path["scale"] not in SCALES:
+            raise UserError(f"{word}: {path['scale']!r} is no scale; the scales are: {', '.join(SCALES)}")
         if path["scale"] not in studies:
             raise UserError(
                 f"{word}: this call is for scale {', '.join(studies)}; add --config scale={path['scale']} "
@@ -148,7 +150,7 @@ def check_target(config: RunConfig, word: str, kind: str, parts: list[str]) -> N
         raise UserError(f"{word}: this method is written {arm(parts[0]).name!r}")
     seed = re.fullmatch(r"seed(\d+)", parts[1]) if len(parts) > 1 else None
     # One job makes the files of all seeds of the call, and of no other.
-    if seed and is_world(config) and int(seed[1]) not in config.seeds:
+    if seed and outputs.is_world(config) and int(seed[1]) not in config.seeds:
         raise UserError(f"{word}: seed {seed[1]} is not among this call's seeds; add --config seeds={seed[1]}")
     if kind == "runs" or len(parts) != 4:
         return
@@ -198,7 +200,7 @@ def code_of(rule: str, config: RunConfig | None = None) -> str:
     """Digest of the code of a rule. It depends on the rule, the kind of policy and the trainer alone."""
     if rule == "train" and config and config.scale.trainer == "loop":
         return code_digest(*LOOP_CODE)
-    if rule in WORLD_CODE and config and is_world(config):
+    if rule in WORLD_CODE and config and outputs.is_world(config):
         return code_digest(*WORLD_CODE[rule])
     return code_digest(*CODE[rule])
 
@@ -240,3 +242,24 @@ def table_files(config: RunConfig) -> list[str]:
 def figure_files(config: RunConfig, kind: str) -> list[str]:
     """Every figure in one format."""
     return [f"results/{config.name}/figures/{name}.{kind}" for name in FIGURES]
+
+
+def study_inputs(config: RunConfig, name: str) -> list[str]:
+    """The input files of one study's page: its runs, and the scores of the runs that it evaluates."""
+    trained, scored = study_runs(config, [name])
+    files = [f"results/{config.name}/runs/{arm}/seed{seed}/run.json" for arm, seed in trained]
+    if STUDIES[name].signs:
+        files.append(f"results/{config.name}/studies/{name}/signs.json")
+    return files + outputs.scored(config, [(*run, checkpoint) for run in scored for checkpoint in config.checkpoints])
+
+
+def sign_runs(config: RunConfig, name: str) -> tuple[str, list[int]]:
+    """(arm, seeds) whose checkpoints the rule `agreement` measures for a study: its baseline's."""
+    spec = STUDIES[name]
+    return "grpo" if "grpo" in spec.arms else spec.arms[0], list(config.seeds[: spec.seeds])
+
+
+def sign_inputs(config: RunConfig, name: str) -> list[str]:
+    """The records of the runs whose checkpoints the rule `agreement` measures."""
+    arm, seeds = sign_runs(config, name)
+    return [f"results/{config.name}/runs/{arm}/seed{seed}/run.json" for seed in seeds]

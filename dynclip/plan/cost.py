@@ -47,14 +47,14 @@ class Cost:
 # regime (steps) and guessed (the others).
 REFERENCE_SPEED = 22.5
 START_S, REPORT_S = 5.0, 60.0  # a job up to its first step; all report jobs of a study
-SOURCE = "synthetic world on the reference machine"
+SOURCE = "estimate for the reference machine"
 WORLDS = {
     "paths": Cost(1.5, START_S, 0.05, 0.1, REPORT_S, SOURCE),
     "facts": Cost(3.0, START_S, 0.08, 0.5, REPORT_S, SOURCE),
     "worded": Cost(8.0, START_S, 0.3, 2.0, REPORT_S, SOURCE),
 }
 # Tiny policies through TRL: the rehearsal of a hub scale, and how many times as long a world's step takes. Assumed.
-REHEARSED = Cost(15.0, 8.0, 1.0, 8.0, REPORT_S, "tiny policy, TRL")
+REHEARSED = Cost(15.0, 8.0, 1.0, 8.0, REPORT_S, "tiny policy in TRL on the reference machine")
 TRL_STEP = 10
 
 
@@ -93,7 +93,7 @@ def estimate(scale: Scale, machine: Hardware, folder: Path) -> Cost:
         speed = round(measure_speed() / REFERENCE_SPEED, 2)
         parts = world_cost(scale) if isinstance(scale.policy, WorldPolicy) else REHEARSED
         seconds = {name: value / speed for name, value in vars(parts).items() if name != "source"}
-        return replace(parts, **seconds, source=f"{parts.source}, this one is {speed:.1f} times as fast")
+        return replace(parts, **seconds, source=f"{parts.source}, {speed:.1f} times its speed here")
     if measured := finished_steps(folder):
         step_s, source = statistics.median(measured), f"median of {len(measured)} finished steps"
     else:

@@ -97,20 +97,25 @@ def describe_time(made: Plan) -> list[tuple[str, str]]:
     scale, parts, gpus = made.config.scale, made.cost, made.config.scale.execution.all_gpus
     if not any(made.seconds.values()):
         return [("time", "nothing is left")]
-    train = f"{made.runs_left} runs x {made.config.steps} steps x {parts.step_s:.2g} s, {parts.source}"
+    train = f"{made.runs_left} runs x {made.config.steps} steps x {short(parts.step_s)}, {parts.source}"
     if gpus:
         hours = made.runs_left * made.config.steps * parts.step_s / 3600 * gpus
         train += f"; {hours:.0f} GPU hours"
     reasons = {
         "base": "supervised stage" if memory.is_large(scale) else "warm start",
         "train": train,
-        "evaluate": f"{made.evaluations_left} checkpoints x {parts.evaluation_s:.2g} s",
+        "evaluate": f"{made.evaluations_left} checkpoints x {short(parts.evaluation_s)}",
         "report": "tables, figures, report, MLflow",
     }
     lines = [(name, f"{duration(seconds)} ({reasons[name]})") for name, seconds in made.seconds.items() if seconds]
     together = f"{made.at_once} jobs at once" if made.at_once > 1 else "one job at a time"
     total = f"about {duration(sum(made.seconds.values()))}, {together}"
     return [*lines, ("time", f"{total}; expect a factor of two either way")]
+
+
+def short(seconds: float) -> str:
+    """Seconds of one part: two digits below 1 s."""
+    return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s" if seconds < 600 else duration(seconds)
 
 
 def duration(seconds: float) -> str:

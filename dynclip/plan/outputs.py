@@ -2,7 +2,6 @@
 
 from dynclip.runtime.checkpoints import MANIFEST
 from dynclip.runtime.errors import UserError
-from dynclip.studies.arms import STUDIES, study_runs
 from dynclip.studies.scales import RunConfig, WorldPolicy
 
 BASE = "base"  # in the place of a method: the policy before training
@@ -72,15 +71,15 @@ def company_runs(config: RunConfig) -> list[str]:
 
 def company_scores(config: RunConfig, kind: str) -> list[str]:
     """The "scores" or "samples" that one evaluation of a synthetic world leaves, with the wildcard {method}."""
-    return _scored(config, [("{method}", seed, label) for seed in config.seeds for label in config.checkpoints], kind)
+    return scored(config, [("{method}", seed, label) for seed in config.seeds for label in config.checkpoints], kind)
 
 
 def base_scores(config: RunConfig, kind: str) -> list[str]:
     """The "scores" or "samples" of the base policies."""
-    return _scored(config, base_places(config), kind)
+    return scored(config, base_places(config), kind)
 
 
-def _scored(config: RunConfig, places: list[Place], kind: str = "scores") -> list[str]:
+def scored(config: RunConfig, places: list[Place], kind: str = "scores") -> list[str]:
     """The files of (method, seed, checkpoint) on every benchmark."""
     return [
         f"results/{config.name}/{kind}/{method}/seed{seed}/{checkpoint}/{benchmark}.{FORMATS[kind]}"
@@ -102,28 +101,7 @@ def run_files(config: RunConfig) -> list[str]:
 def score_files(config: RunConfig) -> list[str]:
     """The score file of every evaluated checkpoint on every benchmark, the untrained base policies first."""
     places = [(method, seed, c) for method in config.methods for seed in config.seeds for c in config.checkpoints]
-    return _scored(config, base_places(config) + places)
-
-
-def study_inputs(config: RunConfig, name: str) -> list[str]:
-    """The input files of one study's page: its runs, and the scores of the runs that it evaluates."""
-    trained, scored = study_runs(config, [name])
-    files = [f"results/{config.name}/runs/{arm}/seed{seed}/run.json" for arm, seed in trained]
-    if STUDIES[name].signs:
-        files.append(f"results/{config.name}/studies/{name}/signs.json")
-    return files + _scored(config, [(*run, checkpoint) for run in scored for checkpoint in config.checkpoints])
-
-
-def sign_runs(config: RunConfig, name: str) -> tuple[str, list[int]]:
-    """(arm, seeds) whose checkpoints the rule `agreement` measures for a study: its baseline's."""
-    spec = STUDIES[name]
-    return "grpo" if "grpo" in spec.arms else spec.arms[0], list(config.seeds[: spec.seeds])
-
-
-def sign_inputs(config: RunConfig, name: str) -> list[str]:
-    """The records of the runs whose checkpoints the rule `agreement` measures."""
-    arm, seeds = sign_runs(config, name)
-    return [f"results/{config.name}/runs/{arm}/seed{seed}/run.json" for seed in seeds]
+    return scored(config, base_places(config) + places)
 
 
 def launch_files(config: RunConfig) -> list[str]:

@@ -115,7 +115,7 @@ def base_records(results: Path, seeds: Iterable[int]) -> dict[str, dict]:
     """Folder -> record of every base policy: its warm start, or the hub model and its supervised stage."""
     found = {}
     for name, folder in base_folders(results, seeds).items():
-        warmup = folder / "warmup.json"
+        warmup = folder / "warm_start.json"
         record = json.loads((warmup if warmup.exists() else folder / "base.json").read_text())
         found[name] = record | record.get("supervised", {})
     return found

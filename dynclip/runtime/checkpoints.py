@@ -37,7 +37,7 @@ def publish_links(source: Path, target: Path) -> None:
     shutil.copytree(source, aside, copy_function=os.link, ignore=shutil.ignore_patterns(MANIFEST))
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
-    # A copy: Snakemake sets the times of declared files, and a link would share them with the kept one.
+    # A copy: the declared file has to be newer than the inputs of the job, and a link is as old as what it links to.
     shutil.copy(source / MANIFEST, target / MANIFEST)
 
 

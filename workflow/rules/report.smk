@@ -91,7 +91,7 @@ rule track:
 # The signs are measured by sampling every checkpoint: a job with the evaluation's resources, not a table's.
 rule agreement:
     input:
-        lambda wildcards: outputs.sign_inputs(RUN, wildcards.study),
+        lambda wildcards: pipeline.sign_inputs(RUN, wildcards.study),
         f"{RESULTS}/data/train.jsonl",
     output:
         f"{RESULTS}/studies/{{study}}/signs.json",
@@ -107,9 +107,9 @@ rule agreement:
         nodes=1,
     params:
         scale=RUN.name,
-        method=lambda wildcards: outputs.sign_runs(RUN, wildcards.study)[0],
+        method=lambda wildcards: pipeline.sign_runs(RUN, wildcards.study)[0],
         seeds=lambda wildcards: ",".join(
-            map(str, outputs.sign_runs(RUN, wildcards.study)[1])
+            map(str, pipeline.sign_runs(RUN, wildcards.study)[1])
         ),
         code=pipeline.code_of("agreement"),
     shell:
@@ -119,7 +119,7 @@ rule agreement:
 
 rule study:
     input:
-        lambda wildcards: outputs.study_inputs(RUN, wildcards.study),
+        lambda wildcards: pipeline.study_inputs(RUN, wildcards.study),
     output:
         f"{RESULTS}/studies/{{study}}/README.md",
     log:
