@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evals.stats.comparison import mean_interval
 
-PASS_AT = (1, 2, 4, 8)
+PASS_AT = (1, 2, 4, 8, 16, 32, 64, 256)
 STATUSES = ("correct", "wrong", "unparsable", "truncated", "timed_out")
 
 
@@ -95,7 +95,7 @@ def score(rows: Sequence[dict]) -> dict:
     """A score record's numbers from sample rows (problem_id, correct, flexible, status, tokens, candidate, finish).
 
     headline: "strict", only marked answers count. flexible: avg@k and pass@K where unmarked answers count as well.
-    pass_at: K = 1, 2, 4, 8 as far as every problem has K samples; pass_at_missing: the reason for each other K. maj@k
+    pass_at: the K of PASS_AT as far as every problem has K samples; pass_at_missing: the reason for each other K. maj@k
     votes with `candidate`. per_problem: samples n, correct c, flexibly correct f, whether the majority is correct, mean
     tokens, samples cut off. Raises ValueError for no rows.
     """

@@ -12,7 +12,7 @@ from evals.sampling.settings import Evaluation
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Supervised warm start of a tiny policy. It stops at the first check at which pass@1 is in its range.
+    """Supervised warm start of a tiny policy. It stops at the first check with a pass@1 of at least `pass_at_1`.
 
     `error_rate`: the share of random moves in the walks of `paths`. The other worlds have a teacher with wrong facts.
     """
@@ -21,7 +21,7 @@ class WarmStart:
     learning_rate: float
     check_every: int  # updates
     max_steps: int
-    pass_at_1: tuple[float, float]  # at temperature 1, on training problems
+    pass_at_1: float  # at temperature 1, on training problems
     error_rate: float = 0.0
 
 
@@ -193,7 +193,7 @@ FACTS = Scale(
     title="chained modular arithmetic, a base policy that knows most facts and some of them wrongly, on a CPU",
     policy=WorldPolicy(
         "facts", hidden=48, intermediate=96, layers=1, heads=4,
-        warm_start=WarmStart(batch=192, learning_rate=3e-3, check_every=50, max_steps=2000, pass_at_1=(0.30, 0.45)),
+        warm_start=WarmStart(batch=192, learning_rate=3e-3, check_every=50, max_steps=2000, pass_at_1=0.35),
     ),
     train_set="facts_train",
     benchmark_kind="generated",
@@ -219,7 +219,7 @@ PATHS = replace(
     policy=WorldPolicy(
         "paths", hidden=64, intermediate=32,
         warm_start=WarmStart(
-            batch=256, learning_rate=3e-3, check_every=50, max_steps=2000, pass_at_1=(0.02, 0.10), error_rate=0.15
+            batch=256, learning_rate=3e-3, check_every=50, max_steps=2000, pass_at_1=0.03, error_rate=0.15
         ),
     ),
     train_set="paths_train",
@@ -236,7 +236,7 @@ WORDED = replace(
     title="the same facts in free wording, most tokens neutral, on a CPU",
     policy=WorldPolicy(
         "worded", hidden=64, intermediate=128, layers=2, heads=4,
-        warm_start=WarmStart(batch=128, learning_rate=2e-3, check_every=50, max_steps=3000, pass_at_1=(0.20, 0.45)),
+        warm_start=WarmStart(batch=128, learning_rate=2e-3, check_every=50, max_steps=3000, pass_at_1=0.3),
     ),
     train_set="worded_train",
     only=("worded",),
@@ -253,7 +253,7 @@ MINIATURE = replace(
     policy=WorldPolicy(
         "facts", hidden=16, intermediate=32, layers=1, heads=2,
         # Every pass@1 is accepted, so the warm start stops at its first check.
-        warm_start=WarmStart(batch=64, learning_rate=3e-3, check_every=60, max_steps=60, pass_at_1=(0.0, 1.0)),
+        warm_start=WarmStart(batch=64, learning_rate=3e-3, check_every=60, max_steps=60, pass_at_1=0.0),
     ),
     methods=("grpo", "od"),
     seeds=(0, 1),
@@ -374,7 +374,7 @@ REAL_SCALES = (PATHS, FACTS, WORDED, WORKSTATION, WORKSTATION_QWEN, WORKSTATION_
 def rehearsal(scale: Scale) -> Scale:
     """`scale` with all its rules and methods, but only two steps a run, two seeds and a few problems."""
     if isinstance(scale.policy, WorldPolicy):
-        anything = replace(scale.policy.warm_start, check_every=20, max_steps=20, pass_at_1=(0.0, 1.0))
+        anything = replace(scale.policy.warm_start, check_every=20, max_steps=20, pass_at_1=0.0)
         return replace(
             scale,
             name=scale.name + REHEARSAL,

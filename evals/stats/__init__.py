@@ -31,6 +31,8 @@ from evals.stats.curves import (
     oscillation,
     rises_then_falls,
     smooth,
+    window,
+    window_steps,
 )
 from evals.stats.power import Components, Design, minimum_detectable_effect, problem_interval, variance_components
 
@@ -39,5 +41,5 @@ __all__ = [
     "Rank", "Shape", "area_between", "at_equal_success", "bootstrap_difference", "detectable_effect", "difference",
     "falls_rises_falls", "holm", "interquartile_mean", "iqm", "judge", "mean_interval", "mean_test",
     "minimum_detectable_effect", "oscillation", "probability_of_improvement", "problem_interval", "rankings",
-    "rises_then_falls", "sign_flip_p", "smooth", "variance_components",
+    "rises_then_falls", "sign_flip_p", "smooth", "variance_components", "window", "window_steps",
 ]  # fmt: skip
