@@ -13,6 +13,7 @@ from dynclip.report.reference import read_committed, spread, write_reference
 from dynclip.runtime.files import write_json
 from dynclip.studies.arms import STUDIES
 from dynclip.studies.scales import SCALES, SUITES
+from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "reference" / "laptop-2core"
@@ -101,6 +102,26 @@ def test_the_laptop_study_is_committed_whole():
     page = (COMMITTED / "README.md").read_text()
     assert (COMMITTED / "front.png").stat().st_size > 10_000 and "](front.png)" in page
     assert [name for name in SUITES["laptop"] if f"]({name}/README.md)" not in page] == []
+
+
+def test_the_page_states_the_regime_of_the_scales():
+    page = (ROOT / "docs" / "laptop.md").read_text().split("## The regime")[1]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    assert table[0][1:4] == [f"`{name}`" for name in SUITES["laptop"]]
+    said = {row[0]: row[1:] for row in table}
+    for i, scale in enumerate(SCALES[name] for name in SUITES["laptop"]):
+        early, last = scale.early_fraction * scale.steps, scale.steps
+        for row, text in {
+            "base policy, one for each seed": f"pass@1 ≥ {scale.policy.warm_start.pass_at_1:.0%}".replace("%", " %"),
+            "seeds": str(len(scale.seeds)),
+            "rollout batch": f"{scale.prompts_per_step}{'' if i else ' prompts'} × {scale.group_size}",
+            "updates per rollout batch": f"{scale.minibatches}{'' if i else ' mini-batches'} × {scale.epochs}",
+            "learning rate": f"{scale.learning_rate:.0e}".replace("e-0", "e-"),
+            "rollout steps, early checkpoint": f"{last}, {early:.0f}",
+            "training problems, held out": f"{TRAIN_SETS[scale.train_set].count:,}, {BENCHMARKS[scale.name].count:,}",
+            "completion, at most": str(scale.max_completion),
+        }.items():
+            assert text in said[row][i], (scale.name, row)
 
 
 @each_world
