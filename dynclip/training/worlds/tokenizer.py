@@ -1,8 +1,5 @@
 """A world's tokenizer, in Hugging Face format, and which of its tokens are neutral."""
 
-import re
-from collections import defaultdict
-
 from dynclip.runtime.errors import UserError
 from evals.benchmarks.worlds import World
 
@@ -10,33 +7,27 @@ PAD, EOS = "<pad>", "<eos>"
 
 
 def build_tokenizer(world: World):
-    """A word-level tokenizer over the world's pieces.
+    """A tokenizer whose tokens are the world's pieces.
 
     Encoding splits a text into pieces, longest first. Decoding joins them, so a round trip is exact. Token 0 is PAD,
     which also stands for text outside the vocabulary, token 1 is EOS, and piece i of the vocabulary is token i + 2.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
     ids = {piece: i for i, piece in enumerate([PAD, EOS, *world.vocabulary])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_pattern(world.vocabulary)), behavior="isolated")
+    # Pieces are added tokens: beside a Qwen2 model AutoTokenizer keeps these alone and makes the rest Qwen2's own.
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in world.vocabulary])
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,
+        unk_token=PAD,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-
-
-def _pattern(vocabulary: tuple[str, ...]) -> str:
-    """A regular expression for the longest piece at a place. Pieces are grouped by their first character for speed."""
-    rests = defaultdict(list)
-    for piece in sorted(vocabulary, key=len, reverse=True):
-        rests[piece[0]].append(re.escape(piece[1:]))
-    return "|".join(f"{re.escape(first)}(?:{'|'.join(group)})" for first, group in rests.items())
 
 
 def neutral_mask(tokenizer, world: World):
@@ -50,14 +41,10 @@ def neutral_mask(tokenizer, world: World):
     for piece in sorted(world.neutral):
         ids = tokenizer(piece, add_special_tokens=False)["input_ids"]
         if len(ids) != 1 or tokenizer.decode(ids) != piece:
+            count = f"{len(ids)} tokens" if len(ids) > 1 and tokenizer.decode(ids) == piece else "no token"
             raise UserError(
-                f"world {world.name}: the neutral piece {piece!r} is {_described(tokenizer, ids)} of this tokenizer, "
-                "expected one token of its own; make the base policies again with --forcerun warmup"
+                f"world {world.name}: the neutral piece {piece!r} is {count} of this tokenizer, expected one token of "
+                "its own; make the base policies again with --forcerun warmup"
             )
         mask[ids[0]] = True
     return mask
-
-
-def _described(tokenizer, ids: list[int]) -> str:
-    unknown = tokenizer.pad_token_id in ids or tokenizer.unk_token_id in ids
-    return "no token" if unknown else f"{len(ids)} tokens"
