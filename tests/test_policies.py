@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2Config
 
 from dynclip.runtime.errors import UserError
 from dynclip.training.worlds.tokenizer import EOS, PAD, build_tokenizer, neutral_mask
@@ -17,12 +17,14 @@ names = pytest.mark.parametrize("name", WORLDS)
 def test_every_problem_and_trace_survives_a_round_trip(name, tmp_path):
     tokenizer, rng, teach = build_tokenizer(WORLDS[name]), random.Random(0), WORLDS[name].teacher(1)
     tokenizer.save_pretrained(tmp_path)
+    Qwen2Config(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(loaded) == len(tokenizer) and loaded.all_special_ids == tokenizer.all_special_ids
     for problem in generate(name, 300, 1, held_out=False):
         text = problem.problem + teach(problem, rng)
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.decode(ids) == text and 0 not in ids
-        assert loaded(text)["input_ids"] == ids
+        assert loaded(text)["input_ids"] == ids and loaded.decode(ids, skip_special_tokens=True) == text
         # The end of a prompt is the end of a token.
         prompt = tokenizer(problem.problem)["input_ids"]
         assert ids[: len(prompt)] == prompt

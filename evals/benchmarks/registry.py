@@ -66,7 +66,7 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
     for entry in (
         Benchmark(
             name="paths", title="Ways through a graph", world="paths", count=12669, seed=101, k=1,
-            content="8a8a4ab8611e4ad184c316b04f1ca28a7cbd2d9cb5e4aa5b2fece30be41e0e68",
+            content="4ed7bc9529d7e7fd1d7f888df2bf9d212c78f675b8c96b9ccda06f17d0b9ed86",
         ),
         Benchmark(
             name="facts", title="Arithmetic modulo 11", world="facts", count=200, seed=102,
@@ -119,7 +119,7 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
     for entry in (
         ProblemSet(
             name="paths_train", title="Ways through a graph", world="paths", count=50_367, seed=1,
-            content="e96c1f7063578f9057f2f6c61840be675631e1388e97668c54d5008621cf9e5c",
+            content="120bf9efcf30c8d85c2f168d1f4120a1c1449eae17d68e2b4ebab6abc8cb2239",
         ),
         ProblemSet(
             name="facts_train", title="Arithmetic modulo 11", world="facts", count=20_000, seed=2,

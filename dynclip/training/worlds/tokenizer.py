@@ -1,10 +1,7 @@
 """A world's tokenizer, in Hugging Face format, and which of its tokens are neutral."""
 
-import re
-from collections import defaultdict
-
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from dynclip.runtime.errors import UserError
 from evals.benchmarks.worlds import World
@@ -13,33 +10,26 @@ PAD, EOS = "<pad>", "<eos>"
 
 
 def build_tokenizer(world: World):
-    """A word-level tokenizer over the world's pieces.
+    """A tokenizer whose tokens are the world's pieces.
 
     Encoding splits a text into pieces, longest first. Decoding joins them, so a round trip is exact. Token 0 is PAD,
     which also stands for text outside the vocabulary, token 1 is EOS, and piece i of the vocabulary is token i + 2.
     """
-    from tokenizers import Regex, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     ids = {piece: i for i, piece in enumerate([PAD, EOS, *world.vocabulary])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_pattern(world.vocabulary)), behavior="isolated")
+    # Pieces are added tokens: beside a Qwen2 model AutoTokenizer keeps these alone and makes the rest Qwen2's own.
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in world.vocabulary])
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,
+        unk_token=PAD,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-
-
-def _pattern(vocabulary: tuple[str, ...]) -> str:
-    """A regular expression for the longest piece at a place. Pieces are grouped by their first character for speed."""
-    rests = defaultdict(list)
-    for piece in sorted(vocabulary, key=len, reverse=True):
-        rests[piece[0]].append(re.escape(piece[1:]))
-    return "|".join(f"{re.escape(first)}(?:{'|'.join(group)})" for first, group in rests.items())
 
 
 def neutral_mask(tokenizer: Tokenizer, world: World) -> torch.Tensor:

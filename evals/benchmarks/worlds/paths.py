@@ -77,10 +77,15 @@ def held_out(number: int) -> np.ndarray:
 
 
 def draw(level: int, seed: int) -> Draws:
-    """Every problem of all graphs at distance `level`, once. The order does not depend on `seed`."""
-    for number in range(GRAPHS):
-        for start, goal in np.argwhere(graph(number).distance == level).tolist():
-            yield text_of(number, start, goal), str(goal)
+    """Every problem of all graphs at distance `level`, once."""
+    pairs = [
+        (number, start, goal)
+        for number in range(GRAPHS)
+        for start, goal in np.argwhere(graph(number).distance == level).tolist()
+    ]
+    random.Random(seed).shuffle(pairs)
+    for number, start, goal in pairs:
+        yield text_of(number, start, goal), str(goal)
 
 
 def teacher(seed: int) -> Teacher:
