@@ -165,7 +165,6 @@ def protocol(config: RunConfig, grpo_config) -> dict[str, str]:
     return settings | {
         "mini-batches per rollout batch": str(scale.minibatches),
         "completions per mini-batch": str(scale.completions // scale.minibatches),
-        "factor on thresholds": f"{scale.thresholds:g}",
         "data order": order,
         "entropy definition": ENTROPY,
         "prompt template": scale.template,
