@@ -30,7 +30,7 @@ from dynclip.studies.arms import Arm
 from dynclip.studies.scales import RunConfig
 from dynclip.training.fingerprint import fingerprint
 from dynclip.training.lifecycle import arm_config, complete, export_folders, record_of, reset_if_changed, rewind
-from dynclip.training.loop import Loop, protocol
+from dynclip.training.loop import MAX_NORM, Loop
 from dynclip.training.problems import require_problems
 from dynclip.training.processes.recovery import Preempted
 from dynclip.training.trl_run.config import PROTOCOL_FILE
@@ -165,3 +165,30 @@ def publish(config: RunConfig, arm: Arm, seed: int, parts: dict, base: Path, dat
         checkpoints.publish_links(path, out / "checkpoints" / f"step{step}")
     for name in ("metrics.jsonl", "run.json"):
         write_atomic(out / name, (state / name).read_bytes())
+
+
+def protocol(config: RunConfig) -> dict[str, str]:
+    """Setting -> value for all settings of a run that are not its method's. Runs that differ cannot be compared."""
+    scale = config.scale
+    return {
+        "trainer": "loop",
+        "loss aggregation": scale.aggregation,
+        "dual clip": str(scale.dual_clip),
+        "mini-batches per rollout batch": str(scale.minibatches),
+        "epochs per rollout batch": str(scale.epochs),
+        "completions per mini-batch": str(scale.completions // scale.minibatches),
+        "samples per prompt": str(scale.group_size),
+        "completion length": str(scale.max_completion),
+        "truncated completions": scale.truncated,
+        "sampling temperature": "1.0",
+        "advantage scaling": "group",
+        "optimizer": "AdamW",
+        "learning rate": str(scale.learning_rate),
+        "learning-rate warm-up, rollout steps": str(scale.rate_warmup),
+        "weight decay": str(scale.weight_decay),
+        "gradient clip": str(MAX_NORM),
+        "data order": "a permutation for each pass, by seed and pass",
+        "entropy definition": "full vocabulary, temperature 1, of the sampling policy, mean over the batch's tokens",
+        "reward": scale.reward,
+        "precision": "float32",
+    }

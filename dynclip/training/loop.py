@@ -17,8 +17,6 @@ import math
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -28,45 +26,26 @@ from dynclip.methods.spec import separable
 from dynclip.methods.types import TokenBatch
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.seeds import derive_seed
-from dynclip.studies.scales import RunConfig, Scale
+from dynclip.studies.scales import Scale
 from dynclip.training.worlds.networks import Weights
+from dynclip.training.worlds.tasks import LanguageTask, PathTask, Rollout
 
 RATIO_LIMIT, SKIPS_IN_A_ROW = 1e4, 3  # as in dynclip.trl.skipping
 MAX_NORM = 1.0  # of a seed's gradient
 EXTREME = {"policy/ratio_max": max, "policy/ratio_min": min}  # over a step's updates; all other metrics are means
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """A rollout batch. `inputs` of the network, (R, B, ...) each; `tokens` and `mask` (R, B, T), the mask is True up to
-    and with the end token; `rewards` and `truncated` (R, B). Groups are consecutive rows."""
-
-    inputs: dict[str, torch.Tensor]
-    tokens: torch.Tensor
-    mask: torch.Tensor
-    rewards: torch.Tensor
-    truncated: torch.Tensor
-
-
-class Task(Protocol):
-    """What the seeds are trained on. `neutral` (V,): tokens on which no reward depends, or None."""
-
-    network: "Network"
-    neutral: torch.Tensor | None
-
-    def rollout(self, weights: Weights, step: int) -> Rollout:
-        """Sample and grade the completions of rollout step `step`."""
-
-
-class Network(Protocol):
-    def logits(self, weights: Weights, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(R, B, T, V)."""
-
-
 class Loop:
     """The training of one arm. `methods`: one `Method` per seed. `weights` (R, ...) are changed in place."""
 
-    def __init__(self, scale: Scale, methods: Sequence[Method], seeds: Sequence[int], task: Task, weights: Weights):
+    def __init__(
+        self,
+        scale: Scale,
+        methods: Sequence[Method],
+        seeds: Sequence[int],
+        task: LanguageTask | PathTask,
+        weights: Weights,
+    ):
         self.scale, self.methods, self.seeds, self.task = scale, list(methods), tuple(seeds), task
         self.weights = {name: value.clone().requires_grad_() for name, value in weights.items()}
         self.optimizer = torch.optim.AdamW(
@@ -349,30 +328,3 @@ def part_of(values: dict, cut: slice) -> dict:
 
 def is_rows(value, order: torch.Tensor) -> bool:
     return torch.is_tensor(value) and value.shape[:2] == order.shape
-
-
-def protocol(config: RunConfig) -> dict[str, str]:
-    """Setting -> value for all settings of a run that are not its method's. Runs that differ cannot be compared."""
-    scale = config.scale
-    return {
-        "trainer": "loop",
-        "loss aggregation": scale.aggregation,
-        "dual clip": str(scale.dual_clip),
-        "mini-batches per rollout batch": str(scale.minibatches),
-        "epochs per rollout batch": str(scale.epochs),
-        "completions per mini-batch": str(scale.completions // scale.minibatches),
-        "samples per prompt": str(scale.group_size),
-        "completion length": str(scale.max_completion),
-        "truncated completions": scale.truncated,
-        "sampling temperature": "1.0",
-        "advantage scaling": "group",
-        "optimizer": "AdamW",
-        "learning rate": str(scale.learning_rate),
-        "learning-rate warm-up, rollout steps": str(scale.rate_warmup),
-        "weight decay": str(scale.weight_decay),
-        "gradient clip": str(MAX_NORM),
-        "data order": "a permutation for each pass, by seed and pass",
-        "entropy definition": "full vocabulary, temperature 1, of the sampling policy, mean over the batch's tokens",
-        "reward": scale.reward,
-        "precision": "float32",
-    }

@@ -15,12 +15,23 @@ from tokenizers import Tokenizer
 
 from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import Scale, WorldPolicy
-from dynclip.training.loop import Rollout
 from dynclip.training.worlds.networks import PathNetwork, Transformer, Weights, draw
 from dynclip.training.worlds.tokenizer import EOS, PAD, neutral_mask
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.worlds import WORLDS, paths
 from evals.grading import rewards
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A rollout batch. `inputs` of the network, (R, B, ...) each; `tokens` and `mask` (R, B, T), the mask is True up to
+    and with the end token; `rewards` and `truncated` (R, B). Groups are consecutive rows."""
+
+    inputs: dict[str, torch.Tensor]
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    rewards: torch.Tensor
+    truncated: torch.Tensor
 
 
 def chosen(seed: int, step: int, per_step: int, count: int) -> torch.Tensor:
