@@ -56,7 +56,7 @@ def trial(checkpoint: Path, arm: str, seed: int, rows: Sequence[dict], reward: C
     from dynclip.trl.trainer import DynClipTrainer
 
     scale = LAPTOP
-    before, after = ARMS["grpo"].at(scale), ARMS[arm].at(scale)
+    before, after = ARMS["grpo"], ARMS[arm]
     later = method(after.spec, BEFORE + 1, **after.options)
 
     class Switching(DynClipTrainer):

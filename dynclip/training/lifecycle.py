@@ -32,9 +32,9 @@ from evals.benchmarks.registry import read_problems
 
 
 def arm_config(config: RunConfig, name: str) -> tuple[Arm, RunConfig]:
-    """The arm `name` with its options at the study's scale, and the study with the arm's own batch sizes."""
+    """The arm `name`, and the study with the arm's own batch sizes."""
     chosen = arm(name)
-    return chosen.at(config.scale), replace(config, scale=chosen.scale(config.scale))
+    return chosen, replace(config, scale=chosen.scale(config.scale))
 
 
 def train(config: RunConfig, name: str, seed: int, base: Path, data: Path, out: Path, log_file=None) -> dict:
