@@ -1,10 +1,9 @@
 """The studies: which arms each compares. An arm is one line of a comparison: a method with its options.
 
 A method of the registry is an arm under its own name. Other arms of the studies are defined here and named by what
-differs; their thresholds are the paper's. A user's arm is named by its options, such as
-`id@switch=0.35`, see `dynclip.studies.method_options`. Every study is a target of the workflow
-(`snakemake --cores all phase_ratio`) at any scale. An arm that several studies share is trained once, under
-results/<scale>/runs/<arm>/.
+differs. A user's arm is named by its options, such as `id@switch=0.35`, see `dynclip.studies.method_options`. Every
+study is a target of the workflow (`snakemake --cores all phase_ratio`) at any scale. An arm that several studies share
+is trained once, under results/<scale>/runs/<arm>/.
 """
 
 from collections.abc import Callable, Iterable

@@ -38,8 +38,8 @@ def fingerprint(config: RunConfig, arm: Arm, seed: int, base: Path, data: Path) 
 
 SETTINGS = (
     "prompts_per_step", "group_size", "minibatches", "epochs", "learning_rate", "max_completion", "early_fraction",
-    "threads", "max_prompt", "max_level", "repeats", "weight_decay", "aggregation", "dual_clip",
-    "template", "reward", "rate_warmup", "truncated", "trainer",
+    "rate_warmup", "threads", "max_prompt", "max_level", "repeats", "weight_decay", "aggregation", "dual_clip",
+    "template", "reward", "truncated", "trainer",
 )  # fmt: skip
 
 

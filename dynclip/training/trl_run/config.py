@@ -8,7 +8,8 @@ from dynclip.runtime.hardware import detect
 from dynclip.studies.execution import micro_batches, sharding_of
 from dynclip.studies.scales import Execution, HubPolicy, RunConfig, Scale
 
-# Aggregation of dynclip.methods.surrogate -> TRL's loss_type. TRL's "dapo" divides by the whole mini-batch's tokens.
+# Aggregation of a scale -> TRL's loss_type. "dapo" divides the sum over a mini-batch's tokens by the mean number of
+# tokens of the rollout batch's mini-batches (docs/peers.md).
 LOSS_TYPES = {"token": "dapo", "sequence": "grpo", "fixed": "dr_grpo"}
 PROTOCOL_FILE = "protocol.json"  # in a training's state: what `protocol` returned
 SERVER = "DYNCLIP_VLLM_SERVER"  # address of a vLLM server (trl vllm-serve) that samples instead of the trainer's GPUs
@@ -23,7 +24,8 @@ def world_size() -> int:
 
 
 def trainer_config(config: RunConfig, seed: int, state: Path, micro_batch: int | None = None):
-    """TRL's configuration of a run: no KL term, constant learning rate, several updates per rollout batch.
+    """TRL's configuration of a run: no KL term, a constant learning rate after its warm-up, several updates per rollout
+    batch.
 
     The effective batch is that of the scale for any number of processes and any `micro_batch`. Raises UserError if the
     processes cannot share a mini-batch evenly.
@@ -51,8 +53,8 @@ def trainer_config(config: RunConfig, seed: int, state: Path, micro_batch: int |
         top_p=1.0,
         top_k=0,
         learning_rate=scale.learning_rate,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
+        lr_scheduler_type="constant_with_warmup" if scale.rate_warmup else "constant",
+        warmup_steps=scale.rate_warmup * scale.updates_per_rollout,
         weight_decay=scale.weight_decay,
         max_grad_norm=1.0,
         beta=0.0,
@@ -130,6 +132,8 @@ def sharding_options(execution: Execution) -> dict:
     }
 
 
+# `Scale.truncated` -> what it does with completions that the token limit cuts off.
+TRUNCATED = {"counted": "graded as no answer, trained like the others"}
 # Setting name shown in error messages -> GRPOConfig field. Runs that differ in one cannot be compared.
 PROTOCOL = {
     "loss aggregation": "loss_type",
@@ -165,6 +169,9 @@ def protocol(config: RunConfig, grpo_config) -> dict[str, str]:
     return settings | {
         "mini-batches per rollout batch": str(scale.minibatches),
         "completions per mini-batch": str(scale.completions // scale.minibatches),
+        "learning-rate warm-up": f"{scale.rate_warmup} rollout steps",
+        "truncated completions": TRUNCATED[scale.truncated],
+        "trainer": scale.trainer,
         "data order": order,
         "entropy definition": ENTROPY,
         "prompt template": scale.template,
