@@ -36,7 +36,7 @@ def test_ods_switches_are_visible(study):
     evidence = load_evidence(study)
     strip = entropy(evidence).axes[1]
     assert [label.get_text() for label in strip.get_yticklabels()] == [f"od, seed {s}" for s in range(3)]
-    drawn = sum(len(collection.get_paths()) for collection in strip.collections)
+    drawn = len(strip.patches)
     assert drawn == 3 * 12  # every step of every seed is in exactly one state
     assert len(entropy(load_evidence(study, methods=("grpo", "id"))).axes) == 1
 
