@@ -16,11 +16,11 @@ from dynclip.studies.arms import STUDIES
 
 HEAD = ("claim", "verdict", "effect [95 % interval], seeds", "detectable", "paper")
 NOTE = (
-    "Verdicts follow a rule that is fixed in the code. Decided is only what more than three seeds show in "
-    "every route that applies (t interval; bootstrap over problems and seeds; sign flips from six seeds on), after Holm's correction over a claim's "
-    "parts. Detectable: the smallest true effect that this design finds with 80 % power, before Holm's correction. "
-    "Inconclusive is not refuted: see what could have been seen. Not testable here: the runs lack what the claim is "
-    "about, for example a collapse of entropy under GRPO."
+    "Verdicts follow a rule that is fixed in the code. Decided is only what more than three seeds show in every route "
+    "that applies (t interval; bootstrap over problems and seeds; sign flips from six seeds on), after Holm's "
+    "correction over a claim's parts. Detectable: the smallest true effect that this design finds with 80 % power, "
+    "before Holm's correction. Inconclusive is not refuted: see what could have been seen. Not testable here: the runs "
+    "lack what the claim is about, for example a collapse of entropy under GRPO."
 )
 
 

@@ -2,8 +2,9 @@
 
 A claim has parts. Each part is a number with its interval and the side on which the claim expects it. Reproduced: every
 part is significantly on its side. Contradicted: one part is significantly on the other side. Not testable here: the
-runs lack what the claim is about, such as a collapse under GRPO. Not run: no run exists. Inconclusive: everything else. Significant means `Difference.claim`: every interval excludes the null value, also after
-Holm's correction over the claim's parts, with more than three seeds. `dynclip.report.claims.page` writes the verdicts.
+runs lack what the claim is about, such as a collapse under GRPO. Not run: no run exists. Inconclusive: everything else.
+Significant means `Difference.claim`: every interval excludes the null value, also after Holm's correction over the
+claim's parts, with more than three seeds. `dynclip.report.claims.page` writes the verdicts.
 """
 
 from collections.abc import Callable, Sequence

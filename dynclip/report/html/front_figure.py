@@ -186,7 +186,9 @@ def _pass_at_1(world: Evidence, ax, first: bool) -> None:
         if before.n > 1:
             ax.axvspan(before.low, before.high, color="#777777", alpha=0.2, linewidth=0)
         middle = (len(world.methods) - 1) / 2
-        ax.text(before.mean, middle, " before", fontsize=SMALL, color="#666666", va="center", rotation=90)
+        style = {"fontsize": SMALL, "color": "#666666", "rotation": 90, "va": "center"}
+        right = before.high if before.n > 1 else before.mean
+        ax.annotate("before", (right, middle), (2, 0), textcoords="offset points", **style)
     for place, method in enumerate(world.methods):
         look = method_look(world, method)
         for label, fill in labels.items():
@@ -235,7 +237,7 @@ def pass_curves(evidence: Evidence, benchmark: str, method: str) -> dict[int, di
 
 
 def _split(world: Evidence, kind: str, ax) -> None:
-    _lines(world, ax, split_curves(world, kind), SPLIT)
+    _lines(world, ax, split_curves(world, kind), SPLIT - 0.85)  # without title and axis
     _title(ax, f"{world.scale}: entropy of the {kind} tokens, nats a token")
     ax.tick_params(labelsize=SMALL)
     ax.set_xlabel("rollout step", fontsize=SMALL + 0.5)
