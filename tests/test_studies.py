@@ -19,8 +19,8 @@ from dynclip.methods.types import Line, TokenBatch
 from dynclip.report.comparisons import seed_means
 from dynclip.report.evidence import Evidence, load_evidence
 from dynclip.report.figures import FIGURES
-from dynclip.report.study_page import signs
 from dynclip.report.study_page import write_study as write_page
+from dynclip.report.study_page.page import signs
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256
 from dynclip.studies.arms import ARMS, STUDIES, UPDATES, arm, find_study, study_runs

@@ -6,9 +6,18 @@ import shutil
 
 import pandas as pd
 import pytest
-from synthetic_study import write_study
+from scipy import stats
+from synthetic_study import write_study, write_world
 
-from dynclip.report.comparisons import at_share, common_reward, entropy_at_reward
+from dynclip.report.comparisons import (
+    at_share,
+    benchmark_differences,
+    common_reward,
+    detectable_after_holm,
+    entropy_at_reward,
+    seed_means,
+    spread_of_pass,
+)
 from dynclip.report.evidence import load_evidence
 from dynclip.report.findings import findings
 from dynclip.report.tables import TABLES, frame, latex, main_table, markdown, write_tables
@@ -98,6 +107,9 @@ def test_at_share_and_smooth():
     ramp = [float(i) for i in range(100)]
     assert [at_share(ramp, p) for p in (0, 50, 100)] == [1.0, 50.0, 98.0]  # 5 steps, cut at the ends
     assert smooth(ramp)[10] == 10.0 and len(smooth(ramp)) == 100
+    short = [float(i) for i in range(30)]  # 5 % of 30 steps would be a single one
+    assert [at_share(short, p) for p in (0, 50, 100)] == [1.0, 14.0, 28.0]
+    assert list(smooth(short)[:3]) == [1.0, 1.0, 2.0] and list(smooth(short, width=0)) == short
     assert at_share([4.0], 100) == 4.0 and math.isnan(at_share([math.nan], 0))
 
 
@@ -115,12 +127,40 @@ def test_findings_are_computed(study):
     assert any(text.startswith("Entropy under grpo falls in 3 of 3 seeds") for text in texts)
     assert "3 seeds per method: every comparison is exploratory." in texts
     assert any(text.startswith("id vs grpo on entropy at half time: +0.0") for text in texts)
-    assert "od, switches: 2 in seed 0, 2 in seed 1, 2 in seed 2." in texts
+    assert "od switches 2 to 2 times a seed." in texts
     assert not any(finding.warning for finding in findings(load_evidence(study)) if "1.1" in finding.text)
     for path in study.glob("runs/*/*/metrics.jsonl"):
         path.write_text(path.read_text().replace('"clip/high_fraction": 0.006', '"clip/high_fraction": 0.001'))
     weak = [f for f in findings(load_evidence(study)) if "below 1 %" in f.text]
     assert len(weak) == 3 and all(finding.warning for finding in weak)
+
+
+def test_exact_scores_of_own_problems_are_paired_by_seed_alone(tmp_path):
+    results = write_world(tmp_path / "paths", ("grpo", "did"), range(5), steps=20)
+    evidence = load_evidence(results)
+    means = {}
+    for method in ("base", "grpo", "did"):
+        files = [json.loads((results / f"scores/{method}/seed{s}/final/paths.json").read_text()) for s in range(5)]
+        means[method] = [100 * sum(p["c"] for p in f["per_problem"]) / 12 for f in files]
+        assert list(seed_means(evidence, "paths", method).values()) == pytest.approx(means[method])
+    (gap,) = benchmark_differences(evidence)
+    expected = stats.ttest_rel(means["did"], means["grpo"])
+    assert (gap.n, gap.boot_low, gap.p) == (5, None, pytest.approx(expected.pvalue))
+    assert (gap.low, gap.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    table = main_table(evidence)
+    assert table.header == ["method", "paths pass@1, %", "paths − grpo"] and "calculated exactly" in table.note
+    assert table.rows[0][0] == "base" and "one policy" not in table.rows[0][1] and "[" in table.rows[0][1]
+    assert frame(table).set_index("method").loc["base", "mean"] == pytest.approx(sum(means["base"]) / 5)
+    part = load_evidence(results, seeds=(1, 3))
+    assert list(seed_means(part, "paths", "base")) == [1, 3], "only the bases of the compared seeds"
+    chances = [p["c"] for p in evidence.select("paths", "did")[2]["per_problem"]]
+    gain = 100 * sum(1 - (1 - c) ** 32 - c for c in chances) / 12
+    assert spread_of_pass(evidence, "did", "final")[2] == pytest.approx(gain)
+
+
+def test_the_detectable_difference_after_holm_is_larger(study):
+    (gap, *_) = benchmark_differences(load_evidence(study))
+    assert gap.family == 4 and detectable_after_holm(gap) > gap.detectable
 
 
 def test_latex_escapes(study):

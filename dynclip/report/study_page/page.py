@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dynclip.report.comparisons import at_share, seed_means, training_differences
-from dynclip.report.evidence import Evidence, counts, load_evidence
-from dynclip.report.figures import EFFECTS, PANELS, effects, panels, render
+from dynclip.report.comparisons import at_share, seed_means, shared_counts, training_differences
+from dynclip.report.evidence import Evidence, load_evidence
+from dynclip.report.figures import render
 from dynclip.report.plot import STYLE, files
+from dynclip.report.study_page.figures import EFFECTS, effects, panels, panels_caption
 from dynclip.report.tables import TABLES, Table, frame, markdown
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import write_atomic
@@ -26,11 +27,13 @@ from evals.stats import (
     EXPLORATORY_SEEDS,
     Difference,
     Estimate,
+    detectable_effect,
     iqm,
     mean_interval,
     probability_of_improvement,
     rankings,
 )
+from evals.stats.comparison import paired_values
 from evals.stats.power import Components, Design, minimum_detectable_effect, variance_components
 
 
@@ -50,7 +53,7 @@ def write_study(results: Path, name: str, seeds: Sequence[int]) -> list[Path]:
             evidence = replace(evidence, scores=[])
         gaps = training_differences(evidence)
         with matplotlib.rc_context(STYLE):
-            pictures = {f"panels{mark}": (panels(evidence), PANELS)}
+            pictures = {f"panels{mark}": (panels(evidence), panels_caption(evidence))}
             if gaps:
                 pictures[f"effects{mark}"] = (effects(evidence, gaps), EFFECTS)
         sections.append(verdicts(evidence, gaps))
@@ -146,12 +149,17 @@ def power(evidence: Evidence) -> Table:
     """The variance components of the scores, and the smallest difference that more seeds would detect."""
     rows, records = [], []
     for benchmark in evidence.benchmarks:
-        base = {s: counts(score) for s, score in evidence.select(benchmark, evidence.baseline).items()}
+        base = evidence.select(benchmark, evidence.baseline).keys()
         for method in evidence.methods:
-            these = {s: counts(score) for s, score in evidence.select(benchmark, method).items()}
-            if method == evidence.baseline or len(these.keys() & base.keys()) < 2:
+            if method == evidence.baseline or len(evidence.select(benchmark, method).keys() & base) < 2:
                 continue
-            parts = variance_components(these, base)
+            pair = shared_counts(evidence, benchmark, (method, evidence.baseline))
+            if pair is None:
+                row, record = _power_of_seeds(evidence, benchmark, method)
+                rows.append(row)
+                records.append(record)
+                continue
+            parts = variance_components(*pair)
             sizes = {n: _detectable(parts, n) for n in DESIGNS}
             rows.append([benchmark, f"{method} − {evidence.baseline}", parts.sentence])
             rows[-1] += [f"{size:.1f} pt" for size in sizes.values()]
@@ -167,6 +175,19 @@ def power(evidence: Evidence) -> Table:
     )
     header = ["benchmark", "comparison", "where the spread comes from", *(f"{n} seeds" for n in DESIGNS)]
     return Table("What the design can see", note, header, rows, records)
+
+
+def _power_of_seeds(evidence: Evidence, benchmark: str, method: str) -> tuple[list[str], dict]:
+    """Row and record of `power` where problems differ between seeds: the spread over seeds holds all sources."""
+    sides = [seed_means(evidence, benchmark, name) for name in (method, evidence.baseline)]
+    sd = mean_interval(paired_values(*sides)).sd
+    sizes = {n: detectable_effect(sd, n) for n in DESIGNS}
+    seeds = len(sides[0].keys() & sides[1].keys())
+    row = [benchmark, f"{method} − {evidence.baseline}", f"seed sd {sd:.1f} pt, its problems included ({seeds} seeds)"]
+    record = {"benchmark": benchmark, "a": method, "b": evidence.baseline, "sd_seed": sd}
+    return [*row, *(f"{size:.1f} pt" for size in sizes.values())], record | {
+        f"detectable_{n}": size for n, size in sizes.items()
+    }
 
 
 def _detectable(parts: Components, seeds: int) -> float:

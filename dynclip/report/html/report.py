@@ -1,21 +1,15 @@
-"""results/<scale>/report.html: the whole study in one file that loads nothing from the network and runs no script.
+"""results/<scale>/report.html: the whole study in one file that loads nothing from the network and runs no script."""
 
-Jinja escapes every value in the template, because a model wrote the completions. The content security policy forbids
-scripts and requests as a second protection.
-"""
-
-import base64
 import json
 import random
-import re
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
 from dynclip.report.claims.page import table_of
+from dynclip.report.comparisons import is_exact
 from dynclip.report.evidence import BASE, Evidence, load_evidence
-from dynclip.report.figures import FIGURES, caption, render
+from dynclip.report.figures import caption, names_of, render
 from dynclip.report.findings import Finding, findings
+from dynclip.report.html.style import HEAD, image, render_page
 from dynclip.report.tables import TABLES, Table
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import write_atomic
@@ -23,54 +17,9 @@ from dynclip.runtime.files import write_atomic
 SAMPLES = 3  # correct and wrong samples per benchmark
 MAX_CHARACTERS = 2000  # of a completion
 
-TEMPLATE = """\
-{% macro table(content, level) %}
-<h{{ level }}>{{ content.title }}</h{{ level }}>
-<div class="wide"><table><thead><tr>
-{% for cell in content.header %}<th>{{ cell }}</th>{% endfor %}
-</tr></thead><tbody>
-{% for row in content.rows %}
-<tr>{% for cell in row %}<td>{{ cell | unbroken }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody></table></div><p class="note">{{ content.note }}</p>
-{% endmacro %}
-{% macro heading(name) %}<h2 id="{{ name | lower }}">{{ name }}</h2>{% endmacro %}
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title><style>
-:root { --ink: #1c1c1c; --soft: #5f6368; --line: #dcdcdc; --warn: #8a4b00; --paper: #fff; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 64rem; padding: 2.5rem 1.5rem 5rem;
-  background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.35rem; margin: 3rem 0 .8rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1.02rem; margin: 1.6rem 0 .4rem; }
-p, li { max-width: 46rem; } ul { padding-left: 1.2rem; margin: .3rem 0; } li { margin: .15rem 0; }
-.soft, figcaption, .note { color: var(--soft); font-size: .875rem; }
-nav a { margin-right: 1.1rem; color: inherit; }
-dl { display: grid; grid-template-columns: 10rem 1fr; gap: .25rem 1rem; margin: 1.2rem 0; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-li.warning { color: var(--warn); } li.warning::marker { content: "!  "; font-weight: bold; }
-figure { margin: 1.2rem 0 2.4rem; } figure img { width: 100%; height: auto; display: block; }
-figcaption { margin-top: .4rem; max-width: 46rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .84rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .7rem .3rem 0;
-  border-bottom: 1px solid var(--line); }
-thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
-td:first-child { white-space: nowrap; }
-code, pre { font: .84rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
-pre.command { background: #f5f5f3; padding: .7rem .9rem; border-radius: 4px; }
-.sample { border-left: 3px solid #2e7d32; padding: .1rem 0 .1rem .9rem; margin: .8rem 0; }
-.sample p { margin: 0; }
-.sample.no { border-left-style: dashed; border-left-color: #b3261e; }
-summary { cursor: pointer; margin: .6rem 0; }
-@media print { body { max-width: none; padding: 0; } figure, .sample { break-inside: avoid; } }
-</style></head><body>
+TEMPLATE = (
+    HEAD
+    + """\
 <h1>{{ title }}</h1>
 <nav class="soft">
 {% for name in ("Findings", "Claims", "Figures", "Tables", "Samples", "Provenance", "Explore") %}
@@ -96,7 +45,7 @@ seeds.</p>
 {{ heading("Figures") }}
 {% for figure in figures %}
 <figure id="figure-{{ figure.name }}"><img alt="{{ figure.caption }}"
-src="data:image/svg+xml;base64,{{ figure.svg }}"><figcaption>{{ figure.caption }}</figcaption></figure>
+src="{{ figure.source }}"><figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
 
 {{ heading("Tables") }}
@@ -126,20 +75,20 @@ src="data:image/svg+xml;base64,{{ figure.svg }}"><figcaption>{{ figure.caption }
 <code>tables/*.csv</code> in <code>{{ results }}</code>.</p>
 </body></html>
 """
+)
 
 
 def write_report(results: Path | str, methods=None, seeds=None) -> Path:
     """Verify results/<scale>, write its report.html and return the path. Raises UserError for a damaged file."""
     evidence = load_evidence(results, methods, seeds)
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["unbroken"] = _unbroken
-    page = environment.from_string(TEMPLATE).render(
+    page = render_page(
+        TEMPLATE,
         title=f"dynclip · {evidence.scale}",
         results=evidence.results,
         facts=_facts(evidence),
         findings=_findings(evidence),
         claims=table_of(evidence),
-        figures=[_figure(evidence, name) for name in FIGURES],
+        figures=[_figure(evidence, name) for name in names_of(evidence)],
         tables=[build(evidence) for build in TABLES.values()],
         samples=_samples(evidence),
         runs=_runs(evidence),
@@ -154,7 +103,8 @@ def _facts(evidence: Evidence) -> dict[str, str]:
     benchmarks = []
     for name in evidence.benchmarks:
         score = next(s for s in evidence.scores if s["benchmark"] == name)
-        benchmarks.append(f"{name} ({score['n_problems']} problems × {score['k']} samples)")
+        how = "scored exactly" if is_exact(score) else f"× {score['k']} samples"
+        benchmarks.append(f"{name} ({score['n_problems']} problems {how})")
     facts = {
         "Compared": f"{', '.join(evidence.methods)}; differences are taken to {evidence.baseline}",
         "Runs": f"{len(evidence.runs)} of {len(evidence.methods) * len(evidence.seeds)} finished",
@@ -192,25 +142,18 @@ def _findings(evidence: Evidence) -> dict[str, list[Finding]]:
 
 
 def _figure(evidence: Evidence, name: str) -> dict[str, str]:
-    # As images the figures keep their element ids apart; inline SVGs would share them.
     svg = render(evidence, name, captioned=False, formats=("svg",))["svg"]
-    return {"name": name, "caption": caption(evidence, name), "svg": base64.b64encode(svg).decode()}
-
-
-def _unbroken(cell: str) -> str:
-    """The cell with no-break spaces in an interval, around ± and in a difference."""
-    return re.sub(r"\[[^]]*\]|\S+ [±−] \S+", lambda part: part[0].replace(" ", "\u00a0"), cell)
+    return {"name": name, "caption": caption(evidence, name), "source": image(svg)}
 
 
 def _samples(evidence: Evidence) -> dict:
     """A few correct and wrong completions per benchmark of one run's last checkpoint, drawn with a fixed seed."""
-    chosen = next(
-        (s for m in (evidence.baseline, *evidence.methods, BASE) for s in evidence.scores
-         if (s["method"], s["checkpoint"]) == (m, "final")),
-        None,
-    )  # fmt: skip
-    if chosen is None:
-        return {"note": "No checkpoint is scored yet.", "benchmarks": {}}
+    sampled = [s for s in evidence.scores if s["checkpoint"] == "final" and not is_exact(s)]
+    if not sampled:
+        scored = "The scores are exact, without samples." if evidence.scores else "No checkpoint is scored yet."
+        return {"note": scored, "benchmarks": {}}
+    order = (evidence.baseline, *evidence.methods, BASE)
+    chosen = min(sampled, key=lambda score: order.index(score["method"]))
     method, seed = chosen["method"], chosen["seed"]
     return {
         "note": f"Run {method}, seed {seed}, last checkpoint; up to {SAMPLES} right and {SAMPLES} wrong, drawn at "
@@ -218,7 +161,7 @@ def _samples(evidence: Evidence) -> dict:
         "benchmarks": {
             benchmark: _benchmark_samples(evidence, benchmark, method, seed)
             for benchmark in evidence.benchmarks
-            if seed in evidence.select(benchmark, method)
+            if (score := evidence.select(benchmark, method).get(seed)) and not is_exact(score)
         },
     }
 
