@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -90,16 +91,18 @@ def test_adding_a_method_as_described_trains_it_alone(finished):
     workspace, _ = finished
     function, entry = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     bounds = workspace.root / "dynclip" / "methods" / "bounds.py"
-    before = bounds.read_text()
+    before, runs = bounds.read_text(), workspace.root / RESULTS / "runs" / "closing"
     try:
         head, tail = before.split("METHODS = (\n")
         bounds.write_text(f"{head}{function}\n\nMETHODS = (\n{entry.rstrip()},\n{tail}")
         planned = workspace.planned(config=("methods=grpo,closing",))
-        done = workspace.run("dynclip", "train", "--scale", "miniature", "--method", "closing", "--seed", "0")
+        done = workspace.run("dynclip", "train", "--scale", "miniature", "--method", "closing", "--seeds", "0")
+        written = runs / "seed0" / "run.json"
+        assert done.returncode == 0 and written.exists(), done.stdout[-2000:]
     finally:
         bounds.write_text(before)
-    assert planned["train"] == 1 and planned["evaluate"] == 1
-    assert done.returncode == 0, done.stdout[-2000:]
+        shutil.rmtree(runs, ignore_errors=True)
+    assert planned["train"] == 1 and planned["evaluate"] == 1, "one job for all seeds of the new method"
     assert "closing" not in METHODS
 
 
