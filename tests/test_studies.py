@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from dynclip.lab.regime import SEARCH_SEEDS, candidates, chosen, label, outcome, page
 from scipy.stats import trim_mean
 from synthetic_study import write_study
 
 from dynclip import method
 from dynclip.lab.agreement.checkpoints import measure_checkpoints
-from dynclip.lab.regime import SEARCH_SEEDS, candidates, chosen, label, outcome, page
 from dynclip.methods.registry import METHODS
 from dynclip.methods.types import Line, TokenBatch
 from dynclip.report.comparisons import seed_means
