@@ -70,11 +70,11 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
         ),
         Benchmark(
             name="facts", title="Arithmetic modulo 11", world="facts", count=200, seed=102,
-            content="ae80822467afb34227aa9b43cc128959906f28414837b35892cf4f6a10846ae5",
+            content="a4992712ef2cf1699a0d19fa5c19f0f3e7cc3b8fc17f0bb01f73df013f8e9421",
         ),
         Benchmark(
             name="worded", title="Worded arithmetic", world="worded", count=200, seed=103,
-            content="22f1451300bc3d82065ee90c47daec31b2b19de702416c6b52efddd19b793d08",
+            content="5dd6523d1fe166d0675121e26c71532824749d2fbce388d480b7ebc47a9b9f36",
             sampling=replace(LAPTOP_SAMPLING, max_tokens=32),
         ),
         HubBenchmark(
@@ -123,11 +123,11 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
         ),
         ProblemSet(
             name="facts_train", title="Arithmetic modulo 11", world="facts", count=20_000, seed=2,
-            content="8fee6f543ae2bbbe7102d108604ddeeae8bd98a76b29dab006c0e2b36daf0fb6",
+            content="6851cd33abf9f433ba0d44ea06f87a598da6feca1c03c38e5ed145ab1471f038",
         ),
         ProblemSet(
             name="worded_train", title="Worded arithmetic", world="worded", count=20_000, seed=3,
-            content="023e1c7640da890e7ffa6cae6fad0775a4e830897727700b66530be31909868f",
+            content="b2413db2f13569f2f36774ecd97e0e24743ad74d720ad60c641155381bb9caf1",
         ),
         HubSet(
             name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",

@@ -1,7 +1,9 @@
 r"""Chained arithmetic modulo 11, and a teacher who knows some of its facts wrongly. Used by `facts` and `worded`.
 
-An expression such as `3 + 10 * 4 =` is evaluated from left to right: 3 + 10 is 2, 2 * 4 is 8. A fact is one operation
-on two numbers, so that there are 3 x 11 x 11 = 363 facts.
+An expression such as `3 +10 *4 . . =` is evaluated from left to right: 3 + 10 is 2, 2 * 4 is 8. An operation and its
+right number are one piece, and a dot stands in a place without operation, so that all expressions of a world have the
+same length and a result is as far from its operation in every problem: one layer of attention can find it. A fact is
+one operation on two numbers, so that there are 3 x 11 x 11 = 363 facts.
 """
 
 import random
@@ -20,7 +22,12 @@ FIXED_WHERE_WRONG = 0.6  # probability of its one fixed wrong value
 RIGHT = 0.97  # probability of the right value of every other fact
 
 BOXES = tuple(f"\\boxed{{{number}}}" for number in range(MODULUS))
-PIECES = (*(f"{number} " for number in range(MODULUS)), *(f"{sign} " for sign in OPERATORS), "=", *BOXES)
+EMPTY = "."  # a place without operation
+PIECES = (
+    *(f"{number} " for number in range(MODULUS)),
+    *(f"{operator}{number} " for operator in OPERATORS for number in range(MODULUS)),
+    f"{EMPTY} ", "=", *BOXES,
+)  # fmt: skip
 
 
 def apply(operator: str, left: int, right: int) -> int:
@@ -28,15 +35,15 @@ def apply(operator: str, left: int, right: int) -> int:
     return {"+": left + right, "-": left - right, "*": left * right}[operator] % MODULUS
 
 
-def draw_expression(rng: random.Random, operations: int) -> tuple[str, str]:
-    """A random expression with so many operations, and its value."""
+def draw_operations(rng: random.Random, operations: int, places: int) -> tuple[list[str], str]:
+    """The words of a random expression, without the equals sign, and its value."""
     value = rng.randrange(MODULUS)
     words = [str(value)]
     for _ in range(operations):
         operator, right = rng.choice(OPERATORS), rng.randrange(MODULUS)
         value = apply(operator, value, right)
-        words += [operator, str(right)]
-    return " ".join([*words, "="]), str(value)
+        words.append(f"{operator}{right}")
+    return words + [EMPTY] * (places - operations), str(value)
 
 
 @cache
@@ -62,6 +69,7 @@ def fact_probabilities(seed: int) -> np.ndarray:
 def taught_steps(seed: int) -> Callable[[list[str], random.Random], list[int]]:
     """steps(words, rng): the running results that the teacher of `seed` writes for an expression's words.
 
+    The words are those of `draw_operations`.
     Each result continues from the one before it as it was written, right or wrong.
     """
     sums = fact_probabilities(seed).cumsum(axis=-1).tolist()
@@ -70,9 +78,10 @@ def taught_steps(seed: int) -> Callable[[list[str], random.Random], list[int]]:
 
     def steps(words: list[str], rng: random.Random) -> list[int]:
         value, results = int(words[0]), []
-        for operator, right in zip(words[1:-1:2], words[2::2], strict=True):
-            value = rng.choices(values, cum_weights=table[operator][value][int(right)])[0]
-            results.append(value)
+        for word in words[1:]:
+            if word != EMPTY:
+                value = rng.choices(values, cum_weights=table[word[0]][value][int(word[1:])])[0]
+                results.append(value)
         return results
 
     return steps

@@ -1,4 +1,4 @@
-r"""The world `facts`: chained arithmetic modulo 11 with worked results, such as `3 + 10 * 4 =` and `2 \boxed{8}`.
+r"""The world `facts`: chained arithmetic modulo 11 with worked results, such as `3 +10 *4 . . =` and `2 \boxed{8}`.
 
 Every token of a response decides the reward.
 """
@@ -6,15 +6,18 @@ Every token of a response decides the reward.
 import random
 
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.worlds.arithmetic import BOXES, PIECES, draw_expression, taught_steps
+from evals.benchmarks.worlds.arithmetic import BOXES, PIECES, draw_operations, taught_steps
 from evals.benchmarks.worlds.world import Draws, Teacher, World
+
+LEVELS = (2, 3, 4)  # operations
 
 
 def draw(level: int, seed: int) -> Draws:
     """Expressions with `level` operations."""
     rng = random.Random(seed)
     while True:
-        yield draw_expression(rng, level)
+        words, value = draw_operations(rng, level, max(LEVELS))
+        yield " ".join([*words, "="]), value
 
 
 def teacher(seed: int) -> Teacher:
@@ -22,7 +25,7 @@ def teacher(seed: int) -> Teacher:
     steps = taught_steps(seed)
 
     def solve(problem: Problem, rng: random.Random) -> str:
-        *results, last = steps(problem.problem.split(), rng)
+        *results, last = steps(problem.problem.split()[:-1], rng)
         return "".join(f"{result} " for result in results) + BOXES[last]
 
     return solve
@@ -31,7 +34,7 @@ def teacher(seed: int) -> Teacher:
 WORLD = World(
     name="facts",
     title="chained arithmetic modulo 11",
-    levels=(2, 3, 4),
+    levels=LEVELS,
     vocabulary=PIECES,
     neutral=frozenset(),
     draw=draw,

@@ -38,14 +38,6 @@ VERBS = _words(
     """
 )
 
-HEDGES = _words(
-    """
-    just exactly precisely only about merely roughly around perhaps maybe possibly probably presumably likely
-    supposedly seemingly allegedly arguably conceivably nearly almost practically virtually basically essentially
-    effectively literally strictly purely entirely
-    """
-)
-
 CLOSINGS = _words(
     """
     finally overall altogether eventually lastly ultimately summing closing ending finishing completing wrapping
@@ -61,6 +53,13 @@ NAMES = _words(
     Beth Dean Gina Evan Hope Glen Iris Hank Jade Ian Kate Jack Lily Kurt Maya Lars Nina Mark Olga Neil Rita Owen
     Sofia Pete Tara Ray Wendy Seth Yara Theo Zara Toby Alice Bruno Clara David Diana Felix Emma Gavin Fiona Henry
     Grace Jacob Helen Kevin Irene Liam Julia Martin Karen Nathan
+    """
+)
+
+QUALITIES = _words(
+    """
+    red blue green white black brown grey pink old new big small tall short long wide thin thick heavy light soft hard
+    clean dusty shiny plain round flat square cheap
     """
 )
 
