@@ -70,11 +70,11 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
         ),
         Benchmark(
             name="facts", title="Arithmetic modulo 11", world="facts", count=200, seed=102,
-            content="2239ced935caaa7eb931e951b1c907a05f183e67145b56cdd206d61a990f78c3",
+            content="a4992712ef2cf1699a0d19fa5c19f0f3e7cc3b8fc17f0bb01f73df013f8e9421",
         ),
         Benchmark(
             name="worded", title="Worded arithmetic", world="worded", count=200, seed=103,
-            content="b41ac8f4b48ecfabb118f51e2dbef4a2c3fd4c52eabf0ff89235919795af26ed",
+            content="5dd6523d1fe166d0675121e26c71532824749d2fbce388d480b7ebc47a9b9f36",
             sampling=replace(LAPTOP_SAMPLING, max_tokens=32),
         ),
         HubBenchmark(
@@ -123,11 +123,11 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
         ),
         ProblemSet(
             name="facts_train", title="Arithmetic modulo 11", world="facts", count=20_000, seed=2,
-            content="02ce7103a1ee4a2e4beeefdcf6bdd00b673739d7ed016deab7e700d4ad89ebb7",
+            content="6851cd33abf9f433ba0d44ea06f87a598da6feca1c03c38e5ed145ab1471f038",
         ),
         ProblemSet(
             name="worded_train", title="Worded arithmetic", world="worded", count=20_000, seed=3,
-            content="c6c35c602c6d53d3a53dac6d4001475ec34657a039bf6084d6c8fc87eb6469d4",
+            content="b2413db2f13569f2f36774ecd97e0e24743ad74d720ad60c641155381bb9caf1",
         ),
         HubSet(
             name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",

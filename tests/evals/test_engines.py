@@ -19,7 +19,7 @@ from evals.sampling.transformers_engine import TransformersEngine
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=12)
-PROMPTS = ["1 + 2 =", "Mia pens 4 + 7 =", "9 - 8 =", "3 * 3 ="]
+PROMPTS = ["1 +2 =", "Mia red pens 4 +7 =", "9 -8 =", "3 *3 ="]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -92,7 +92,7 @@ def test_every_end_token_ends_a_sample_and_is_counted(end):
     token = tokenizer.convert_tokens_to_ids(end)
     model.lm_head = Head(model.lm_head, token)
     ends = end_tokens(tokenizer, None, ["so ", "not in the vocabulary"])
-    groups = TransformersEngine(model, tokenizer, ends=ends).generate(["1 + 2 ="], 2, SAMPLING, 0)
+    groups = TransformersEngine(model, tokenizer, ends=ends).generate(["1 +2 ="], 2, SAMPLING, 0)
     text = tokenizer.decode([token], skip_special_tokens=True)
     assert [(s.text, s.tokens, s.finish) for s in groups[0]] == [(text, 1, "stop")] * 2
 
@@ -106,15 +106,15 @@ def test_end_tokens_come_from_the_model_the_tokenizer_and_the_template():
 
 def test_the_prompt_of_another_length_does_not_change_a_greedy_answer(engine):
     """Left padding is invisible: a prompt alone and in a batch give the same text."""
-    alone = engine.generate(["1 + 2 ="], 1, GREEDY, 0)[0][0]
-    batched = engine.generate(["1 + 2 =", "4 + 7 + 9 + 3 * 6 ="], 1, GREEDY, 0)[0][0]
+    alone = engine.generate(["1 +2 ="], 1, GREEDY, 0)[0][0]
+    batched = engine.generate(["1 +2 =", "4 +7 +9 +3 *6 +1 ="], 1, GREEDY, 0)[0][0]
     assert alone.text == batched.text
 
 
 def test_a_prompt_that_fills_the_context_is_reported_and_a_near_one_is_cut(tmp_path):
     engine = TransformersEngine.load(save_tiny(tmp_path / "short", positions=16))
-    near, full = "1 + 2 + 3 + 4 + 5 + 6 + 7 =", "1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 ="
-    groups = engine.generate(["1 + 2 =", full, near], 2, SAMPLING, 0)
+    near, full = "1 " + "+2 " * 12 + "=", "1 " + "+2 " * 14 + "="
+    groups = engine.generate(["1 +2 =", full, near], 2, SAMPLING, 0)
     assert [(s.text, s.tokens, s.finish) for s in groups[1]] == [("", 0, "overflow")] * 2
     assert all(s.tokens <= 2 for s in groups[2]) and all(s.tokens <= 12 for s in groups[0])
     assert {s.finish for s in groups[2] if s.tokens == 2} <= {"length", "stop"}
@@ -219,7 +219,7 @@ found = {
     "other": [[vars(s) for s in g] for g in engine.generate(prompts, 3, sampled, 6)],
     "later": [[vars(s) for s in g] for c in engine.stream(prompts, 3, sampled, 5, first=3) for g in c.samples],
     "greedy": [[vars(s) for s in g] for g in engine.generate(prompts, 2, greedy, 0)],
-    "overflow": [vars(s) for s in engine.generate(["1 + " * 48, prompts[0]], 2, sampled, 0)[0]],
+    "overflow": [vars(s) for s in engine.generate(["1 +1 " * 48, prompts[0]], 2, sampled, 0)[0]],
 }
 stream = engine.stream(prompts * 40, 1, sampled, 0)
 next(stream)

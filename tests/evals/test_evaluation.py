@@ -159,12 +159,12 @@ def test_a_damaged_part_is_generated_again_the_same(tiny, finished, tmp_path, ca
 
 
 def test_overflow_is_a_verdict_and_not_the_end(tmp_path):
-    short = save_tiny(tmp_path / "short", positions=8)
+    short = save_tiny(tmp_path / "short", positions=6)
     record = score(short, tmp_path / "out", 2, 20)
     found = table(tmp_path / "out")
     over = found[found["finish"] == "overflow"]
-    assert 0 < len(over) < 40 and set(over["status"]) == {"truncated"} and set(over["tokens"]) == {0}
-    assert record["overflow_share"] == len(over) / 40
+    assert len(over) == 40 and set(over["status"]) == {"truncated"} and set(over["tokens"]) == {0}
+    assert record["overflow_share"] == 1
 
 
 def test_a_chat_model_is_asked_through_its_template(tmp_path):

@@ -12,8 +12,8 @@ from evals.benchmarks import TRAIN_SETS
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import draw
 from evals.benchmarks.worlds import WORLDS, World, derive_seed, generate, generation, paths, worded
-from evals.benchmarks.worlds.arithmetic import MODULUS, OPERATORS, apply, fact_probabilities
-from evals.benchmarks.worlds.lexica import ADVERBS, CLOSINGS, CONNECTIVES, HEDGES, NAMES, OBJECTS, VERBS
+from evals.benchmarks.worlds.arithmetic import EMPTY, MODULUS, OPERATORS, apply, fact_probabilities
+from evals.benchmarks.worlds.lexica import ADVERBS, CLOSINGS, CONNECTIVES, NAMES, OBJECTS, QUALITIES, VERBS
 from evals.grading import extract, grade_many
 
 COUNT = 600
@@ -26,8 +26,11 @@ def problems() -> dict[str, list[Problem]]:
     return {name: generate(name, COUNT, 5, held_out=False) for name in WORLDS}
 
 
-def expression(problem: Problem) -> list[str]:
-    return WORLDS[problem.subject].core(problem.problem).split()
+def expression(problem: Problem) -> tuple[int, list[tuple[str, int]]]:
+    """The first number and the (operator, number) of each operation."""
+    first, *places, equals = WORLDS[problem.subject].core(problem.problem).split()
+    assert equals == "=" and places[problem.level :] == [EMPTY] * (len(places) - problem.level)
+    return int(first), [(place[0], int(place[1:])) for place in places[: problem.level]]
 
 
 def traces(name: str, rows: list[Problem], seed: int) -> list[str]:
@@ -68,19 +71,21 @@ def first(world: World, level: int, count: int) -> list[str]:
     return [text for text, _ in islice(world.draw(level, 3), count)]
 
 
-def test_a_held_out_expression_occurs_under_no_name_and_in_facts_is_held_out_as_well():
-    assert WORLDS["worded"].is_held_out("Mia pens 3 + 4 =") == WORLDS["worded"].is_held_out("Ben cups 3 + 4 =")
-    for problem in generate("worded", 90, 2, held_out=True):
-        assert WORLDS["facts"].is_held_out(" ".join(expression(problem)))
+def test_a_held_out_expression_occurs_under_no_name():
+    world = WORLDS["worded"]
+    rows = generate("worded", 300, 2, held_out=True)
+    for problem in rows:
+        renamed = " ".join(["Mia" if word in NAMES else word for word in problem.problem.split()])
+        assert renamed != problem.problem and world.is_held_out(renamed)
 
 
 @arithmetic
 def test_answers_are_the_value_from_left_to_right_modulo_11(problems, name):
     for problem in problems[name]:
-        value, *rest = expression(problem)[:-1]
-        for operator, right in zip(rest[::2], rest[1::2], strict=True):
-            value = str(eval(f"{value} {operator} {right}") % 11)
-        assert problem.answer == value and len(rest) == 2 * problem.level
+        value, operations = expression(problem)
+        for operator, right in operations:
+            value = eval(f"{value} {operator} {right}") % 11
+        assert problem.answer == str(value) and len(operations) == problem.level
 
 
 def test_an_exhausted_level_leaves_its_share_to_the_others(monkeypatch):
@@ -190,12 +195,11 @@ def test_the_share_of_right_steps_and_of_right_answers_is_the_teachers(name):
     table, steps, right = fact_probabilities(2), Counter(), 0
     expected = 0.0
     for problem, trace in zip(rows, traces(name, rows, 2), strict=True):
-        value, *rest = expression(problem)[:-1]
-        value = int(value)
+        value, operations = expression(problem)
         results = [int(word) for word in trace.replace("\\boxed{", "").replace("}", "").split() if word.isdigit()]
         assert len(results) == problem.level
         right += str(results[-1]) == problem.answer
-        for operator, number, result in zip(rest[::2], map(int, rest[1::2]), results, strict=True):
+        for (operator, number), result in zip(operations, results, strict=True):
             expected += table[OPERATORS.index(operator), value, number, apply(operator, value, number)]
             steps[apply(operator, value, number) == result] += 1
             value = result  # each step continues from the value written
@@ -204,26 +208,18 @@ def test_the_share_of_right_steps_and_of_right_answers_is_the_teachers(name):
     assert right / len(rows) == pytest.approx(sum(0.79**p.level for p in rows) / len(rows), abs=0.05)
 
 
-def test_facts_has_one_token_for_each_result_and_worded_three_or_four_words_before_it(problems):
+def test_facts_has_one_token_for_each_result_and_worded_three_words_before_it(problems):
     for problem, trace in zip(problems["facts"], traces("facts", problems["facts"], 1), strict=True):
         assert len(trace.split()) == problem.level
-    lengths = Counter()
     for problem, trace in zip(problems["worded"], traces("worded", problems["worded"], 1), strict=True):
-        words, count = trace.split(), 0
-        for word in words:
-            if f"{word} " in WORLDS["worded"].neutral:
-                count += 1
-            else:
-                lengths[count] += 1
-                count = 0
-        assert len(words) <= 5 * problem.level and count == 0
-    assert set(lengths) == {3, 4} and lengths[3] == pytest.approx(lengths[4], rel=0.2)
+        kinds = [f"{word} " in WORLDS["worded"].neutral for word in trace.split()]
+        assert kinds == [True, True, True, False] * problem.level
 
 
 def test_words_follow_zipfs_law_in_lexica_of_their_own(problems):
-    lexica = (CONNECTIVES, ADVERBS, VERBS, HEDGES, CLOSINGS)
+    lexica = (CONNECTIVES, ADVERBS, VERBS, CLOSINGS)
     assert all(30 <= len(words) <= 80 for words in lexica)
-    every = [word for words in (*lexica, NAMES, OBJECTS) for word in words]
+    every = [word for words in (*lexica, NAMES, QUALITIES, OBJECTS) for word in words]
     assert len(set(every)) == len(every) and len(WORLDS["worded"].vocabulary) <= 700
     seen = Counter(word for trace in traces("worded", problems["worded"] * 10, 5) for word in trace.split())
     for words in lexica:
@@ -234,10 +230,8 @@ def test_words_follow_zipfs_law_in_lexica_of_their_own(problems):
 
 
 def test_prompts_practically_never_recur():
-    # All prompts on one side: 10^4 names and things with 363 expressions in the smallest level.
-    assert len(NAMES) * len(OBJECTS) >= 9_000
-    texts = [text for level in WORLDS["worded"].levels for text in first(WORLDS["worded"], level, 20_000)]
-    assert len(set(texts)) > 0.998 * len(texts)
+    texts = [text for level in WORLDS["worded"].levels for text in first(WORLDS["worded"], level, 5_000)]
+    assert len(set(texts)) == len(texts) and len(NAMES) * len(QUALITIES) * len(OBJECTS) > 250_000
 
 
 def test_neutral_words_never_change_a_verdict(problems):

@@ -1,7 +1,9 @@
 r"""Chained arithmetic modulo m, and a teacher who knows some of its facts wrongly. Used by `facts` and `worded`.
 
-An expression such as `3 + 10 * 4 =` is evaluated from left to right: modulo 11, 3 + 10 is 2, 2 * 4 is 8. A fact is one
-operation on two numbers, so that there are 3 x 11 x 11 = 363 facts modulo 11.
+An expression such as `3 +10 *4 . . =` is evaluated from left to right: 3 + 10 is 2, 2 * 4 is 8. An operation and its
+right number are one piece, and a dot stands in a place without operation, so that all expressions of a world have the
+same length and a result is as far from its operation in every problem: one layer of attention can find it. A fact is
+one operation on two numbers, so that there are 3 x 11 x 11 = 363 facts.
 """
 
 import random
@@ -19,7 +21,13 @@ RIGHT_WHERE_WRONG = 0.08  # probability of the right value of such a fact
 FIXED_WHERE_WRONG = 0.6  # probability of its one fixed wrong value
 RIGHT = 0.97  # probability of the right value of every other fact
 
-Steps = Callable[[list[str], random.Random], list[int]]
+BOXES = tuple(f"\\boxed{{{number}}}" for number in range(MODULUS))
+EMPTY = "."  # a place without operation
+PIECES = (
+    *(f"{number} " for number in range(MODULUS)),
+    *(f"{operator}{number} " for operator in OPERATORS for number in range(MODULUS)),
+    f"{EMPTY} ", "=", *BOXES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,15 @@ class Arithmetic:
     modulus: int
     levels: tuple[int, ...]
 
-    @property
-    def boxes(self) -> tuple[str, ...]:
-        """The boxed answers, one piece each."""
-        return tuple(f"\\boxed{{{number}}}" for number in range(self.modulus))
+def draw_operations(rng: random.Random, operations: int, places: int) -> tuple[list[str], str]:
+    """The words of a random expression, without the equals sign, and its value."""
+    value = rng.randrange(MODULUS)
+    words = [str(value)]
+    for _ in range(operations):
+        operator, right = rng.choice(OPERATORS), rng.randrange(MODULUS)
+        value = apply(operator, value, right)
+        words.append(f"{operator}{right}")
+    return words + [EMPTY] * (places - operations), str(value)
 
     @property
     def pieces(self) -> tuple[str, ...]:
@@ -78,14 +91,20 @@ class Arithmetic:
                 row[value] = RIGHT
         return table
 
-    def taught_steps(self, seed: int) -> Steps:
-        """steps(words, rng): the running results that the teacher of `seed` writes for an expression's words.
+    The words are those of `draw_operations`.
+    Each result continues from the one before it as it was written, right or wrong.
+    """
+    sums = fact_probabilities(seed).cumsum(axis=-1).tolist()
+    table = {operator: sums[i] for i, operator in enumerate(OPERATORS)}
+    values = range(MODULUS)
 
-        Each result continues from the one before it as it was written, right or wrong.
-        """
-        sums = self.fact_probabilities(seed).cumsum(axis=-1).tolist()
-        table = {operator: sums[i] for i, operator in enumerate(OPERATORS)}
-        values = range(self.modulus)
+    def steps(words: list[str], rng: random.Random) -> list[int]:
+        value, results = int(words[0]), []
+        for word in words[1:]:
+            if word != EMPTY:
+                value = rng.choices(values, cum_weights=table[word[0]][value][int(word[1:])])[0]
+                results.append(value)
+        return results
 
         def steps(words: list[str], rng: random.Random) -> list[int]:
             words = [word for word in words if word != FILLER]

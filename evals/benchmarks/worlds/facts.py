@@ -1,4 +1,4 @@
-r"""The world `facts`: chained arithmetic modulo 11 with worked results.
+r"""The world `facts`: chained arithmetic modulo 11 with worked results, such as `3 +10 *4 . . =` and `2 \boxed{8}`.
 
 The response to `3 + 10 * 4 . . . . =` is `2 \boxed{8}`. Every token of a response decides the reward.
 """
@@ -6,17 +6,18 @@ The response to `3 + 10 * 4 . . . . =` is `2 \boxed{8}`. Every token of a respon
 import random
 
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.worlds.arithmetic import Arithmetic
+from evals.benchmarks.worlds.arithmetic import BOXES, PIECES, draw_operations, taught_steps
 from evals.benchmarks.worlds.world import Draws, Teacher, World
 
-ARITHMETIC = Arithmetic(modulus=11, levels=(2, 3, 4))
+LEVELS = (2, 3, 4)  # operations
 
 
 def draw(level: int, seed: int) -> Draws:
     """Expressions with `level` operations."""
     rng = random.Random(seed)
     while True:
-        yield ARITHMETIC.draw(rng, level)
+        words, value = draw_operations(rng, level, max(LEVELS))
+        yield " ".join([*words, "="]), value
 
 
 def teacher(seed: int) -> Teacher:
@@ -24,8 +25,8 @@ def teacher(seed: int) -> Teacher:
     steps, boxes = ARITHMETIC.taught_steps(seed), ARITHMETIC.boxes
 
     def solve(problem: Problem, rng: random.Random) -> str:
-        *results, last = steps(problem.problem.split(), rng)
-        return "".join(f"{result} " for result in results) + boxes[last]
+        *results, last = steps(problem.problem.split()[:-1], rng)
+        return "".join(f"{result} " for result in results) + BOXES[last]
 
     return solve
 
@@ -33,8 +34,8 @@ def teacher(seed: int) -> Teacher:
 WORLD = World(
     name="facts",
     title="chained arithmetic modulo 11",
-    levels=ARITHMETIC.levels,
-    vocabulary=ARITHMETIC.pieces,
+    levels=LEVELS,
+    vocabulary=PIECES,
     neutral=frozenset(),
     draw=draw,
     teacher=teacher,

@@ -56,6 +56,13 @@ NAMES = _words(
     """
 )
 
+QUALITIES = _words(
+    """
+    red blue green white black brown grey pink old new big small tall short long wide thin thick heavy light soft hard
+    clean dusty shiny plain round flat square cheap
+    """
+)
+
 OBJECTS = _words(
     """
     pens cups books coins keys maps hats bags boxes cards stamps shells stones beads bells balls kites dolls cars

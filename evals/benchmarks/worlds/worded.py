@@ -1,8 +1,11 @@
 r"""The world `worded`: arithmetic as in `facts`, modulo 7, in free wording. Most tokens do not touch the reward.
 
-A problem such as `Mia pens 3 + 6 * 4 . . =` names a person and a thing, so that a prompt practically never recurs. A
-response such as `so clearly gives 2 then nearly overall \boxed{1}` has three neutral words before each
-result. Every class of words has its own lexicon, and the teacher draws from it with Zipf's law.
+A problem such as `Mia red pens 3 Ben new cups +10 Ana old hats *4 Tom big maps . =` names persons and things, so that a
+prompt practically never recurs. A response such as `so clearly gives 2 then nearly overall \boxed{8}` has three neutral
+words before each result. Every class of words has its own lexicon, and the teacher draws from it with Zipf's law.
+
+A prompt has three words before each number or place as well, so that a result is as far from its operation in every
+step: one layer of attention can find it.
 """
 
 import random
@@ -10,27 +13,29 @@ from collections.abc import Callable
 from itertools import accumulate
 
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.worlds.arithmetic import Arithmetic
-from evals.benchmarks.worlds.lexica import ADVERBS, CLOSINGS, CONNECTIVES, NAMES, OBJECTS, VERBS
+from evals.benchmarks.worlds.arithmetic import BOXES, PIECES, draw_operations, taught_steps
+from evals.benchmarks.worlds.lexica import ADVERBS, CLOSINGS, CONNECTIVES, NAMES, OBJECTS, QUALITIES, VERBS
 from evals.benchmarks.worlds.world import Draws, Teacher, World
 
 ZIPF = 1.2  # a word's probability is proportional to 1 / rank ** ZIPF
-ARITHMETIC = Arithmetic(modulus=7, levels=(1, 2, 3))
-WORDS = tuple(f"{word} " for words in (CONNECTIVES, ADVERBS, VERBS, CLOSINGS) for word in words)
-PROMPT_WORDS = tuple(f"{word} " for word in (*NAMES, *OBJECTS))
+LEVELS = (1, 2, 3)  # operations
+RESPONSE_CLASSES = (CONNECTIVES, ADVERBS, VERBS, CLOSINGS)
+PROMPT_CLASSES = (NAMES, QUALITIES, OBJECTS)
+WORDS = tuple(f"{word} " for words in (*RESPONSE_CLASSES, *PROMPT_CLASSES) for word in words)
 
 
 def draw(level: int, seed: int) -> Draws:
     """Problems with `level` operations."""
     rng = random.Random(seed)
     while True:
-        expression, answer = ARITHMETIC.draw(rng, level)
-        yield f"{rng.choice(NAMES)} {rng.choice(OBJECTS)} {expression}", answer
+        operations, answer = draw_operations(rng, level, max(LEVELS))
+        words = [word for each in operations for word in (*map(rng.choice, PROMPT_CLASSES), each)]
+        yield " ".join([*words, "="]), answer
 
 
 def expression_of(text: str) -> str:
     """The expression in a problem's text. It alone decides the split, so that a held-out one occurs under no name."""
-    return text.split(" ", 2)[2]
+    return " ".join([*text.split()[3::4], "="])
 
 
 def zipf_weights(count: int) -> list[float]:
@@ -39,18 +44,14 @@ def zipf_weights(count: int) -> list[float]:
 
 
 def teacher(seed: int) -> Teacher:
-    """A teacher that words the running results freely and boxes the last one; see `Arithmetic.taught_steps`."""
-    steps, boxes = ARITHMETIC.taught_steps(seed), ARITHMETIC.boxes
-    connective, adverb, verb, closing = map(_chooser, (CONNECTIVES, ADVERBS, VERBS, CLOSINGS))
+    """A teacher that words the running results freely and boxes the last one; see `arithmetic.taught_steps`."""
+    steps = taught_steps(seed)
+    connective, adverb, verb, closing = map(_chooser, RESPONSE_CLASSES)
 
     def solve(problem: Problem, rng: random.Random) -> str:
-        results = steps(expression_of(problem.problem).split(), rng)
-        words = []
-        for i, result in enumerate(results, start=1):
-            last = i == len(results)
-            words += [connective(rng), adverb(rng), closing(rng) if last else verb(rng)]
-            words.append(boxes[result] if last else str(result))
-        return " ".join(words)
+        *results, last = steps(problem.problem.split()[3::4], rng)
+        words = [word for each in results for word in (connective(rng), adverb(rng), verb(rng), str(each))]
+        return " ".join([*words, connective(rng), adverb(rng), closing(rng), BOXES[last]])
 
     return solve
 
@@ -62,10 +63,10 @@ def _chooser(words: tuple[str, ...]) -> Callable[[random.Random], str]:
 
 WORLD = World(
     name="worded",
-    title="chained arithmetic modulo 7 in free wording",
-    levels=ARITHMETIC.levels,
-    vocabulary=(*ARITHMETIC.pieces, *WORDS, *PROMPT_WORDS),
-    neutral=frozenset((*WORDS, *PROMPT_WORDS)),
+    title="chained arithmetic modulo 11 in free wording",
+    levels=LEVELS,
+    vocabulary=(*PIECES, *WORDS),
+    neutral=frozenset(WORDS),
     draw=draw,
     teacher=teacher,
     core=expression_of,
