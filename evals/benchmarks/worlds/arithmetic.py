@@ -1,4 +1,4 @@
-r"""Chained arithmetic modulo m, and a teacher who knows some of its facts wrongly. Used by `facts` and `worded`.
+r"""Chained arithmetic modulo 11, and a teacher who knows some of its facts wrongly. Used by `facts` and `worded`.
 
 An expression such as `3 +10 *4 . . =` is evaluated from left to right: 3 + 10 is 2, 2 * 4 is 8. An operation and its
 right number are one piece, and a dot stands in a place without operation, so that all expressions of a world have the
@@ -8,14 +8,14 @@ one operation on two numbers, so that there are 3 x 11 x 11 = 363 facts.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from evals.benchmarks.worlds.world import derive_seed
 
+MODULUS = 11
 OPERATORS = "+-*"
-FILLER = "."  # in place of an operation, so that all prompts of a world have the same length
 WRONG_SHARE = 0.2  # of the facts that a teacher knows wrongly
 RIGHT_WHERE_WRONG = 0.08  # probability of the right value of such a fact
 FIXED_WHERE_WRONG = 0.6  # probability of its one fixed wrong value
@@ -30,12 +30,10 @@ PIECES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """Expressions modulo `modulus` with some of the numbers `levels` of operations."""
+def apply(operator: str, left: int, right: int) -> int:
+    """The value of one operation modulo 11."""
+    return {"+": left + right, "-": left - right, "*": left * right}[operator] % MODULUS
 
-    modulus: int
-    levels: tuple[int, ...]
 
 def draw_operations(rng: random.Random, operations: int, places: int) -> tuple[list[str], str]:
     """The words of a random expression, without the equals sign, and its value."""
@@ -47,49 +45,29 @@ def draw_operations(rng: random.Random, operations: int, places: int) -> tuple[l
         words.append(f"{operator}{right}")
     return words + [EMPTY] * (places - operations), str(value)
 
-    @property
-    def pieces(self) -> tuple[str, ...]:
-        """The vocabulary of expressions and results."""
-        return (
-            *(f"{number} " for number in range(self.modulus)),
-            *(f"{sign} " for sign in OPERATORS + FILLER),
-            "=",
-            *self.boxes,
-        )
 
-    def apply(self, operator: str, left: int, right: int) -> int:
-        """The value of one operation."""
-        return {"+": left + right, "-": left - right, "*": left * right}[operator] % self.modulus
+@cache
+def fact_probabilities(seed: int) -> np.ndarray:
+    """(3, 11, 11, 11): by operator, left and right number, the probability of each value that the teacher writes."""
+    rng = random.Random(derive_seed("facts", seed))
+    facts = [(i, a, b) for i in range(len(OPERATORS)) for a in range(MODULUS) for b in range(MODULUS)]
+    wrong = set(rng.sample(facts, round(WRONG_SHARE * len(facts))))
+    table = np.empty((len(OPERATORS), MODULUS, MODULUS, MODULUS))
+    for i, a, b in facts:
+        value = apply(OPERATORS[i], a, b)
+        row = table[i, a, b]
+        if (i, a, b) in wrong:
+            row[:] = (1 - RIGHT_WHERE_WRONG - FIXED_WHERE_WRONG) / (MODULUS - 2)
+            row[rng.choice([other for other in range(MODULUS) if other != value])] = FIXED_WHERE_WRONG
+            row[value] = RIGHT_WHERE_WRONG
+        else:
+            row[:] = (1 - RIGHT) / (MODULUS - 1)
+            row[value] = RIGHT
+    return table
 
-    def draw(self, rng: random.Random, operations: int) -> tuple[str, str]:
-        """A random expression with so many operations, filled to the length of the longest, and its value."""
-        value = rng.randrange(self.modulus)
-        words = [str(value)]
-        for _ in range(operations):
-            operator, right = rng.choice(OPERATORS), rng.randrange(self.modulus)
-            value = self.apply(operator, value, right)
-            words += [operator, str(right)]
-        words += [FILLER] * (2 * (max(self.levels) - operations))
-        return " ".join([*words, "="]), str(value)
 
-    def fact_probabilities(self, seed: int) -> np.ndarray:
-        """(3, m, m, m): by operator, left and right number, the probability of each value that a teacher writes."""
-        numbers = range(self.modulus)
-        rng = random.Random(derive_seed("facts", seed))
-        facts = [(i, a, b) for i in range(len(OPERATORS)) for a in numbers for b in numbers]
-        wrong = set(rng.sample(facts, round(WRONG_SHARE * len(facts))))
-        table = np.empty((len(OPERATORS), *3 * [self.modulus]))
-        for i, a, b in facts:
-            value = self.apply(OPERATORS[i], a, b)
-            row = table[i, a, b]
-            if (i, a, b) in wrong:
-                row[:] = (1 - RIGHT_WHERE_WRONG - FIXED_WHERE_WRONG) / (self.modulus - 2)
-                row[rng.choice([other for other in numbers if other != value])] = FIXED_WHERE_WRONG
-                row[value] = RIGHT_WHERE_WRONG
-            else:
-                row[:] = (1 - RIGHT) / (self.modulus - 1)
-                row[value] = RIGHT
-        return table
+def taught_steps(seed: int) -> Callable[[list[str], random.Random], list[int]]:
+    """steps(words, rng): the running results that the teacher of `seed` writes for an expression's words.
 
     The words are those of `draw_operations`.
     Each result continues from the one before it as it was written, right or wrong.
@@ -106,12 +84,4 @@ def draw_operations(rng: random.Random, operations: int, places: int) -> tuple[l
                 results.append(value)
         return results
 
-        def steps(words: list[str], rng: random.Random) -> list[int]:
-            words = [word for word in words if word != FILLER]
-            value, results = int(words[0]), []
-            for operator, right in zip(words[1:-1:2], words[2::2], strict=True):
-                value = rng.choices(values, cum_weights=table[operator][value][int(right)])[0]
-                results.append(value)
-            return results
-
-        return steps
+    return steps

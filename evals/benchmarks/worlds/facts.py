@@ -1,6 +1,6 @@
 r"""The world `facts`: chained arithmetic modulo 11 with worked results, such as `3 +10 *4 . . =` and `2 \boxed{8}`.
 
-The response to `3 + 10 * 4 . . . . =` is `2 \boxed{8}`. Every token of a response decides the reward.
+Every token of a response decides the reward.
 """
 
 import random
@@ -21,8 +21,8 @@ def draw(level: int, seed: int) -> Draws:
 
 
 def teacher(seed: int) -> Teacher:
-    """A teacher that writes the running results and boxes the last one; see `Arithmetic.taught_steps`."""
-    steps, boxes = ARITHMETIC.taught_steps(seed), ARITHMETIC.boxes
+    """A teacher that writes the running results and boxes the last one; see `arithmetic.taught_steps`."""
+    steps = taught_steps(seed)
 
     def solve(problem: Problem, rng: random.Random) -> str:
         *results, last = steps(problem.problem.split()[:-1], rng)

@@ -1,4 +1,4 @@
-r"""The world `worded`: arithmetic as in `facts`, modulo 7, in free wording. Most tokens do not touch the reward.
+r"""The world `worded`: the arithmetic of `facts` in free wording, most of whose tokens do not touch the reward.
 
 A problem such as `Mia red pens 3 Ben new cups +10 Ana old hats *4 Tom big maps . =` names persons and things, so that a
 prompt practically never recurs. A response such as `so clearly gives 2 then nearly overall \boxed{8}` has three neutral
