@@ -74,11 +74,10 @@ class PathNetwork:
 
 @dataclass
 class Cache:
-    """Keys and values of the tokens seen so far: per layer (R, B, heads, length, head size), `filled` of them valid."""
+    """Keys and values of the tokens seen so far: one tensor (rows, heads, length, head size) per layer."""
 
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
-    filled: int
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,7 @@ class Transformer:
     def logits(self, weights: Weights, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """(R, B, T, V): the logits of the T completion tokens."""
         ids, attend, prompt = inputs["ids"], inputs["attend"], inputs["prompt"]
-        length = ids.shape[-1]
-        hidden = self.hidden_states(weights, ids[..., :-1], mask_of(attend[..., :-1]), 0, None)
-        return self.head(weights, hidden[..., prompt - 1 : length - 1, :])
+        return self.head(weights, self.hidden_states(weights, ids[..., :-1], attend[..., :-1], 0, prompt - 1, None))
 
     def head(self, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (R, B, T, V) of hidden states (R, B, T, D)."""
@@ -149,36 +146,39 @@ class Transformer:
         return scaled * weight.view(len(weight), *[1] * (value.dim() - 2), -1)
 
     def hidden_states(
-        self, weights: Weights, ids: torch.Tensor, mask: torch.Tensor, position: int, cache: Cache | None
+        self, weights: Weights, ids: torch.Tensor, attend: torch.Tensor, position: int, first: int, cache: Cache | None
     ) -> torch.Tensor:
-        """Hidden states (R, B, T, D) before the last norm, of tokens `ids` (R, B, T) at positions from `position`.
+        """Hidden states (R, B, T − first, D) before the last norm, of the tokens `ids` (R, B, T) from the `first` on.
 
-        `mask` (R, B, T, keys) says which keys a token attends to. With a `cache` the tokens' keys and values are
-        written to it, and the keys are all of its filled places.
+        `position` is that of the first token, `attend` (R, B, position + T) is False at padding. With a `cache` the
+        tokens' keys and values are written to it, and earlier tokens are read from it.
         """
         hidden = embed(weights["model.embed_tokens.weight"], ids)
         replicas, batch, length = ids.shape
+        mask = mask_of(attend, length)
         cosine, sine = self.rotation(position, length, hidden.dtype)
-        if cache:
-            cache.filled = position + length
         for number in range(self.layers):
             layer = f"model.layers.{number}."
             normed = self.norm(hidden, weights[f"{layer}input_layernorm.weight"])
-            query, key, value = (
-                linear(normed, weights[f"{layer}self_attn.{x}_proj.weight"], weights[f"{layer}self_attn.{x}_proj.bias"])
-                .view(replicas * batch, length, self.heads, self.head_size)
-                .transpose(1, 2)
-                for x in "qkv"
-            )
-            query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
+            if number == self.layers - 1:  # nobody reads the last layer's states of the tokens before `first`
+                hidden, mask = hidden[:, :, first:], mask[:, :, first:]
+
+            def project(part: str, value: torch.Tensor, layer: str = layer) -> torch.Tensor:
+                name = f"{layer}self_attn.{part}_proj."
+                out = linear(value, weights[f"{name}weight"], weights[f"{name}bias"])
+                return out.view(replicas * batch, -1, self.heads, self.head_size).transpose(1, 2)
+
+            offset = length - hidden.shape[2]
+            query = rotate(project("q", normed[:, :, offset:]), cosine[offset:], sine[offset:])
+            key, value = rotate(project("k", normed), cosine, sine), project("v", normed)
             if cache:
-                cache.keys[number][:, :, position : cache.filled] = key
-                cache.values[number][:, :, position : cache.filled] = value
-                key, value = cache.keys[number][:, :, : cache.filled], cache.values[number][:, :, : cache.filled]
-            mixed = functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask.flatten(0, 1).unsqueeze(1)
-            )
-            mixed = mixed.transpose(1, 2).reshape(replicas, batch, length, self.hidden)
+                end = position + length
+                cache.keys[number][:, :, position:end] = key
+                cache.values[number][:, :, position:end] = value
+                key, value = cache.keys[number][:, :, :end], cache.values[number][:, :, :end]
+            scores = query @ key.transpose(-1, -2) / math.sqrt(self.head_size)
+            mixed = torch.softmax(scores + mask.flatten(0, 1).unsqueeze(1), -1) @ value
+            mixed = mixed.transpose(1, 2).reshape(replicas, batch, -1, self.hidden)
             hidden = hidden + linear(mixed, weights[f"{layer}self_attn.o_proj.weight"])
             normed = self.norm(hidden, weights[f"{layer}post_attention_layernorm.weight"])
             gate = functional.silu(linear(normed, weights[f"{layer}mlp.gate_proj.weight"]))
@@ -196,7 +196,7 @@ class Transformer:
     def empty_cache(self, rows: int, length: int, like: torch.Tensor) -> Cache:
         """A cache for `rows` sequences of up to `length` tokens."""
         shape = (rows, self.heads, length, self.head_size)
-        return Cache(*([like.new_zeros(shape) for _ in range(self.layers)] for _ in range(2)), 0)
+        return Cache(*([like.new_zeros(shape) for _ in range(self.layers)] for _ in range(2)))
 
     def sample(
         self, weights: Weights, prompts: torch.Tensor, attend: torch.Tensor, uniforms: torch.Tensor, end: int
@@ -210,12 +210,12 @@ class Transformer:
         rows, length = uniforms.shape[1:]
         group = rows // number
         cache = self.empty_cache(replicas * number, width, weights["model.norm.weight"])
-        hidden = self.hidden_states(weights, prompts, mask_of(attend), 0, cache)[..., -1:, :]
+        hidden = self.hidden_states(weights, prompts, attend, 0, width - 1, cache)
         full = self.empty_cache(replicas * rows, width + length, hidden)
         for small, large in ((cache.keys, full.keys), (cache.values, full.values)):
             for part, whole in zip(small, large, strict=True):
                 whole[:, :, :width] = part.repeat_interleave(group, 0)
-        keys = functional.pad(attend.repeat_interleave(group, 1), (0, length), value=True)
+        seen = functional.pad(attend.repeat_interleave(group, 1), (0, length), value=True)
         hidden = hidden.repeat_interleave(group, 1)
         tokens = torch.full((replicas, rows, length), end)
         finished = torch.zeros(replicas, rows, dtype=torch.bool)
@@ -225,8 +225,8 @@ class Transformer:
             finished |= drawn == end
             if finished.all() or place == length - 1:
                 break
-            seen = keys[..., : width + place + 1].unsqueeze(2)
-            hidden = self.hidden_states(weights, tokens[..., place : place + 1], seen, width + place, full)
+            at = width + place
+            hidden = self.hidden_states(weights, tokens[..., place : place + 1], seen[..., : at + 1], at, 0, full)
         return tokens
 
 
@@ -236,11 +236,16 @@ def rotate(value: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> tor
     return value * cosine + torch.cat([-right, left], -1) * sine
 
 
-def mask_of(attend: torch.Tensor) -> torch.Tensor:
-    """Causal mask (R, B, L, L) without the keys that are padding. Padding attends to itself, which nobody reads."""
-    length = attend.shape[-1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    return (causal & attend.unsqueeze(-2)) | torch.eye(length, dtype=torch.bool)
+def mask_of(attend: torch.Tensor, length: int) -> torch.Tensor:
+    """What is added to the scores (R, B, length, keys) of the last `length` tokens: −∞ at later tokens and at padding.
+
+    `attend` (R, B, keys). Padding attends to itself, which nobody reads.
+    """
+    keys = attend.shape[-1]
+    places = torch.arange(keys)
+    own = places[keys - length :].unsqueeze(1)
+    seen = ((places <= own) & attend.unsqueeze(-2)) | (places == own)
+    return torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
 
 
 def draw(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
