@@ -122,7 +122,7 @@ def od_not_triggered(evidence: Evidence) -> str:
 
 def od_fraction(evidence: Evidence, seed: int) -> float:
     """OD's lower threshold as a share of the first entropy, as the run had it."""
-    return evidence.runs["od", seed].get("options", {}).get("fraction", METHODS["od"].defaults["fraction"])
+    return float(evidence.runs["od", seed]["options"].get("fraction", METHODS["od"].defaults["fraction"]))
 
 
 def halves(key: str) -> Parts:

@@ -155,7 +155,7 @@ class Transformer:
         """
         hidden = embed(weights["model.embed_tokens.weight"], ids)
         replicas, batch, length = ids.shape
-        mask = mask_of(attend, length)
+        mask = mask_of(attend, length).to(hidden.dtype)
         cosine, sine = self.rotation(position, length, hidden.dtype)
         for number in range(self.layers):
             layer = f"model.layers.{number}."
@@ -188,8 +188,8 @@ class Transformer:
 
     def rotation(self, position: int, length: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine (length, head size) of the rotary embedding."""
-        steps = torch.arange(0, self.head_size, 2, dtype=torch.float32) / self.head_size
-        angles = torch.arange(position, position + length, dtype=torch.float32).unsqueeze(1) / self.theta**steps
+        rates = 1 / self.theta ** (torch.arange(0, self.head_size, 2, dtype=torch.float32) / self.head_size)
+        angles = torch.arange(position, position + length, dtype=torch.float32).unsqueeze(1) * rates
         angles = torch.cat([angles, angles], -1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 

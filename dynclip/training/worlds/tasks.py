@@ -119,11 +119,13 @@ class LanguageTask:
 
     def graded(self, tokens: torch.Tensor, places: torch.Tensor) -> Rollout:
         """The rollout of completions `tokens` (R, B, T) of the problems `places` (R, P)."""
-        texts = [self.vocabulary.text(row) for row in tokens.flatten(0, 1).tolist()]
+        ended = tokens == self.vocabulary.end
+        # A completion that is cut off counts as no answer (`Scale.truncated`).
+        whole = zip(tokens.flatten(0, 1).tolist(), ended.any(-1).flatten().tolist(), strict=True)
+        texts = [self.vocabulary.text(row) if stopped else "" for row, stopped in whole]
         problems = places.repeat_interleave(self.scale.group_size, 1)
         golds = [self.prompts.problems[place].answer for place in problems.flatten().tolist()]
         earned = torch.tensor(graded_once(self.scale.reward, texts, golds)).view(problems.shape)
-        ended = tokens == self.vocabulary.end
         ids = torch.cat([self.prompts.ids[problems], tokens], -1)
         attend = torch.nn.functional.pad(self.prompts.attend[problems], (0, tokens.shape[-1]), value=True)
         inputs = {"ids": ids, "attend": attend, "prompt": self.prompts.ids.shape[1]}
