@@ -12,7 +12,7 @@ from dynclip.training.worlds.tasks import graph_of
 from evals.benchmarks.registry import TRAIN_SETS, content_hash, draw
 from evals.sampling.settings import Evaluation
 
-TINY = replace(MINIATURE, evaluation=Evaluation(k=2, limit=6))
+TINY = replace(MINIATURE, evaluation=Evaluation(k=8, limit=20))
 CHEAP, DEAR = Candidate(16, 8, 4, 2, 1e-3, 50), Candidate(16, 8, 4, 4, 1e-3, 50)
 
 
@@ -91,7 +91,7 @@ def test_every_world_has_candidates_whose_batches_can_be_cut_and_seeds_of_its_ow
 
 
 def test_a_candidate_is_trained_scored_written_and_kept(tmp_path, monkeypatch, capsys):
-    candidate, seeds = Candidate(4, 4, 2, 2, 1e-2, 3), (1000, 1001)
+    candidate, seeds = Candidate(8, 4, 2, 2, 1e-2, 3), (1000, 1001)
     few = replace(TRAIN_SETS["facts_train"], count=300)
     monkeypatch.setitem(TRAIN_SETS, "facts_train", replace(few, content=content_hash(draw(few))))
     monkeypatch.setattr(regime, "WORLDS", {"facts": TINY})
@@ -101,8 +101,8 @@ def test_a_candidate_is_trained_scored_written_and_kept(tmp_path, monkeypatch, c
     record = json.loads((tmp_path / "page/search.json").read_text())
     found = Outcome(**record["outcomes"]["facts"][candidate.label])
     assert len(found.entropy_first) == len(found.base) == len(found.end) == len(seeds) and not found.stopped
-    assert all(len(tenths) == 3 for tenths in found.reward) and set(found.base[0]) == {"1", "2"}
-    assert min(found.entropy_first) > 0 and found.entropy_first != found.entropy_last
+    assert all(len(tenths) == 3 for tenths in found.reward) and set(found.base[0]) == {"1", "2", "4", "8"}
+    assert min(found.entropy_first) > 0 and found.entropy_first != found.entropy_last and found.base != found.end
     readme = (tmp_path / "page/README.md").read_text()
     assert readme == page({"facts": {candidate: found}}) and capsys.readouterr().out.strip() in readme
 
