@@ -241,7 +241,6 @@ WORDED = replace(
     train_set="worded_train",
     only=("worded",),
     seeds=tuple(range(20, 26)),
-    steps=80,
     prompts_per_step=32,
     max_completion=16,
 )  # fmt: skip
