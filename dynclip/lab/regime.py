@@ -74,7 +74,7 @@ class Candidate:
 
 CANDIDATES = {
     "paths": (
-        Candidate(64, 8, 16, 1, 1e-3, 150), Candidate(32, 8, 16, 1, 1e-3, 150), Candidate(32, 8, 4, 4, 6e-4, 150),
+        Candidate(64, 8, 16, 1, 1e-3, 150), Candidate(32, 8, 16, 1, 1e-3, 120), Candidate(32, 8, 4, 4, 6e-4, 150),
     ),
     "facts": (
         Candidate(32, 8, 4, 4, 3e-4, 100), Candidate(16, 8, 4, 4, 3e-4, 150), Candidate(64, 8, 16, 1, 4e-4, 100),
@@ -82,7 +82,7 @@ CANDIDATES = {
     ),
     "worded": (
         Candidate(16, 8, 4, 4, 3e-4, 100), Candidate(64, 8, 16, 1, 5e-4, 80), Candidate(32, 8, 4, 4, 3e-4, 80),
-        Candidate(32, 8, 16, 1, 6e-4, 100),
+        Candidate(32, 8, 16, 1, 6e-4, 80),
     ),
 }  # fmt: skip
 

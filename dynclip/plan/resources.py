@@ -59,7 +59,7 @@ def needs(config: RunConfig) -> dict[str, Needs]:
     one_gpu = min(1, gpus)
     if not isinstance(scale.policy, HubPolicy):
         return {
-            "warmup": Needs(2, 0, TINY_PROCESS_MIB, 60),
+            "warmup": Needs(1, 0, TINY_PROCESS_MIB, 60),
             "train": Needs(scale.threads * processes, 0, TINY_PROCESS_MIB * processes, 60),
             "evaluate": Needs(1, 0, TINY_PROCESS_MIB, 60),
         }
