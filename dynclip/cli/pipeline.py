@@ -248,7 +248,7 @@ def study_inputs(config: RunConfig, name: str) -> list[str]:
     """The input files of one study's page: its runs, and the scores of the runs that it evaluates."""
     trained, scored = study_runs(config, [name])
     files = [f"results/{config.name}/runs/{arm}/seed{seed}/run.json" for arm, seed in trained]
-    if STUDIES[name].signs:
+    if STUDIES[name].signs and config.scale.has_language_policy:
         files.append(f"results/{config.name}/studies/{name}/signs.json")
     return files + outputs.scored(config, [(*run, checkpoint) for run in scored for checkpoint in config.checkpoints])
 

@@ -113,7 +113,7 @@ def with_settings(scale: Scale, settings: dict) -> Scale:
         )
     if scale.trainer == "loop" and not isinstance(scale.policy, WorldPolicy):
         raise UserError(f"trainer=loop: for the synthetic worlds; {scale.name} trains a hub policy, use trainer=trl")
-    if scale.trainer == "trl" and isinstance(scale.policy, WorldPolicy) and not scale.policy.layers:
+    if scale.trainer == "trl" and not scale.has_language_policy:
         raise UserError(f"trainer=trl: for language models; the policy of {scale.name} is none, use trainer=loop")
     if scale.execution.sharding == "fsdp2" and not scale.execution.gpus:
         raise UserError("sharding=fsdp2: for GPUs; accelerate leaves the processes of a CPU unsharded")

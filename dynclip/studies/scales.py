@@ -143,6 +143,11 @@ class Scale:
         return self.minibatches * self.epochs
 
     @property
+    def has_language_policy(self) -> bool:
+        """Whether the policy reads and writes text; that of `paths` reads nodes of a graph."""
+        return isinstance(self.policy, HubPolicy) or self.policy.layers > 0
+
+    @property
     def completions(self) -> int:
         """Completions of one rollout batch."""
         return self.prompts_per_step * self.group_size

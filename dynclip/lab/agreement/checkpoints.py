@@ -12,7 +12,7 @@ from dynclip.lab.agreement.measure import load_policy, policy_tokens
 from dynclip.report.evidence import Evidence, checkpoint_folder, load_evidence
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
-from dynclip.studies.scales import SCALES, Scale, WorldPolicy
+from dynclip.studies.scales import SCALES, Scale
 from evals.benchmarks.registry import read_problems
 
 PROMPTS, SAMPLES = 32, 8  # training problems, and completions of each, per checkpoint
@@ -23,7 +23,7 @@ def language_scale(name: str) -> Scale:
     if name not in SCALES:
         raise UserError(f"unknown scale {name!r}; the scales are: {', '.join(SCALES)}")
     scale = SCALES[name]
-    if isinstance(scale.policy, WorldPolicy) and not scale.policy.layers:
+    if not scale.has_language_policy:
         raise UserError(f"scale {name}: expected a language policy, but its policy reads nodes of a graph; use facts")
     return scale
 

@@ -23,6 +23,7 @@ from dynclip.report.tables import TABLES, Table, frame, markdown
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.arms import STUDIES, Study, arm
+from dynclip.studies.scales import SCALES
 from evals.stats import (
     EXPLORATORY_SEEDS,
     Difference,
@@ -67,7 +68,8 @@ def write_study(results: Path, name: str, seeds: Sequence[int]) -> list[Path]:
             tables |= {"main": TABLES["main"](evidence), "aggregate": aggregate(evidence), "power": power(evidence)}
         if study.ranked:
             tables["ranking"] = ranking(evidence)
-        if study.signs:
+        scale = SCALES.get(evidence.scale)
+        if study.signs and (scale is None or scale.has_language_policy):
             tables["signs"] = signs(evidence, read_signs(out / "signs.json"))
         for label, table in tables.items():
             sections.append("#" + markdown(table).rstrip())
