@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from dynclip.lab.regime import SEARCH_SEEDS, candidates, chosen, label, outcome, page
 from scipy.stats import trim_mean
 from synthetic_study import write_study
 
@@ -193,39 +192,6 @@ def test_id_in_reverse_ends_where_id_begins():
     for step in range(11):
         there, back = forwards.bounds(q, step), backwards.bounds(q, 10 - step)
         assert all(torch.allclose(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(there, back, strict=True))
-
-
-def rows_of(clipped, rewards, entropy=0.4):
-    return [
-        {"clip/low_fraction": clipped / 2, "clip/high_fraction": clipped / 2, "train/reward": reward,
-         "policy/entropy": entropy, "time/step": 0.8}
-        for reward in rewards
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("rows", "failures"),
-    [
-        (rows_of(0.06, np.linspace(0.3, 0.5, 42)), []),
-        (rows_of(0.04, np.linspace(0.3, 0.5, 42)), ["binding"]),
-        (rows_of(0.06, [0.3] * 42), ["learning"]),
-        (rows_of(0.06, [*np.linspace(0.3, 0.6, 30), *np.linspace(0.6, 0.4, 12)]), ["stable"]),
-        (rows_of(0.06, np.linspace(0.3, 0.5, 42), entropy=0.01), ["stable"]),
-    ],
-)
-def test_the_rule_of_the_regime_search(rows, failures):
-    assert outcome(1001, rows).failures == failures
-
-
-def test_the_search_takes_the_largest_gain_among_those_that_pass_with_every_seed():
-    small, large, bad = (outcome(s, rows_of(c, np.linspace(0.3, top, 42))) for s, c, top in
-                         ((1, 0.06, 0.4), (1, 0.06, 0.5), (1, 0.01, 0.9)))  # fmt: skip
-    assert chosen({"a": [small, small], "b": [large, large], "c": [bad], "d": [large]}) == "b"
-    assert chosen({"c": [bad]}) is None
-    assert not set(SEARCH_SEEDS) & set(FACTS.seeds)
-    text = page({"a": [small, small], "b": [large, large], "c": [bad]})
-    assert "Taken: **b**" in text and "binding |" in text
-    assert len({label(scale) for scale in candidates()}) == len(candidates())
 
 
 def test_an_unknown_region_is_named():

@@ -193,16 +193,16 @@ FACTS = Scale(
     title="chained modular arithmetic, a base policy that knows most facts and some of them wrongly, on a CPU",
     policy=WorldPolicy(
         "facts", hidden=48, intermediate=96, layers=1, heads=4,
-        warm_start=WarmStart(batch=192, learning_rate=3e-3, check_every=50, max_steps=2000, pass_at_1=0.35),
+        warm_start=WarmStart(batch=192, learning_rate=3e-3, check_every=25, max_steps=2000, pass_at_1=0.38),
     ),
     train_set="facts_train",
     benchmark_kind="generated",
     only=("facts",),
     methods=THE_FIVE,
-    seeds=tuple(range(20)),
+    seeds=tuple(range(20, 40)),  # the search for the regime used 1000 to 1003, and in `paths` other graphs
     steps=100,
-    prompts_per_step=32, group_size=8, minibatches=4, epochs=4,
-    learning_rate=3e-4,
+    prompts_per_step=64, group_size=8, minibatches=16, epochs=1,
+    learning_rate=6e-4,
     rate_warmup=1,
     max_completion=8,
     repeats=True,
@@ -225,7 +225,7 @@ PATHS = replace(
     train_set="paths_train",
     only=("paths",),
     steps=150,
-    prompts_per_step=64, group_size=8, minibatches=16, epochs=1,
+    prompts_per_step=32,
     learning_rate=1e-3,
     max_completion=7,
 )  # fmt: skip
@@ -236,13 +236,12 @@ WORDED = replace(
     title="the same facts in free wording, most tokens neutral, on a CPU",
     policy=WorldPolicy(
         "worded", hidden=64, intermediate=128, layers=1, heads=4,
-        warm_start=WarmStart(batch=128, learning_rate=3e-3, check_every=50, max_steps=3000, pass_at_1=0.3),
+        warm_start=WarmStart(batch=128, learning_rate=3e-3, check_every=50, max_steps=3000, pass_at_1=0.25),
     ),
     train_set="worded_train",
     only=("worded",),
-    seeds=tuple(range(6)),
-    steps=100,
-    prompts_per_step=16, group_size=8,
+    seeds=tuple(range(20, 26)),
+    prompts_per_step=32,
     max_completion=16,
 )  # fmt: skip
 
@@ -260,6 +259,7 @@ MINIATURE = replace(
     steps=6,
     prompts_per_step=4, group_size=4, minibatches=2, epochs=2,
     checkpoint_every=2,
+    evaluation=Evaluation(k=8, limit=40),
 )  # fmt: skip
 
 # SmolLM2 solves 1.6 % of GSM8K, too few for rewards in groups of 8, so a short supervised stage comes first. Batch,

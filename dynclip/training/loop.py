@@ -14,25 +14,23 @@ sum over a mini-batch by the counted tokens of the whole rollout batch over the 
 """
 
 import math
-import resource
 import time
 from collections.abc import Sequence
 
 import torch
 
-from dynclip.methods.controllers import Hysteresis
 from dynclip.methods.objective import Method
 from dynclip.methods.spec import separable
 from dynclip.methods.types import TokenBatch
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import Scale
+from dynclip.training.worlds.measure import describe, finish_rows, mean
 from dynclip.training.worlds.networks import Weights
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, Rollout
 
 RATIO_LIMIT, SKIPS_IN_A_ROW = 1e4, 3  # as in dynclip.trl.skipping
 MAX_NORM = 1.0  # of a seed's gradient
-EXTREME = {"policy/ratio_max": max, "policy/ratio_min": min}  # over a step's updates; all other metrics are means
 
 
 class Loop:
@@ -62,7 +60,7 @@ class Loop:
         with torch.no_grad():
             rollout = self.task.rollout(self.weights, k)
             batch = self.prepare(rollout, k)
-        rows = [{"step": k, **row} for row in self.describe(rollout, batch)]
+        rows = describe(self, rollout, batch)
         sampled = time.perf_counter()
         logs: list[list[dict[str, float]]] = [[] for _ in self.seeds]
         order = shuffle(self.seeds, k, rollout.tokens.shape[1])
@@ -74,17 +72,11 @@ class Loop:
             values_of = self.update(part_of(batch, cut), part_of(inputs, cut), k, update)
             for log, values in zip(logs, values_of, strict=True):
                 log.append(values)
-        after = self.measure_after(batch, inputs)
+        with torch.no_grad():
+            finish_rows(rows, logs, batch, self.evaluate(inputs, batch["tokens"]))
         ended = time.perf_counter()
-        for row, log, late in zip(rows, logs, after, strict=True):
-            names = dict.fromkeys(name for values in log for name in values)
-            for name in names:
-                values = [v for v in (each.get(name, math.nan) for each in log) if math.isfinite(v)]
-                if values:
-                    row[name] = EXTREME[name](values) if name in EXTREME else sum(values) / len(values)
-            row |= late
+        for row in rows:
             row |= {"time/rollout": sampled - began, "time/update": ended - sampled, "time/step": ended - began}
-            row["sys/memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         self.done += 1
         return rows
 
@@ -129,10 +121,10 @@ class Loop:
         batch["denominator"] = rollout.mask.sum((1, 2)).clamp(min=1) / self.scale.minibatches
         return batch
 
-    def evaluate(self, inputs: dict, tokens: torch.Tensor, weights: Weights | None = None) -> dict[str, torch.Tensor]:
+    def evaluate(self, inputs: dict, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """`logprob` and `entropy` (R, B, T) of `tokens`, and `reduced` where the method reduces full logits."""
         method = self.methods[0]
-        logits = self.task.network.logits(weights or self.weights, inputs)
+        logits = self.task.network.logits(self.weights, inputs)
         logprob = torch.log_softmax(logits, -1)
         found = {"logprob": logprob.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)}
         with torch.set_grad_enabled(torch.is_grad_enabled() and "entropy_gradient" in method.needs):
@@ -240,37 +232,6 @@ class Loop:
         moments = [state[name] for state in self.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
         return [*(value.data for value in self.weights.values()), *moments]
 
-    def describe(self, rollout: Rollout, batch: dict) -> list[dict[str, float]]:
-        """What a row says about the rollout batch, for each seed."""
-        mask = rollout.mask.float()
-        counted = mask.sum((1, 2)).clamp(min=1)
-        columns = {
-            "train/reward": rollout.rewards.mean(1),
-            "train/completion_length": mask.sum(2).mean(1),
-            "train/truncated": rollout.truncated.float().mean(1),
-            "policy/entropy": mean(batch["old_entropy"], rollout.mask),
-        }
-        if self.task.neutral is not None:
-            for kind, where in (("decisive", batch["mask"] & ~batch["neutral"]), ("neutral", batch["neutral"])):
-                columns[f"policy/entropy_{kind}"] = mean(batch["old_entropy"], where)
-        rows = [dict(zip(columns, values, strict=True)) for values in torch.stack([*columns.values()], 1).tolist()]
-        for r, (row, method) in enumerate(zip(rows, self.methods, strict=True)):
-            self.tokens[r] += int(counted[r])
-            row["train/tokens"] = self.tokens[r]
-            if method.controller:
-                name = "clip/state" if isinstance(method.controller, Hysteresis) else "control/signal"
-                row[name] = float(method.controller.signal)
-        return rows
-
-    @torch.no_grad()
-    def measure_after(self, batch: dict, inputs: dict) -> list[dict[str, float]]:
-        """Of the policy after the last update, on the step's tokens: entropy, and the drift of ln p of neutral ones."""
-        now = self.evaluate(inputs, batch["tokens"])
-        columns = {"policy/entropy_after": mean(now["entropy"], batch["mask"])}
-        if self.task.neutral is not None:
-            columns["policy/drift_neutral"] = mean(now["logprob"] - batch["old_logprob"], batch["neutral"])
-        return [dict(zip(columns, values, strict=True)) for values in torch.stack([*columns.values()], 1).tolist()]
-
     def state(self, r: int) -> tuple[Weights, dict]:
         """What a checkpoint of seed number `r` holds: tensors (weights, moments), and plain numbers."""
         tensors = {name: value.detach()[r].clone() for name, value in self.weights.items()}
@@ -304,11 +265,6 @@ def advantages(rewards: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.T
     return normed.reshape(rewards.shape), average.reshape(rewards.shape)
 
 
-def mean(value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The means (R,) of `value` (R, B, T) over the tokens of `mask`."""
-    return (value * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
-
-
 def shuffle(seeds: Sequence[int], k: int, rows: int) -> torch.Tensor:
     """The order (R, rows) in which each seed's completions are cut into mini-batches at step `k`."""
     orders = [torch.randperm(rows, generator=torch.Generator().manual_seed(derive_seed(s, k, 1))) for s in seeds]
@@ -318,13 +274,9 @@ def shuffle(seeds: Sequence[int], k: int, rows: int) -> torch.Tensor:
 def take(values: dict, order: torch.Tensor) -> dict:
     """Each tensor (R, B, ...) of `values` with its rows in the order (R, B) of its seed; other values as they are."""
     everyone = torch.arange(len(order)).unsqueeze(1)
-    return {name: v[everyone, order] if is_rows(v, order) else v for name, v in values.items()}
+    return {name: v[everyone, order] if torch.is_tensor(v) and v.dim() > 1 else v for name, v in values.items()}
 
 
 def part_of(values: dict, cut: slice) -> dict:
     """The rows `cut` of each tensor (R, B, ...) of `values`; other values as they are."""
     return {name: v[:, cut] if torch.is_tensor(v) and v.dim() > 1 else v for name, v in values.items()}
-
-
-def is_rows(value, order: torch.Tensor) -> bool:
-    return torch.is_tensor(value) and value.shape[:2] == order.shape

@@ -65,8 +65,8 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
     entry.name: entry
     for entry in (
         Benchmark(
-            name="paths", title="Ways through a graph", world="paths", count=12669, seed=101, k=1,
-            content="4ed7bc9529d7e7fd1d7f888df2bf9d212c78f675b8c96b9ccda06f17d0b9ed86",
+            name="paths", title="Ways through a graph", world="paths", count=15204, seed=101, k=1,
+            content="bd41bdd77e3d024abbee0a3c50087d98205633a564f7a1899dd49522ddfcf985",
         ),
         Benchmark(
             name="facts", title="Arithmetic modulo 11", world="facts", count=200, seed=102,
@@ -118,8 +118,8 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
     entry.name: entry
     for entry in (
         ProblemSet(
-            name="paths_train", title="Ways through a graph", world="paths", count=50_367, seed=1,
-            content="120bf9efcf30c8d85c2f168d1f4120a1c1449eae17d68e2b4ebab6abc8cb2239",
+            name="paths_train", title="Ways through a graph", world="paths", count=60_024, seed=1,
+            content="65ba544bfe25a32407ce107b00a48f1ea7a64026783ec096135a5a7e2e48acec",
         ),
         ProblemSet(
             name="facts_train", title="Arithmetic modulo 11", world="facts", count=20_000, seed=2,

@@ -1,7 +1,7 @@
 """Scores of a world's policies: exact in `paths`, sampled and graded in the language worlds."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,11 +11,12 @@ from dynclip.runtime.errors import rebuild_command
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import digest
 from dynclip.runtime.seeds import derive_seed
-from dynclip.studies.scales import RunConfig
+from dynclip.studies.scales import RunConfig, Scale
 from dynclip.training.worlds import folders
 from dynclip.training.worlds.networks import Weights, stack
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, mask_until, pairs_of, task_of
 from evals import evaluation
+from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, read_problems
 from evals.benchmarks.worlds import paths
 from evals.metrics import exact_score
@@ -50,16 +51,12 @@ def score_company(
         problems = read_problems(folder / "data" / f"{name}.jsonl")[: scale.evaluation.limit]
         task = task_of(scale, tuple(seeds), bases, problems)
         weights = stack([folders.load(place, task.network) for place in places.values()])
-        score = score_paths if isinstance(task, PathTask) else score_texts
+        score = score_of(task)
         made = [
-            evaluation.Task(
-                name=name,
-                content=BENCHMARKS[name].content,
-                problems=problems,
-                k=scale.evaluation.k or BENCHMARKS[name].k,
-                sampling=BENCHMARKS[name].sampling,
-                seed=BENCHMARKS[name].seed,
-                template=evaluation.choose_template(scale.template, "", None, "generated")[0],
+            task_for(
+                scale,
+                name,
+                problems,
                 samples=folder / "samples" / method / f"seed{seed}" / label / f"{name}.parquet",
                 score=folder / "scores" / method / f"seed{seed}" / label / f"{name}.json",
             )
@@ -75,6 +72,37 @@ def score_company(
             evaluation.write_score(each, model_of(places[seed]), labelled, rows, numbers, [maker], log=quiet)
         average = sum(numbers["avg_at_k"]["value"] for _, numbers in found) / len(found)
         progress.step(number, f"{label} {name}: pass@1 {average:.3f}, mean of {len(seeds)} seeds")
+
+
+def numbers_of(
+    scale: Scale, name: str, problems: list[Problem], bases: dict[int, Path], weights: Weights
+) -> list[dict]:
+    """The numbers of a score record for the policy of each seed of `bases`, without files. `weights` (R, ...)."""
+    task = task_of(scale, tuple(bases), bases, problems)
+    made = task_for(scale, name, problems, samples=Path(), score=Path())
+    with torch.no_grad():
+        return [numbers for _, numbers in score_of(task)(task, weights, [made] * len(bases))]
+
+
+def score_of(task: LanguageTask | PathTask) -> Callable:
+    """The function that scores policies on `task`."""
+    return score_paths if isinstance(task, PathTask) else score_texts
+
+
+def task_for(scale: Scale, name: str, problems: list[Problem], samples: Path, score: Path) -> evaluation.Task:
+    """`problems` of the benchmark `name`, to be scored as the scale does it."""
+    entry = BENCHMARKS[name]
+    return evaluation.Task(
+        name=name,
+        content=entry.content,
+        problems=problems,
+        k=scale.evaluation.k or entry.k,
+        sampling=entry.sampling,
+        seed=entry.seed,
+        template=evaluation.choose_template(scale.template, "", None, "generated")[0],
+        samples=samples,
+        score=score,
+    )
 
 
 def model_of(folder: Path) -> Model:

@@ -17,7 +17,7 @@ from evals.benchmarks.worlds.world import Draws, Teacher, World
 NODES = 100
 DEGREE = 3
 MOVES = 7
-GRAPHS = 20
+GRAPHS = 24
 LEVELS = (7, 6, 5)  # shortest distances
 FIRST_SEED = 1000  # of graph 0
 TEXT = re.compile(r"g(\d+): (\d+) to (\d+)")
