@@ -44,7 +44,9 @@ def runs(curves, seeds=SEEDS, noise=0.01, **others) -> Evidence:
                 }
                 for k in range(STEPS)
             ]  # fmt: skip
-    return Evidence(Path("results/laptop"), tuple(curves), tuple(seeds), {key: {"options": {}} for key in rows}, rows, [])
+    return Evidence(
+        Path("results/laptop"), tuple(curves), tuple(seeds), {key: {"options": {}} for key in rows}, rows, []
+    )
 
 
 def verdict(name, evidence) -> str:

@@ -63,7 +63,10 @@ def test_the_mask_marks_the_neutral_pieces_and_no_others():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"neutral": frozenset({"so then "})}, "the neutral piece 'so then ' is no token of this tokenizer, which splits it into"),
+        (
+            {"neutral": frozenset({"so then "})},
+            "the neutral piece 'so then ' is no token of this tokenizer, which splits it into",
+        ),
         ({"neutral": frozenset({"whence "})}, "the neutral piece 'whence ' is no token of this tokenizer"),
     ],
 )
