@@ -10,7 +10,7 @@ import pandas as pd
 
 from dynclip.runtime.files import sha256, write_json
 
-BENCHMARKS = ("chain_sum", "basic_arithmetic")
+BENCHMARKS = ("facts", "worded")
 ENVIRONMENT = {
     "python": "3.11.9", "torch": "2.13.0", "trl": "1.16.0", "transformers": "5.17.0", "cpu": "Test <CPU> & Co",
     "cores": 2, "git_commit": "0123456789abcdef", "git_dirty": False,
@@ -101,7 +101,7 @@ def write_exact(results, method, seed, label, step, benchmark, rate, model_diges
     average = {"value": sum(chances) / problems, "stderr": None}
     record = {
         "scale": results.name, "method": method, "seed": seed, "checkpoint": label, "step": step,
-        "benchmark": benchmark, "k": 1, "n_problems": problems, "avg_at_k": average, "headline": "strict",
+        "benchmark": benchmark, "k": 1, "n_problems": problems, "avg_at_k": average, "headline": "exact",
         "flexible": {"avg_at_k": average, "pass_at": pass_at}, "pass_at": pass_at, "maj_at_k": None, "verdicts": {},
         "completion_tokens_mean": 7.0,
         "per_problem": [{"id": name, "n": 1, "c": c} for name, c in zip(names, chances, strict=True)],

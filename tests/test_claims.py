@@ -44,7 +44,9 @@ def runs(curves, seeds=SEEDS, noise=0.01, **others) -> Evidence:
                 }
                 for k in range(STEPS)
             ]  # fmt: skip
-    return Evidence(Path("results/laptop"), tuple(curves), tuple(seeds), {key: {} for key in rows}, rows, [])
+    return Evidence(
+        Path("results/laptop"), tuple(curves), tuple(seeds), {key: {"options": {}} for key in rows}, rows, []
+    )
 
 
 def verdict(name, evidence) -> str:
@@ -193,7 +195,7 @@ def test_scores_and_pass_gaps_come_from_per_problem_counts(tmp_path):
     assert made.seeds == 4 and len(made.parts) == 6 and made.verdict in (REPRODUCED, INCONCLUSIVE, CONTRADICTED)
     gaps = decide(CLAIMS["pass_gap"], part_of(evidence, CLAIMS["pass_gap"]))
     assert len(gaps.parts) == 6, "three methods, two checkpoints"
-    score = evidence.select("chain_sum", "grpo")[0]
+    score = evidence.select("facts", "grpo")[0]
     assert gaps.parts[3].effect < 100 * (score["pass_at"]["4"] + 1)
     assert part_of(evidence, CLAIMS["accuracy_clip_higher"]) is None
 

@@ -54,23 +54,26 @@ def test_responses_and_prompts_are_short(name):
 def test_the_mask_marks_the_neutral_pieces_and_no_others():
     world = WORLDS["worded"]
     tokenizer = build_tokenizer(world)
-    mask = neutral_mask(tokenizer, world)
+    mask = neutral_mask(tokenizer.backend_tokenizer, world)
     assert mask.shape == (len(tokenizer),)
     assert {tokenizer.decode([i]) for i in mask.nonzero().flatten().tolist()} == world.neutral
-    assert not neutral_mask(build_tokenizer(WORLDS["facts"]), WORLDS["facts"]).any()
+    assert not neutral_mask(build_tokenizer(WORLDS["facts"]).backend_tokenizer, WORLDS["facts"]).any()
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"neutral": frozenset({"so then "})}, "the neutral piece 'so then ' is 2 tokens of this tokenizer"),
+        (
+            {"neutral": frozenset({"so then "})},
+            "the neutral piece 'so then ' is no token of this tokenizer, which splits it into",
+        ),
         ({"neutral": frozenset({"whence "})}, "the neutral piece 'whence ' is no token of this tokenizer"),
     ],
 )
 def test_a_lexicon_that_does_not_fit_the_tokenizer_is_one_line(changes, text):
     tokenizer = build_tokenizer(WORLDS["worded"])
     with pytest.raises(UserError, match=text) as error:
-        neutral_mask(tokenizer, replace(WORLDS["worded"], **changes))
+        neutral_mask(tokenizer.backend_tokenizer, replace(WORLDS["worded"], **changes))
     assert "\n" not in str(error.value) and "--forcerun warmup" in str(error.value)
     with pytest.raises(UserError, match="world worded: the neutral piece 'Adam ' is no token"):
-        neutral_mask(build_tokenizer(WORLDS["facts"]), WORLDS["worded"])
+        neutral_mask(build_tokenizer(WORLDS["facts"]).backend_tokenizer, WORLDS["worded"])

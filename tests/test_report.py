@@ -86,10 +86,10 @@ def test_smallest_study_without_problem_texts(tmp_path):
 
 
 def test_damaged_problems_and_stale_samples_are_named(study):
-    (study / "data/chain_sum.jsonl").write_text("{")
-    with pytest.raises(UserError, match=r"chain_sum.jsonl.*--forcerun data"):
+    (study / "data/facts.jsonl").write_text("{")
+    with pytest.raises(UserError, match=r"facts.jsonl.*--forcerun data"):
         write_report(study)
-    write_score(study, "id", 0, "final", 12, "chain_sum", 4, 10, 0.1, "not these weights")
+    write_score(study, "id", 0, "final", 12, "facts", 4, 10, 0.1, "not these weights")
     with pytest.raises(UserError, match="scores other weights"):
         write_report(study)
 
@@ -120,7 +120,7 @@ def test_the_answers_say_what_the_runs_show(suite):
     paths, worded = (load_evidence(suite / name, METHODS[:n]) for name, n in (("paths", 4), ("worded", 2)))
     said = answers(paths)
     assert re.match(
-        r"Entropy collapses under grpo: from 2\.\d\d \[.*11 \[1\d, 1\d\] % of the start is left \(8 seeds\)", said[0]
+        r"Entropy collapses under grpo: from 2\.\d\d \[.*1\d \[1\d, 1\d\] % of the start is left \(8 seeds\)", said[0]
     ), said[0]
     assert said[1].startswith("Held-out pass@1 under grpo rises from") and said[2].startswith("pass@256 rises")
     gap = next(gap for gap in end_scores(paths) if gap.a == "did")

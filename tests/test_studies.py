@@ -126,7 +126,7 @@ def test_arms_with_other_updates_change_nothing_else():
 
 
 def test_a_run_that_several_studies_share_is_made_once():
-    study = resolve()
+    study = resolve("miniature")
     trained, scored = study_runs(study, ["curves", "main_table", "thresholds"])
     assert len(trained) == len(set(trained)) and trained.count(("grpo", 0)) == 1
     assert {name for name, _ in scored} == set(STUDIES["main_table"].arms)

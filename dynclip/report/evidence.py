@@ -146,7 +146,7 @@ class Evidence:
 
 def is_exact(score: dict) -> bool:
     """Whether a score was computed, not sampled: each problem has n = 1, and c is its probability of success."""
-    return score.get("exact", False)
+    return score.get("headline") == "exact"
 
 
 def samples(score: dict) -> int:
