@@ -22,16 +22,16 @@ RUN = {
     "make reproduce": "make reproduce CONFIG=scale=miniature",
     "make test": 'make test ARGS="tests/test_bounds.py"',
     "snakemake --cores all": f"snakemake --cores all {MINI}",
-    "snakemake --cores all results/facts/scores/id/seed0/final/facts.json": (
+    "snakemake --cores all results/facts/scores/id/seed20/final/facts.json": (
         f"snakemake --cores all {RESULTS}/scores/od/seed0/final/facts.json {MINI}"
     ),
-    "snakemake --cores all --config methods=grpo,id seeds=0-2 steps=20": (
+    "snakemake --cores all --config methods=grpo,id seeds=20-22 steps=20": (
         f"snakemake -n --cores all {MINI} methods=grpo,id seeds=0-2 steps=20"
     ),
     "snakemake --cores all phase_ratio": f"snakemake -n --cores all phase_ratio {MINI}",
     "snakemake --cores all studies": f"snakemake -n --cores all studies {MINI}",
     "dynclip plan --studies all": "dynclip plan --studies all --scale miniature",
-    "dynclip follow --scale facts --method id --seed 0": "dynclip follow --scale miniature --method od --seed 0",
+    "dynclip follow --scale facts --method id --seed 20": "dynclip follow --scale miniature --method od --seed 0",
     "snakemake --unlock": f"snakemake --unlock {MINI}",
     "make plan": "make plan",
     "make doctor": "make doctor",
