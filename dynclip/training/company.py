@@ -29,7 +29,15 @@ from dynclip.runtime.progress import Progress
 from dynclip.studies.arms import Arm
 from dynclip.studies.scales import RunConfig
 from dynclip.training.fingerprint import fingerprint
-from dynclip.training.lifecycle import arm_config, complete, export_folders, record_of, reset_if_changed, rewind
+from dynclip.training.lifecycle import (
+    arm_config,
+    complete,
+    drop_late,
+    export_folders,
+    record_of,
+    reset_if_changed,
+    rewind,
+)
 from dynclip.training.loop import MAX_NORM, Loop
 from dynclip.training.problems import require_problems
 from dynclip.training.processes.recovery import Preempted
@@ -86,6 +94,8 @@ def train(config: RunConfig, arm: Arm, seeds, problems, bases: dict, runs: dict,
     weights = stack([folders.load(bases[seed], task.network) for seed in seeds])
     methods = [Method(arm.spec, config.steps, arm.options) for _ in seeds]
     loop = Loop(config.scale, methods, seeds, task, weights)
+    for seed, state in states.items():
+        drop_late(state, exports[seed], 1)
     done = newest_common(states.values())
     if done:
         loop.restore([read_checkpoint(state / f"checkpoint-{done}") for state in states.values()])

@@ -7,6 +7,7 @@ removed.
 """
 
 import json
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -66,6 +67,7 @@ def train_locked(config: RunConfig, arm: Arm, seed: int, base, problems, data, o
     if complete(exports):
         progress.log("training is already complete; publishing")
     else:
+        drop_late(state, exports, config.scale.updates_per_rollout)
 
         def attempt(micro_batch: int | None) -> None:
             resume, done = newest_checkpoint(state, config, progress.log)
@@ -92,7 +94,23 @@ def export_folders(config: RunConfig, state: Path) -> dict[int, Path]:
 
 
 def complete(exports: dict[int, Path]) -> bool:
-    return all((path / checkpoints.MANIFEST).exists() for path in exports.values())
+    return not damaged(exports)
+
+
+def damaged(exports: dict[int, Path]) -> list[int]:
+    """The steps whose policy is missing or damaged."""
+    return [step for step, path in exports.items() if checkpoints.find_corruption(path)]
+
+
+def drop_late(state: Path, exports: dict[int, Path], numbers_per_step: int) -> None:
+    """Delete the checkpoints from which a missing or damaged policy of `exports` would not be written again.
+
+    checkpoint-<n> is that of rollout step n / `numbers_per_step`.
+    """
+    first = min(damaged(exports), default=math.inf)
+    for path in state.glob("checkpoint-*"):
+        if int(path.name.split("-")[1]) >= first * numbers_per_step:
+            shutil.rmtree(path)
 
 
 def newest_checkpoint(state: Path, config: RunConfig, log) -> tuple[Path | None, int]:

@@ -26,7 +26,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import Scale
 from dynclip.training.worlds.measure import describe, finish_rows, mean
-from dynclip.training.worlds.networks import Weights
+from dynclip.training.worlds.networks import Weights, gradient_norms
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, Rollout
 
 RATIO_LIMIT, SKIPS_IN_A_ROW = 1e4, 3  # as in dynclip.trl.skipping
@@ -139,7 +139,7 @@ class Loop:
         now = self.evaluate(inputs, batch["tokens"])
         losses, metrics = self.losses(batch, now, k, update)
         gradients = torch.autograd.grad(losses.sum(), list(self.weights.values()))
-        norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+        norms = gradient_norms(gradients)
         factor = (MAX_NORM / (norms + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
         for value, gradient in zip(self.weights.values(), gradients, strict=True):
             value.grad = gradient * factor.view(-1, *[1] * (gradient.dim() - 1))

@@ -257,3 +257,9 @@ def draw(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 def stack(policies: Sequence[Weights]) -> Weights:
     """Weights of R policies with a leading dimension R."""
     return {name: torch.stack([policy[name] for policy in policies]) for name in policies[0]}
+
+
+def gradient_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The norm (R,) of each seed's gradient, from one tensor (R, ...) per parameter."""
+    # Over the last dimension: over the first one, the order of additions would depend on the number of seeds.
+    return torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients], 1).norm(dim=1)

@@ -14,7 +14,7 @@ from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import RunConfig, Scale
 from dynclip.training.worlds import folders
 from dynclip.training.worlds.networks import Weights, stack
-from dynclip.training.worlds.tasks import LanguageTask, PathTask, mask_until, pairs_of, task_of
+from dynclip.training.worlds.tasks import LanguageTask, PathTask, graph_of, mask_until, pairs_of, task_of
 from evals import evaluation
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, read_problems
@@ -48,7 +48,7 @@ def score_company(
         places = {s: bases[s] if method == "base" else checkpoint(folder, method, s, step) for s in seeds}
         for place in places.values():
             checkpoints.verify(place, rebuild_command("warmup" if method == "base" else "train", place))
-        problems = read_problems(folder / "data" / f"{name}.jsonl")[: scale.evaluation.limit]
+        problems = limited(scale, read_problems(folder / "data" / f"{name}.jsonl"), seeds)
         task = task_of(scale, tuple(seeds), bases, problems)
         weights = stack([folders.load(place, task.network) for place in places.values()])
         score = score_of(task)
@@ -72,6 +72,21 @@ def score_company(
             evaluation.write_score(each, model_of(places[seed]), labelled, rows, numbers, [maker], log=quiet)
         average = sum(numbers["avg_at_k"]["value"] for _, numbers in found) / len(found)
         progress.step(number, f"{label} {name}: pass@1 {average:.3f}, mean of {len(seeds)} seeds")
+
+
+def limited(scale: Scale, problems: list[Problem], seeds: Sequence[int]) -> list[Problem]:
+    """The problems that are scored: the first `Evaluation.limit`, in `paths` that many of each seed's graph."""
+    limit = scale.evaluation.limit
+    if limit is None or scale.policy.world != "paths":
+        return problems[:limit]
+    own = {graph_of(seed): 0 for seed in seeds}
+    kept = []
+    for problem in problems:
+        number = paths.parse(problem.problem)[0]
+        if own.get(number, limit) < limit:
+            own[number] += 1
+            kept.append(problem)
+    return kept
 
 
 def numbers_of(

@@ -18,7 +18,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import Scale
 from dynclip.training.worlds import folders, scoring
-from dynclip.training.worlds.networks import Weights, stack
+from dynclip.training.worlds.networks import Weights, gradient_norms, stack
 from dynclip.training.worlds.tasks import (
     LanguageTask,
     PathTask,
@@ -82,7 +82,7 @@ def train(scale: Scale, course: Course, base: dict[int, Path], log: Callable[[st
         loss = losses.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1e-9)
         optimizer.zero_grad()
         loss.sum().backward()
-        norms = torch.stack([value.grad.flatten(1).norm(dim=1) for value in weights.values()]).norm(dim=0)
+        norms = gradient_norms([value.grad for value in weights.values()])
         for value in weights.values():
             value.grad *= (1 / (norms + 1e-6)).clamp(max=1).view(-1, *[1] * (value.dim() - 1))
         optimizer.step()
