@@ -54,7 +54,10 @@ tables, figures, report = writes(write_tables), writes(write_figures), writes(wr
 def front(options: Namespace) -> None:
     if options.scale not in SUITES:
         raise UserError(f"front: --scale {options.scale} is no suite of scales; the suites are: {', '.join(SUITES)}")
-    write_front(options.results, options.scale, configs_of(options))
+    configs = configs_of(options)
+    methods = {name: config.methods for name, config in configs.items()}
+    seeds = {name: config.seeds for name, config in configs.items()}
+    write_front(options.results, options.scale, list(configs), methods, seeds)
 
 
 def page(options: Namespace) -> None:
