@@ -44,7 +44,7 @@ def exact_score(results, successes=(0.25, 0.5, 1.0)):
     for name in ("maj_at_k", "flexible", "verdicts", "completion_tokens_mean"):
         del score[name]
     score |= {
-        "exact": True, "k": 1, "n_problems": len(names),
+        "headline": "exact", "k": 1, "n_problems": len(names),
         "avg_at_k": {"value": sum(successes) / len(names), "stderr": 0.1},
         "per_problem": [{"id": name, "n": 1, "c": c} for name, c in zip(names, successes, strict=True)],
         "samples": {"path": str(stored), "sha256": sha256(stored), "rows": len(names)},
@@ -95,7 +95,7 @@ def test_an_exact_score_holds_probabilities(world, tmp_path):
     table = pd.read_parquet(tmp_path / "counts.parquet")
     kept = table[(table.method == "id") & (table.seed == 1) & (table.problem == "p0")]
     assert (kept["n"].item(), kept["c"].item()) == (1, 0.25)
-    edit(path, exact=False)
+    edit(path, headline="strict")
     with pytest.raises(UserError, match="not a complete score file"):
         load_evidence(world, comparable=False)
 

@@ -62,7 +62,8 @@ def test_measured_bounds_and_clipped_share(study):
     high = bounds(evidence).axes[1].lines[0]
     assert (high.get_ydata()[0], high.get_ydata()[-1]) == pytest.approx((0.2, 0.3))
     low = clip_fraction(evidence).axes[0].lines[0]
-    assert low.get_ydata()[0] == pytest.approx(0.4)  # per cent
+    first = [100 * row["clip/low_fraction"] for row in evidence.rows["grpo", 0][:3]]  # one of the three seeds, smoothed
+    assert low.get_ydata()[0] == pytest.approx(sum(first[:2]) / 2, abs=0.1)
 
 
 def test_scores_show_a_missing_method(study):
