@@ -304,7 +304,7 @@ def test_methods_out_of_reach_are_named_and_the_others_written(results):
 
 
 @pytest.mark.parametrize(("study", "nodes", "words"), [
-    (resolve("laptop"), 1, "laptop: its trainings take no GPU"),
+    (resolve("facts"), 1, "facts: its trainings take no GPU"),
     (resolve("paper", minibatches=4096), 1, "verl cuts mini-batches by prompts"),
     (resolve("paper"), 3, "256 completions of a mini-batch cannot be shared by 24 processes"),
 ])  # fmt: skip
