@@ -9,6 +9,8 @@ from synthetic_study import write_study
 
 from dynclip.runtime import fast_imports
 
+TOGETHER = ("workflow", "peers")  # the first share a finished study, the second build .venv-verl
+
 
 @pytest.fixture(autouse=True)
 def nothing_stays_marked_absent():
@@ -30,8 +32,7 @@ def study(tmp_path) -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the markers
 def pytest_collection_modifyitems(items):
-    """Where pytest-xdist spreads the tests over processes: a file stays together, and so do the workflow tests, which
-    share one finished study."""
+    """Where pytest-xdist spreads the tests over processes: a file stays together, and so do the folders TOGETHER."""
     for item in items:
         folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("workflow" if folder == "workflow" else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else item.path.stem))
