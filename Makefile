@@ -27,7 +27,7 @@ reproduce: install  ## Print the plan, then run the whole study (CONFIG="methods
 	@$(IN_VENV) snakemake --cores all $(if $(CONFIG),--config $(CONFIG))
 
 test: install  ## Run the tests in two processes (ARGS="-k bounds" for some of them, ARGS="-n 0" in one process).
-	@$(IN_VENV) pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(IN_VENV) pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 bench: install  ## Run every benchmark of bench/ that needs no hub (ARGS="1 1": one round of one step).
 	@for file in $(filter-out bench/evaluation.py,$(sort $(wildcard bench/*.py))); do echo "$$file"; $(IN_VENV) python "$$file" $(ARGS); done

@@ -30,9 +30,22 @@ def study(tmp_path) -> Path:
     return write_study(tmp_path / "results" / "tiny")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the markers
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Where pytest-xdist spreads the tests over processes: a file stays together, and so do the folders TOGETHER.
+
+    `--dist loadgroup` would do it by markers, but pytest-xdist 3.8 cannot write them into the node ids of pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPlace(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.split("::", 1)[0])
+            return file.parent.name if file.parent.name in TOGETHER else str(file)
+
+    return ByPlace(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Where pytest-xdist spreads the tests over processes: a file stays together, and so do the folders TOGETHER."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else item.path.stem))
+    """The longest group starts first, so that no process waits for the other at the end."""
+    items.sort(key=lambda item: item.path.parent.name != TOGETHER[0])
