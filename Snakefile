@@ -3,81 +3,66 @@ import sys
 from snakemake.utils import min_version
 
 from dynclip.cli import pipeline
-from dynclip.plan.resources import needs, share_gpus, train_resources
 from dynclip.studies.arms import STUDIES
 
 min_version("9.27")
 pipeline.prepare_environment()
-RUN = pipeline.config_from(config, sys.argv[1:])
-RESULTS = f"results/{RUN.name}"
-BENCHMARKS = RUN.scale.benchmarks
-NEEDS = needs(RUN)
-share_gpus(workflow, RUN)
+CALL = pipeline.call_from(config, sys.argv[1:])
 
 
 report: "workflow/report/workflow.rst"
 
 
-wildcard_constraints:
-    method=pipeline.method_pattern(),
-    seed=r"\d+",
-    checkpoint=r"final|step\d+",
-    benchmark="|".join(BENCHMARKS),
-    study="|".join(STUDIES),
+# One scale has the rules of workflow/scale.smk under their own names. In a suite each scale is a module with these
+# rules, and their names begin with the scale's: facts_train.
+if CALL.is_suite:
+    for SCALE in CALL.studies:
+        PREFIX = f"{SCALE}_"
 
+        module:
+            name: SCALE
+            snakefile:
+                "workflow/scale.smk"
+            config:
+                {**config, "scale": SCALE}
 
-localrules:
-    all,
-    data,
-    launch,
-    tables,
-    figures,
-    page,
-    track,
-    study,
-    track_study,
-    claims,
-    studies,
-    rehearse,
+        use rule * from SCALE as PREFIX*
 
+    include: "workflow/rules/front.smk"
 
-include: "workflow/rules/data.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/report.smk"
+else:
+    config["scale"] = CALL.name
+
+    include: "workflow/scale.smk"
 
 
 onstart:
-    pipeline.check_start(
-        RUN,
-        sys.argv[1:],
-        elsewhere=workflow.nodes is not None
-        or pipeline.engine_from(config) == "verl",
-    )
+    pipeline.check_start(CALL, sys.argv[1:], elsewhere=workflow.nodes is not None)
 
 
 onsuccess:
-    pipeline.print_next_steps(RUN)
+    pipeline.print_next_steps(CALL)
 
 
 rule all:
     default_target: True
     input:
-        rules.launch.output
-        if pipeline.engine_from(config) == "verl"
-        else [*rules.page.output, *rules.track.output],
+        CALL.results,
+    localrule: True
 
 
 # With the word `rehearse` on the command line the study is the rehearsal of the scale that is asked for.
 rule rehearse:
     input:
-        rules.all.input,
+        CALL.results,
+    localrule: True
 
 
 rule studies:
     input:
-        expand(f"{RESULTS}/studies/{{study}}/tracking.json", study=STUDIES),
-        rules.claims.output,
+        CALL.study_files(STUDIES),
+        CALL.claims_files(),
+    localrule: True
 
 
 for _name in STUDIES:
@@ -86,5 +71,5 @@ for _name in STUDIES:
         name:
             _name
         input:
-            f"{RESULTS}/studies/{_name}/tracking.json",
+            CALL.study_files([_name]),
         localrule: True

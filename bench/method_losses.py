@@ -1,4 +1,4 @@
-"""Time and memory of every method's loss against GRPO's, and of the laptop's methods as shares of a training step.
+"""Time and memory of every method's loss against GRPO's, and of five methods' as shares of a training step.
 
     python bench/method_losses.py [rounds] [steps] [--size BxT] [--write]
 
@@ -44,7 +44,7 @@ TOTAL_STEPS, STEP = 400, 300  # in the second half of training every scheduled b
 GROUP, VOCABULARY, CALLS = 8, 32, 7
 DIFFERENTIATED = ("entropy_gradient", "clamped_entropy")
 LOSS_GOAL, STEP_GOAL = 1.05, 1.02
-LAPTOP = resolve("laptop")
+FACTS = resolve("facts")
 
 
 def batch(rows: int, length: int, device: str, needs: tuple[str, ...] = ()) -> TokenBatch:
@@ -156,13 +156,13 @@ def losses(names: list[str], size: tuple[int, int], rounds: int, device: str) ->
 
 
 def steps(rounds: int, count: int) -> dict[str, list[float]]:
-    """Seconds of a rollout step for the laptop study's methods, one number per round."""
-    seconds: dict[str, list[float]] = {name: [] for name in LAPTOP.methods}
+    """Seconds of a rollout step through TRL for the methods of the scale facts, one number per round."""
+    seconds: dict[str, list[float]] = {name: [] for name in FACTS.methods}
     with tempfile.TemporaryDirectory() as folder:
-        measure(BASELINE, "laptop", 1, Path(folder))  # warm-up, not counted
+        measure(BASELINE, FACTS.name, 1, Path(folder))  # warm-up, not counted
         for _ in range(rounds):
-            for name in LAPTOP.methods:
-                seconds[name].append(measure(name, "laptop", count, Path(folder))["seconds"])
+            for name in FACTS.methods:
+                seconds[name].append(measure(name, FACTS.name, count, Path(folder))["seconds"])
     return seconds
 
 
@@ -206,8 +206,8 @@ def loss_section(found: dict[str, dict], size: tuple[int, int], rounds: int, dev
 
 
 def step_section(seconds: dict[str, list[float]], small: dict[str, dict], size: tuple[int, int], count: int) -> str:
-    """The table of whole training steps; `small` are the losses at the laptop's mini-batch `size`."""
-    step, updates = statistics.median(seconds[BASELINE]), LAPTOP.scale.updates_per_rollout
+    """The table of whole training steps; `small` are the losses at its mini-batch `size`."""
+    step, updates = statistics.median(seconds[BASELINE]), FACTS.scale.updates_per_rollout
     rows = []
     for name, own in seconds.items():
         ratios = [a / b for a, b in zip(own, seconds[BASELINE], strict=True)]
@@ -220,7 +220,7 @@ def step_section(seconds: dict[str, list[float]], small: dict[str, dict], size: 
     header = ["method", "step ÷ grpo's, by the clock", "from the losses", f"≤ {STEP_GOAL}"]
     rounds = len(seconds[BASELINE])
     return (
-        f"## A whole training step at laptop scale, cpu\n\n{markdown_rows(header, rows)}\n\n"
+        f"## A whole training step at the scale facts, through TRL, cpu\n\n{markdown_rows(header, rows)}\n\n"
         f"Median [least, greatest] of {rounds} rounds. By the clock: {count} rollout steps from the same start, all "
         f"methods in turns, each divided by GRPO's of the same round (median {step:.3f} s per step); from the second "
         "step on methods sample different completions, which the ratio contains. From the losses, far more precise: "
@@ -236,10 +236,10 @@ def report(rounds: int, count: int, size: tuple[int, int], words: list[str]) -> 
     sections = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         sections.append(loss_section(losses(list(METHODS), size, rounds, device), size, rounds, device))
-    scale = LAPTOP.scale
-    laptop = (scale.prompts_per_step * scale.group_size // scale.minibatches, scale.max_completion)
-    small = losses(list(LAPTOP.methods), laptop, 5 * rounds, "cpu")
-    sections.append(step_section(steps(rounds, count), small, laptop, count))
+    scale = FACTS.scale
+    minibatch = (scale.completions // scale.minibatches, scale.max_completion)
+    small = losses(list(FACTS.methods), minibatch, 5 * rounds, "cpu")
+    sections.append(step_section(steps(rounds, count), small, minibatch, count))
     where = environment()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     commit = f"commit {where['git_commit']}{' with changes' if where['git_dirty'] else ''}"

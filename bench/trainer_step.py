@@ -2,7 +2,7 @@
 
     python bench/trainer_step.py [rounds] [steps] [--scale workstation] [--json FILE]
 
-The laptop scale uses an untrained model, one thread and one process. A hub scale uses the base policy and problems of
+The scale facts uses an untrained policy, one thread and one process. A hub scale uses the base policy and problems of
 results/<scale> (`snakemake --cores all --config scale=<scale> -- results/<scale>/base/model.json`). Each measurement is
 then a process of its own with the scale's sampler, precision and micro-batch. For each arm it prints the median of the
 rounds' seconds with minimum and maximum, the time of sampling, tokens per second, peak memory, the share of the
@@ -27,27 +27,29 @@ from dynclip.runtime import fast_imports
 from dynclip.runtime.files import write_json
 from dynclip.runtime.provenance import environment, processor
 from dynclip.studies.overrides import resolve
+from dynclip.studies.scales import RunConfig, Scale, WorldPolicy
 
 ARMS = ("TRL", "grpo", "clip_higher", "id", "did", "od")
 MARK = "MEASURED "
+PROBLEMS = 2000  # training problems of an untrained policy
 
 
 def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
     """Train `steps` rollout steps from the same policy after one that does not count; what a counted one costs."""
-    config = replace(resolve(scale), steps=steps + 1)
+    config = through_trl(scale, steps + 1)
     fast_imports.skip_unused(except_for=("vllm",) if config.scale.execution.sampler == "vllm" else ())
     import torch
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback, TrainerCallback
     from trl import GRPOTrainer
 
-    from dynclip.training.trl_config import trainer_config
+    from dynclip.training.trl_run.config import trainer_config
     from dynclip.trl.trainer import DynClipTrainer
     from dynclip.trl.vllm_cpu import engine_options
     from evals.grading import rewards
 
     torch.set_num_threads(config.scale.threads)
-    model, tokenizer, rows = materials(config)
+    model, tokenizer, rows = materials(config, folder)
     args = trainer_config(config, 0, folder)
     args.save_strategy = "no"
     extra = {} if arm == "TRL" else {"dynclip_method": arm}
@@ -106,26 +108,48 @@ def measure(arm: str, scale: str, steps: int, folder: Path) -> dict:
     }
 
 
-def materials(config) -> tuple:
+def through_trl(scale: str, steps: int) -> RunConfig:
+    """The configuration of `scale` for so many rollout steps, trained by TRL."""
+    config = resolve(scale)
+    return replace(config, steps=steps, scale=replace(config.scale, trainer="trl"))
+
+
+def untrained(scale: Scale, folder: Path) -> Path:
+    """The folder of an untrained language policy of a world, in Hugging Face format, made where it is missing."""
+    import torch
+
+    from dynclip.training.worlds import folders
+    from dynclip.training.worlds.tasks import network_of
+    from dynclip.training.worlds.tokenizer import build_tokenizer
+    from evals.benchmarks.worlds import WORLDS
+
+    base = folder / f"{scale.name}-untrained"
+    if not base.exists():
+        tokenizer = build_tokenizer(WORLDS[scale.policy.world])
+        network = network_of(scale.policy, len(tokenizer))
+        weights = network.start(torch.Generator().manual_seed(0))
+        folders.publish(base, scale, network, weights, {"steps": 0}, tokenizer)
+    return base
+
+
+def materials(config: RunConfig, folder: Path) -> tuple:
     """(model, tokenizer, rows of prompt and answer) that every arm starts from."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from dynclip.training.problems import prompts
-    from evals.benchmarks.families import generate
     from evals.benchmarks.registry import read_problems
+    from evals.benchmarks.worlds import generate
 
-    if config.name == "laptop":
-        from dynclip.training.tiny_policy import build_model, build_tokenizer
-
-        tokenizer = build_tokenizer()
-        rows = [{"prompt": p.problem, "answer": p.answer} for p in generate("chain_mod", 400, 1, held_out=False)]
-        return build_model(config.scale.policy, tokenizer, 0), tokenizer, rows
-    base = Path("results") / config.name / "base"
+    scale = config.scale
+    if isinstance(scale.policy, WorldPolicy):
+        base, problems = untrained(scale, folder), generate(scale.policy.world, PROBLEMS, 1, held_out=False)
+    else:
+        base = Path("results") / config.name / "base"
+        problems = read_problems(base.parent / "data" / "train.jsonl")
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
-    rows = prompts(config.scale, read_problems(base.parent / "data" / "train.jsonl"), tokenizer, print)
-    return model, tokenizer, rows
+    return model, tokenizer, prompts(scale, problems, tokenizer, print)
 
 
 def in_own_process(arm: str, scale: str, steps: int) -> dict:
@@ -145,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rounds", type=int, nargs="?", default=5)
     parser.add_argument("steps", type=int, nargs="?", default=5)
-    parser.add_argument("--scale", default="laptop")
+    parser.add_argument("--scale", default="facts")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--arms", default=",".join(ARMS), help="comma-separated; the first is what ratios are to")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
@@ -156,7 +180,7 @@ def main() -> None:
             return
 
         def once(arm: str) -> dict:
-            if words.scale == "laptop":
+            if isinstance(resolve(words.scale).scale.policy, WorldPolicy):
                 return measure(arm, words.scale, words.steps, Path(folder))
             return in_own_process(arm, words.scale, words.steps)
 

@@ -44,7 +44,7 @@ def visible(text: str) -> str:
 def find(selection: str, benchmarks: Iterable[str] | None, results: Path = Path("results")) -> list[Path]:
     """The sample files that `selection` names: a file, a folder, or the rest of a path below `results`.
 
-    `laptop/grpo/seed0/final` stands for results/laptop/samples/grpo/seed0/final, a model's name for its folder in
+    `facts/grpo/seed0/final` stands for results/facts/samples/grpo/seed0/final, a model's name for its folder in
     results/evaluations. Raises UserError where there are none.
     """
     scale, _, rest = selection.partition("/")
@@ -54,7 +54,7 @@ def find(selection: str, benchmarks: Iterable[str] | None, results: Path = Path(
     if not found:
         raise UserError(
             f"{selection}: no samples there; expected a .parquet file, a folder of them, a model's name, or a path "
-            "such as laptop/grpo/seed0/final"
+            "such as facts/grpo/seed0/final"
         )
     names = sorted({path.stem for path in found})
     unknown = sorted(set(benchmarks or ()) - set(names))

@@ -295,22 +295,31 @@ def finish(store: Store, task: Task, model: Model, labels: dict, log=print) -> d
     address = task.address(model)
     rows = store.rows(task.ids, task.k)
     rows = with_verdicts(rows, task.problems, _graded(task, address))
+    return write_score(task, model, labels, rows, score(rows), store.makers(rows), log)
+
+
+def write_score(
+    task: Task, model: Model, labels: dict, rows: Sequence[dict], numbers: dict, makers: Sequence[dict], log=print
+) -> dict:
+    """Write the sample file, then the score record, which is returned. `numbers`: what was computed from `rows`.
+
+    `makers`: engine, seconds and promises of whatever made the rows.
+    """
     stored = write_samples(task.samples, rows)
-    makers = store.makers(rows)
     seconds = sum(maker["seconds"] for maker in makers)
     tokens = sum(row["tokens"] for row in rows)
     record = {
         **labels,
         "benchmark": task.name,
         "k": task.k,
-        "n_problems": len(task.problems),
-        **score(rows),
+        "n_problems": len(numbers["per_problem"]),
+        **numbers,
         "samples": stored,
         "model": {"path": model.name, "sha256": model.sha256, "revision": model.revision},
         "sampling": {**vars(task.sampling), "seed": task.seed},
         "engine": " + ".join(dict.fromkeys(maker["engine"] for maker in makers)),
         "guarantees": makers,
-        "address": address,
+        "address": task.address(model),
         "grader": grader_version(),
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds, 1) if seconds else None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evals.stats.comparison import mean_interval
 
-PASS_AT = (1, 2, 4, 8)
+PASS_AT = (1, 2, 4, 8, 16, 32, 64, 256)
 STATUSES = ("correct", "wrong", "unparsable", "truncated", "timed_out")
 
 
@@ -95,7 +95,7 @@ def score(rows: Sequence[dict]) -> dict:
     """A score record's numbers from sample rows (problem_id, correct, flexible, status, tokens, candidate, finish).
 
     headline: "strict", only marked answers count. flexible: avg@k and pass@K where unmarked answers count as well.
-    pass_at: K = 1, 2, 4, 8 as far as every problem has K samples; pass_at_missing: the reason for each other K. maj@k
+    pass_at: the K of PASS_AT as far as every problem has K samples; pass_at_missing: the reason for each other K. maj@k
     votes with `candidate`. per_problem: samples n, correct c, flexibly correct f, whether the majority is correct, mean
     tokens, samples cut off. Raises ValueError for no rows.
     """
@@ -161,4 +161,39 @@ def _problem(name: str, group: Sequence[dict]) -> dict:
         "maj": maj_at_k([row["candidate"] for row in group], correct),
         "tokens": sum(row["tokens"] for row in group) / len(group),
         "cut": sum(row["finish"] != "stop" for row in group),
+    }
+
+
+def exact_score(rows: Sequence[dict]) -> dict:
+    """The numbers of `score` from exact success probabilities: rows of problem_id, success, entropy, tokens.
+
+    pass@K is 1 − (1 − success)^K, averaged over problems. per_problem has n = 1 and the probability as c. `entropy`:
+    expected nats per token, over all tokens that the problems' responses are expected to have.
+    """
+    if not rows:
+        raise ValueError("exact_score: there are no problems to score")
+    success = [min(max(row["success"], 0.0), 1.0) for row in rows]
+    tokens = [row["tokens"] for row in rows]
+    won = sum(success)
+    pass_at = {str(k): sum(1 - (1 - s) ** k for s in success) / len(rows) for k in PASS_AT}
+    average = _average(success)
+    shares = dict.fromkeys(STATUSES, 0.0) | {"correct": won, "wrong": len(rows) - won}
+    return {
+        "headline": "exact",
+        "avg_at_k": average,
+        "pass_at": pass_at,
+        "flexible": {"avg_at_k": average, "pass_at": pass_at},
+        "pass_at_missing": {},
+        "maj_at_k": sum(s > 0.5 for s in success) / len(rows),
+        "verdicts": shares,
+        "verdict_shares": {status: number / len(rows) for status, number in shares.items()},
+        "completion_tokens_mean": sum(tokens) / len(tokens),
+        "completion_tokens": lengths(tokens),
+        "truncated_share": 0.0,
+        "overflow_share": 0.0,
+        "entropy": sum(row["entropy"] for row in rows) / sum(tokens),
+        "per_problem": [
+            {"id": row["problem_id"], "n": 1, "c": s, "f": s, "maj": s > 0.5, "tokens": row["tokens"], "cut": 0}
+            for row, s in zip(rows, success, strict=True)
+        ],
     }

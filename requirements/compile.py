@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent
-# pycosat: reasoning-gym asks for it, the lock leaves it out. Forbidding its source makes a forgotten PIP_NO_DEPS=1 fail
-# before any download.
 CONDA = """\
 # The conda route, on Linux x86_64: the pins of requirements/cpu.txt. Made by `make lock`, do not edit.
 #
@@ -18,7 +16,6 @@ CONDA = """\
 #   pip install --no-deps --no-build-isolation -e .
 #
 # PIP_NO_DEPS=1: the list is complete, and some packages ask for more than it holds (requirements/overrides-cpu.txt).
-# Without it pip stops with an error about pycosat.
 name: dynclip
 channels:
   - conda-forge
@@ -27,7 +24,6 @@ dependencies:
   - python=3.11
   - pip
   - pip:
-      - --only-binary=pycosat
 """
 
 

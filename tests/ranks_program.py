@@ -14,7 +14,7 @@ from accelerate.state import DistributedType, PartialState
 from tiny_trainer import COMPLETION, Rows, trainer
 
 from dynclip.studies.scales import Execution
-from dynclip.training.trl_config import sharding_options
+from dynclip.training.trl_run.config import sharding_options
 from dynclip.trl.trainer import DynClipTrainer
 
 GROUP, PROMPTS_PER_STEP = 4, 4
@@ -74,7 +74,7 @@ def main(folder: Path, wish: dict) -> None:
     built.train(resume_from_checkpoint=wish.get("resume"))
     losses = [entry["loss"] for entry in built.state.log_history if "loss" in entry]
     if "export" in wish:
-        from dynclip.training.recorder import Recorder
+        from dynclip.training.trl_run.recorder import Recorder
 
         Recorder(built, folder, {}, None).export(Path(wish["export"]))
     state = built.method.state_dict()

@@ -10,14 +10,13 @@ import pandas as pd
 
 from dynclip.runtime.files import sha256, write_json
 
-BENCHMARKS = ("chain_sum", "basic_arithmetic")
+BENCHMARKS = ("facts", "worded")
 ENVIRONMENT = {
     "python": "3.11.9", "torch": "2.13.0", "trl": "1.16.0", "transformers": "5.17.0", "cpu": "Test <CPU> & Co",
     "cores": 2, "git_commit": "0123456789abcdef", "git_dirty": False,
 }  # fmt: skip
 PROTOCOL = {
     "loss aggregation": "dapo", "dual clip": "None", "epochs per rollout batch": "2", "data order": "by seed",
-    "factor on thresholds": "0.5",
 }  # fmt: skip
 SPEED = {"grpo": 1.0, "id": 0.8, "od": 0.9}  # how fast a method's entropy falls
 
@@ -39,6 +38,78 @@ def write_study(results: Path, methods=("grpo", "id", "od"), seeds=(0, 1, 2), st
                     rate = 0.5 + 0.2 * step / steps + 0.03 * (method == "id")
                     write_score(results, method, seed, label, step, benchmark, k, problems, rate, digest)
     return results
+
+
+FIVE = ("grpo", "clip_higher", "id", "did", "od")
+GAIN = {"grpo": 0.0, "clip_higher": 0.012, "id": 0.011, "did": 0.04, "od": 0.011}  # of pass@1 at the end
+KEPT = {"grpo": 0.0, "clip_higher": -0.004, "id": 0.03, "did": -0.003, "od": 0.0}  # nats of entropy
+
+
+def write_world(results: Path, methods=FIVE, seeds=tuple(range(20)), steps=60, start=2.1, end=0.2) -> Path:
+    """Write a study of a world whose seeds have their own base policy and problems, scored exactly.
+
+    Entropy falls from `start` to `end` nats. Worlds named worded record decisive and neutral tokens apart.
+    """
+    early = round(0.3 * steps)
+    digest, (world, *_) = hashlib.sha256(b"base").hexdigest(), results.name.split("_")
+    for seed in seeds:
+        rng = _rng(world, seed)
+        base = float(np.clip(rng.normal(0.05, 0.015), 0.01, 0.2))
+        easy, level = rng.normal(0, 0.04), rng.normal(0, 0.05)
+        write_exact(results, "base", seed, "final", 0, world, base, digest)
+        for method in methods:
+            own = _rng(world, method, seed)
+            write_run(results, method, seed, steps, [early, steps], digest)
+            _collapse(results / f"runs/{method}/seed{seed}/metrics.jsonl", method, world, start, end, level, own)
+            for label, step, gain in ((f"step{early}", early, 0.25), ("final", steps, 0.6)):
+                rate = base + gain + easy + GAIN[method] * step / steps + own.normal(0, 0.015)
+                _seal(folder := results / f"runs/{method}/seed{seed}/checkpoints/step{step}", f"{folder}".encode())
+                write_exact(results, method, seed, label, step, world, rate, _digest(f"{folder}".encode()))
+    return results
+
+
+def _collapse(path: Path, method: str, world: str, start: float, end: float, level: float, rng) -> None:
+    """Rewrite the curves of a run: entropy falls to `end`, faster at first; words split it by kind of token."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        share = row["step"] / max(1, len(rows) - 1)
+        entropy = end + (start - end) * math.exp(-5 * share) * (1 + level)
+        entropy += KEPT[method] * math.sin(math.pi * share) + rng.normal(0, 0.01)
+        row |= {
+            "policy/entropy": entropy,
+            "train/reward": 0.05 + 0.6 * (1 - math.exp(-3 * share)) + rng.normal(0, 0.02),
+        }
+        if method == "od":
+            row["clip/state"] = float(-1 if share < 0.05 else share > 0.7 + 2 * level)
+        if world == "worded":
+            row |= {"policy/entropy_decisive": 0.5 * entropy, "policy/entropy_neutral": 1.4 - 0.3 * share}
+            row |= {f"clip/{bound}_fraction_{kind}": 0.01 + 0.02 * (kind == "decisive") * share
+                    for bound in ("low", "high") for kind in ("decisive", "neutral")}  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_exact(results, method, seed, label, step, benchmark, rate, model_digest, problems=12) -> Path:
+    """A score file whose per-problem numbers are success probabilities of the seed's own problems."""
+    hard = _rng(benchmark, seed).normal(0, 0.1, problems)
+    chances = [float(c) for c in np.clip(rate + hard - hard.mean(), 0.001, 0.999)]
+    names = [f"{benchmark}-{seed}-{number:04d}" for number in range(problems)]
+    stored = results / "samples" / method / f"seed{seed}" / label / f"{benchmark}.parquet"
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"problem_id": names, "chance": chances}).to_parquet(stored, index=False)
+    spread = 1.0 if method == "base" else 0.35  # a trained policy gains less from more samples
+    pass_at = {str(k): float(np.mean([1 - (1 - c) ** (k**spread) for c in chances])) for k in (2**i for i in range(9))}
+    average = {"value": sum(chances) / problems, "stderr": None}
+    record = {
+        "scale": results.name, "method": method, "seed": seed, "checkpoint": label, "step": step,
+        "benchmark": benchmark, "k": 1, "n_problems": problems, "avg_at_k": average, "headline": "exact",
+        "flexible": {"avg_at_k": average, "pass_at": pass_at}, "pass_at": pass_at, "maj_at_k": None, "verdicts": {},
+        "completion_tokens_mean": 7.0,
+        "per_problem": [{"id": name, "n": 1, "c": c} for name, c in zip(names, chances, strict=True)],
+        "samples": {"path": str(stored), "sha256": sha256(stored), "rows": problems},
+        "model": {"path": "elsewhere", "sha256": model_digest}, "sampling": {"temperature": 1.0, "seed": 7},
+        "seconds": 1.0, "environment": ENVIRONMENT,
+    }  # fmt: skip
+    return write_json(results / "scores" / method / f"seed{seed}" / label / f"{benchmark}.json", record)
 
 
 def write_run(results, method, seed, steps, checkpoints, base_digest) -> None:
@@ -131,10 +202,14 @@ def _write_data(results: Path, problems: int) -> None:
 
 def _seal(folder: Path, content: bytes) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(content).hexdigest()
+    digest = _digest(content)
     (folder / "model.safetensors").write_bytes(content)
     write_json(folder / "model.json", {"files": {"model.safetensors": {"sha256": digest, "bytes": len(content)}}})
     return digest
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _rng(*names) -> np.random.Generator:

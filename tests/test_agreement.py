@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_trainer import PROMPTS, model, tokenizer
 
+from dynclip.lab.agreement import checkpoints
 from dynclip.lab.agreement import measure as measuring
 from dynclip.lab.agreement.command import main
 from dynclip.lab.agreement.counts import Tokens, grid, join, marginals, ratios, summarise
@@ -18,17 +20,12 @@ from dynclip.lab.agreement.page import load, page, policy_table, random_table, r
 from dynclip.regions import alignment
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256
-from dynclip.studies.scales import MINIATURE
-from dynclip.training.tiny_policy import build_model, build_tokenizer
 from evals.benchmarks.problem import Problem
 from evals.sampling.transformers_engine import TransformersEngine
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results/reference/sign-agreement"
-PROBLEMS = [
-    Problem(str(i), problem, answer, 1, "sums")
-    for i, (problem, answer) in enumerate({"1+2=": "3", "4+1+6+4-3=": "12", "6*0-6=": "-6"}.items())
-]
+PROBLEMS = [Problem(str(i), text, "3", 1, "letters") for i, text in enumerate(PROMPTS[:3])]  # of different lengths
 
 
 def tokens(term, baseline, cluster=None, prob=0.25, entropy=1.0, advantage=np.nan) -> Tokens:
@@ -45,8 +42,7 @@ def tokens(term, baseline, cluster=None, prob=0.25, entropy=1.0, advantage=np.na
 
 @pytest.fixture(scope="module")
 def policy():
-    tokenizer = build_tokenizer()
-    return TransformersEngine(build_model(MINIATURE.policy, tokenizer, 0).eval(), tokenizer, batch_size=4)
+    return TransformersEngine(model().eval(), tokenizer(), batch_size=4)
 
 
 def test_what_is_measured_is_the_alignment_of_the_package(monkeypatch):
@@ -193,13 +189,13 @@ def test_a_policys_tokens_are_scored_under_the_text_before_them(policy, monkeypa
 
 def test_policies_are_sampled_at_temperature_one(policy):
     """Only then is the mean surprisal of the samples the mean entropy; a peaked policy shows it."""
-    model = copy.deepcopy(policy.model)
+    scaled = copy.deepcopy(policy.model)
     with torch.no_grad():
-        model.model.norm.weight.mul_(8)
-    peaked = TransformersEngine(model, policy.tokenizer, batch_size=300)
+        scaled.model.norm.weight.mul_(8)
+    peaked = TransformersEngine(scaled, policy.tokenizer, batch_size=300)
     found = policy_tokens(peaked, PROBLEMS, samples=100, length=8, seed=3)
     gap = -np.log(found.prob) - found.entropy
-    assert found.entropy.mean() < 2.8 < np.log(26)
+    assert found.entropy.mean() < 2.0 < np.log(20)
     assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap)) < 0.2
 
 
@@ -254,6 +250,19 @@ def test_two_commands_make_the_page(policy, tmp_path, monkeypatch):
 )
 def test_mistakes_are_one_line(arguments, said, tmp_path, capsys):
     assert main(["--out", str(tmp_path), *arguments]) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        ("paths", "scale paths: expected a language policy, but its policy reads nodes of a graph; use facts"),
+        ("laptob", "unknown scale 'laptob'; the scales are: paths, facts"),
+    ],
+)
+def test_scales_without_a_language_policy_are_refused(scale, said, tmp_path, capsys):
+    assert checkpoints.main(["--scale", scale, "--seeds", "0", "--out", str(tmp_path / "signs.json")]) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1 and not list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.studies.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M
 from dynclip.studies.scales import SCALES, Supervised
 from dynclip.training import hub_policy
-from dynclip.training.tiny_policy import IGNORED
+from dynclip.training.hub_policy import IGNORED
 from evals.benchmarks.problem import Problem
 from evals.sampling.engine import load_tokenizer
 

@@ -95,6 +95,7 @@ FULL = {
     "keeps": ("a number", "Keeps a number."),
     "caveats": (("Beware.", "Take care."), "* Take care."),
     "on_policy_grpo": (True, ""),  # shown in the overview, see `row` below
+    "over_batch": (False, ""),  # likewise
 }
 
 
@@ -114,7 +115,7 @@ def test_every_field_of_an_entry_is_shown():
     own = own[: own.index("\n## ")] if "\n## " in own else own
     assert [name for name, (_, shown) in FULL.items() if shown not in own] == []
     row = next(line for line in text.splitlines() if line.startswith("| [`newcomer`](#newcomer) "))
-    assert "[Added terms](#added-terms) | `success` | a number | yes |" in row
+    assert "[Added terms](#added-terms) | `success` | a number | yes | no |" in row
     assert "newcomer" not in page(METHODS)
 
 

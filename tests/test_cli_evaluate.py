@@ -26,10 +26,10 @@ def evaluate(model, *words):
 
 
 def test_a_score_with_its_error_time_speed_and_samples_is_printed(tiny, capsys):
-    words = ("--benchmark", "chain_sum", "--benchmark", "chain_mod", "--k", "2", "--limit", "3", "--max-tokens", "8")
+    words = ("--benchmark", "facts", "--benchmark", "worded", "--k", "2", "--limit", "3", "--max-tokens", "8")
     assert evaluate(tiny, *words, "--out", "here", "--log", "here/log.txt") == 0
     said = capsys.readouterr()
-    for name in ("chain_sum", "chain_mod"):
+    for name in ("facts", "worded"):
         (line,) = [line for line in said.out.splitlines() if line.startswith(f"{name}: strict avg@2 ")]
         assert "±" in line and "; flexible " in line and "3 problems" in line and "tokens/s" in line
         assert f"samples: here/{name}.parquet" in said.out
@@ -41,15 +41,15 @@ def test_a_score_with_its_error_time_speed_and_samples_is_printed(tiny, capsys):
     again = capsys.readouterr()
     assert "none to generate" in again.err and "engine" not in again.err and again.out == said.out
 
-    assert main(["samples", "here", "--wrong", "--benchmark", "chain_mod", "--limit", "1"]) == 0
+    assert main(["samples", "here", "--wrong", "--benchmark", "worded", "--limit", "1"]) == 0
     shown = capsys.readouterr().out
     assert "problem:" in shown and "gold:" in shown and "response:" in shown
 
 
 def test_without_out_results_have_a_place_by_the_models_name(tiny, capsys):
-    assert evaluate(tiny, "--benchmark", "chain_sum", "--k", "1", "--limit", "2", "--temperature", "0") == 0
+    assert evaluate(tiny, "--benchmark", "facts", "--k", "1", "--limit", "2", "--temperature", "0") == 0
     (found,) = Path("results/evaluations").iterdir()
-    assert found.name.endswith("--tiny") and (found / "chain_sum.json").is_file()
+    assert found.name.endswith("--tiny") and (found / "facts.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -58,37 +58,41 @@ def test_without_out_results_have_a_place_by_the_models_name(tiny, capsys):
         ([], "give --model (a folder or a hub id) or --method (of a study), one of the two"),
         (["--model", "{tiny}", "--method", "id"], "one of the two"),
         (["--model", "{tiny}"], "which benchmark? for example --benchmark gsm8k"),
-        (["--model", "{tiny}", "--benchmark", "aime99"], "unknown benchmark 'aime99'; the benchmarks are: chain_sum"),
+        (["--model", "{tiny}", "--benchmark", "aime99"], "unknown benchmark 'aime99'; the benchmarks are: paths"),
         (
-            ["--model", "{tiny}", "--benchmark", "chain_sum", "--k", "0"],
+            ["--model", "{tiny}", "--benchmark", "facts", "--k", "0"],
             "--k: expected a whole number, at least 1, given '0'",
         ),
         (
-            ["--model", "{tiny}", "--benchmark", "chain_sum", "--limit", "-1"],
+            ["--model", "{tiny}", "--benchmark", "facts", "--limit", "-1"],
             "--limit: expected a whole number, at least 1, given",
         ),
         (
-            ["--model", "{tiny}", "--benchmark", "chain_sum", "--temperature", "-1"],
+            ["--model", "{tiny}", "--benchmark", "facts", "--temperature", "-1"],
             "--temperature: expected a number, at least 0",
         ),
         (
-            ["--model", "{tiny}", "--benchmark", "chain_sum", "--top-p", "0"],
+            ["--model", "{tiny}", "--benchmark", "facts", "--top-p", "0"],
             "--top-p: expected a number, more than 0 and",
         ),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--top-p", "nan"], "--top-p: expected a number"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--engine", "sglang"], "unknown engine 'sglang'"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--template", "cot"], "unknown template 'cot'"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--template", "chat"], "has no chat template"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--checkpoint", "final"], "--checkpoint goes with --method"),
-        (["--model", "/no/such", "--benchmark", "chain_sum"], "/no/such: no such folder, and not a hub id"),
-        (["--model", ".", "--benchmark", "chain_sum"], "no readable config.json"),
-        (["--model", "{tiny}", "--benchmark", "chain_sum", "--option", "eps=0.1"], "--option goes with --method"),
+        (["--model", "{tiny}", "--benchmark", "facts", "--top-p", "nan"], "--top-p: expected a number"),
+        (["--model", "{tiny}", "--benchmark", "facts", "--engine", "sglang"], "unknown engine 'sglang'"),
+        (["--model", "{tiny}", "--benchmark", "facts", "--template", "cot"], "unknown template 'cot'"),
+        (["--model", "{tiny}", "--benchmark", "facts", "--template", "chat"], "has no chat template"),
+        (["--model", "{tiny}", "--benchmark", "facts", "--checkpoint", "final"], "--checkpoint goes with --method"),
+        (["--model", "/no/such", "--benchmark", "facts"], "/no/such: no such folder, and not a hub id"),
+        (["--model", ".", "--benchmark", "facts"], "no readable config.json"),
+        (["--model", "{tiny}", "--benchmark", "facts", "--option", "eps=0.1"], "--option goes with --method"),
         (["--method", "base", "--k", "4"], "--k goes with --model"),
         (["--method", "idd"], "unknown method 'idd'"),
         (["--method", "id", "--option", "swich=1"], "method 'id': unknown option 'swich'; its options are: eps=0.2"),
         (["--nothing"], "unrecognized arguments: --nothing; see dynclip --help"),
-        (["--method", "id", "--checkpoint", "step7"], "unknown checkpoint 'step7'; this study has: step9, final"),
-        (["--method", "base", "--benchmark", "aime99"], "unknown benchmark 'aime99'"),
+        (
+            ["--scale", "facts", "--method", "id", "--checkpoint", "step7"],
+            "unknown checkpoint 'step7'; this study has: step30, final",
+        ),
+        (["--method", "id"], "--scale laptop stands for several scales; give one of them: paths, facts, worded"),
+        (["--scale", "facts", "--method", "base", "--benchmark", "aime99"], "unknown benchmark 'aime99'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tiny, capsys, words, line):
@@ -103,7 +107,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, capsys, monkeypatch)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    assert evaluate("owner/name", "--benchmark", "chain_sum") == 2
+    assert evaluate("owner/name", "--benchmark", "facts") == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "was not asked (HF_HUB_OFFLINE)" in said and "HF_ENDPOINT" in said
 
@@ -115,5 +119,5 @@ def test_ctrl_c_says_that_nothing_is_lost(tiny, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluation, "run_tasks", interrupt)
-    assert evaluate(tiny, "--benchmark", "chain_sum", "--limit", "2") == 130
+    assert evaluate(tiny, "--benchmark", "facts", "--limit", "2") == 130
     assert "continues from what is on disk" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dynclip import METHODS, method
-from dynclip.lab.tabular import Slots, Trace, descend, entropy_of, learn, run, separable, stackable
+from dynclip.lab.tabular import Slots, Trace, descend, entropy_of, learn, run, stackable
 from dynclip.lab.world import Regime, build, enumerate_actions, expected_advantages, sample, success_of
 
 SMALL = Regime(states=8, actions=8, length=2, good=4, peak=1.0, problems=8, group=4, steps=4, epochs=2, minibatches=2)
@@ -318,4 +318,3 @@ def test_bad_runs_are_refused_by_name():
     for name in ("clip_cov", "exchange", "aer"):
         with pytest.raises(ValueError, match=f"exact: method '{name}' takes statistics over a sampled batch"):
             run(replace(SMALL, length=1), name, exact=True)
-        assert not separable(METHODS[name])

@@ -9,8 +9,7 @@ from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from dynclip.studies.overrides import resolve
 from dynclip.studies.scales import Execution
-from dynclip.training import worker
-from dynclip.training.processes import launch
+from dynclip.training.processes import launch, worker
 from dynclip.training.processes.recovery import FAILURE, OutOfMemory, WorkerDied
 
 TWO = Execution(nodes=2, gpus=4)

@@ -14,8 +14,7 @@ FLOORS = (
 )  # fmt: skip
 # Modules that import others inside functions, and the libraries that they load only when they need them.
 DEFERRED = {
-    "dynclip.lab.transfer": "trl", "dynclip.plan.assess": "torch", "dynclip.training.session": "trl",
-    "dynclip.training.tiny_policy": "transformers", "evals.grading.workers": "sympy",
+    "dynclip.plan.assess": "torch", "dynclip.training.trl_run.session": "trl", "evals.grading.workers": "sympy",
 }  # fmt: skip
 PATHS = [path.relative_to(ROOT) for top in ("dynclip", "evals") for path in (ROOT / top).rglob("*.py")]
 MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): ROOT / path for path in PATHS}

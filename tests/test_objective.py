@@ -1,6 +1,7 @@
 """How a loss is put together: hand numbers, masks, extremes, precision, what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from softmax_policy import random_batch
 from dynclip import METHODS, MethodSpec, TokenBatch, method
 from dynclip.methods.bounds import constant
 from dynclip.methods.objective import Method
+from dynclip.methods.spec import separable
+from dynclip.studies.probes import PROBES
 
 
 def batch_at(ratios, advantages, q=0.5, mask=None, **kwargs):
@@ -213,6 +216,8 @@ def test_two_ranks_decide_as_one(name):
         ({"logprob": torch.zeros(3)}, r"logprob: expected shape \(B, T\)"),
         ({"entropy": torch.zeros(2, 1)}, r"entropy: expected shape"),
         ({"success": torch.zeros(2, 3)}, r"success: expected shape \(2,\)"),
+        ({"runs": 3}, "runs: expected a number that divides the 2 sequences, given 3"),
+        ({"neutral": torch.zeros(2, 1)}, "neutral: expected shape"),
         ({"advantages": torch.tensor([1.0, float("nan")])}, "advantages: expected finite numbers, given NaN"),
         ({"advantages": torch.full((2, 3), float("inf"))}, "infinity at 6 counted tokens"),
     ],
@@ -310,3 +315,89 @@ def test_no_tensor_is_larger_than_the_tokens(name):
     with Watch():
         method(name, 10).loss(batch, 5).loss.backward()
     assert 0 < largest <= batch.logprob.numel()
+
+
+def stacked(*batches):
+    """The batches as one batch of several runs."""
+    fields = {
+        key: torch.cat([getattr(batch, key) for batch in batches]) if isinstance(value, torch.Tensor) else value
+        for key, value in vars(batches[0]).items()
+    }
+    return TokenBatch(**{**fields, "runs": len(batches)})
+
+
+STATES = {"od": (1, 0), "thermostat": (0.0, 1.5), "par": (0.2, 0.9)}  # of two runs; another signal is a coefficient
+
+
+@pytest.mark.parametrize("spec", [*METHODS.values(), *PROBES.values()], ids=lambda spec: spec.name)
+def test_runs_side_by_side_are_the_runs_alone_unless_the_method_mixes_sequences(spec):
+    """Two runs with states of their own: per-token losses, metrics and gradients. The others differ in some batch."""
+    chosen, differs = Method(spec, 10, {"mu": 0.5} if "mu" in spec.defaults else {}), False
+    states = STATES["od"] if spec.name == "od_mean" else STATES.get(spec.name, (0.1, 0.3))
+    for seed in range(8):
+        batches = [replace(random_batch(2 * seed + i, rows=8, length=40)[1], draw_seed=seed) for i in range(2)]
+        if not separable(spec):
+            whole = replace(stacked(*batches), runs=1)
+            alone = torch.cat([chosen.loss(batch, 6, states[0]).per_token for batch in batches])
+            differs |= not torch.allclose(chosen.loss(whole, 6, states[0]).per_token, alone, atol=1e-12)
+            continue
+        together = stacked(*batches)
+        output = chosen.loss(together, 6, torch.tensor(states, dtype=torch.float64).repeat_interleave(8).unsqueeze(1))
+        for run, (batch, state) in enumerate(zip(batches, states, strict=True)):
+            expected = chosen.loss(batch, 6, state)
+            assert torch.allclose(output.per_token.chunk(2)[run], expected.per_token, rtol=0, atol=1e-12)
+            assert output.metrics.keys() == expected.metrics.keys()
+            for name, value in expected.metrics.items():
+                assert output.metrics[name].shape == (2,)
+                assert output.metrics[name][run].item() == pytest.approx(value.item(), abs=1e-12), name
+            assert output.live_ratio[run] == expected.live_ratio
+    if separable(spec):
+        return
+    assert differs
+    with pytest.raises(ValueError, match=f"runs: method '{spec.name}' takes statistics over its batch, which must be"):
+        chosen.loss(stacked(*batches), 6)
+
+
+def test_a_tensor_of_states_gives_od_s_bounds_of_each_run():
+    q = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
+    od = method("od", 10)
+    found = od.bounds(q, 4, torch.tensor([[-1.0], [0.0], [1.0]]))
+    for row, state in enumerate((-1, 0, 1)):
+        for bound, expected in zip(found, od.bounds(q[row], 4, state), strict=True):
+            assert torch.equal(bound[row], expected)
+
+
+def test_the_smallest_ratio_and_the_tokens_outside_with_any_advantage():
+    """Bounds 0.8 and 1.2: one token below with A > 0, one above with A < 0, one inside; padding does not count."""
+    _, batch = batch_at([0.5, 1.5, 1.1, 1.3], [1.0, -1.0, 1.0, 1.0], mask=[1.0, 1.0, 1.0, 0.0])
+    metrics = method("grpo", 10).loss(batch, 0).metrics
+    assert metrics["clip/outside_fraction"].item() == pytest.approx(2 / 3)
+    assert metrics["clip/low_fraction"] == metrics["clip/high_fraction"] == 0
+    assert metrics["policy/ratio_min"].item() == pytest.approx(0.5)
+    _, batch = batch_at([1.5, 1.3, 0.1], [1.0, 1.0, 1.0], mask=[1.0, 1.0, 0.0])
+    assert method("grpo", 10).loss(batch, 0).metrics["policy/ratio_min"].item() == pytest.approx(1.3)
+
+
+def test_clipped_shares_of_neutral_tokens_and_of_the_others():
+    """Two neutral tokens, one of them clipped above; three decisive ones, one of them clipped below."""
+    neutral = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]])
+    _, batch = batch_at([1.5, 1.0, 0.5, 1.0, 1.1], [1.0, 1.0, -1.0, 1.0, 1.0], neutral=neutral)
+    metrics = method("grpo", 10).loss(batch, 0).metrics
+    names = [f"clip/{side}_fraction_{kind}" for side in ("low", "high") for kind in ("neutral", "decisive")]
+    assert [metrics[name].item() for name in names] == pytest.approx([0, 1 / 3, 0.5, 0])
+
+
+@pytest.mark.parametrize(
+    ("ratios", "advantages", "dual_clip", "expected"),
+    [
+        ([1e5, 1.1], [1.0, 1.0], None, 1.1),  # clipped above
+        ([1e5, 1.1], [0.0, -1.0], None, 1.1),  # without advantage
+        ([1e5, 1.1], [-1.0, 1.0], None, 1e5),  # nothing bounds a token with A < 0 from above
+        ([1e5, 2.0], [-1.0, -1.0], 3.0, 2.0),  # but a dual clip
+        ([float("nan"), 1.0], [-1.0, 1.0], 3.0, float("inf")),
+        ([1e5], [0.0], None, 0.0),
+    ],
+)
+def test_the_largest_ratio_of_a_live_token(ratios, advantages, dual_clip, expected):
+    _, batch = batch_at(ratios, advantages)
+    assert method("grpo", 10).loss(batch, 0, dual_clip=dual_clip).live_ratio.item() == pytest.approx(expected)

@@ -14,14 +14,14 @@ import pytest
 from dynclip.cli import commands
 from dynclip.plan import assess, cost, disk, doctor, memory
 from dynclip.plan.assess import choose_scale
-from dynclip.plan.cost import REFERENCE, REFERENCE_SPEED, Cost, measure_speed, phase_seconds
+from dynclip.plan.cost import REFERENCE_SPEED, WORLDS, Cost, makespan, measure_speed, phase_seconds
 from dynclip.plan.describe import describe, print_plan
 from dynclip.plan.pins import ROLES
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
 from dynclip.studies.overrides import resolve
-from dynclip.studies.scales import PAPER, PAPER_7B, REAL_SCALES, SCALES, WORKSTATION, WORKSTATION_SMALL
+from dynclip.studies.scales import PAPER, PAPER_7B, REAL_SCALES, SCALES, SUITES, WORKSTATION, WORKSTATION_SMALL
 
 LAPTOP = hardware.Hardware("CPU", 2, 2, 16.0, False, ())
 T4, V100, H100 = hardware.Gpu("T4", 15.0, False), hardware.Gpu("V100", 32.0, False), hardware.Gpu("H100", 79.6, True)
@@ -40,11 +40,11 @@ def finish(folder: Path, method: str, seed: int, steps: int, **changes) -> None:
 
 
 def test_finished_work_is_subtracted_and_a_plan_leaves_nothing(tmp_path):
-    study = resolve(methods="grpo,od", seeds="0,1", steps=20)
-    fresh, folder = assess.assess(study, tmp_path), tmp_path / "laptop"
+    study = resolve("facts", methods="grpo,od", seeds="0,1", steps=20)
+    fresh, folder = assess.assess(study, tmp_path), tmp_path / "facts"
     assert list(tmp_path.iterdir()) == []
-    # An early and a final checkpoint of each run, and the base policy.
-    assert (fresh.runs, fresh.runs_left, fresh.evaluations, fresh.evaluations_left) == (4, 4, 9, 9)
+    # An early and a final checkpoint of each run, and the base policy of each seed.
+    assert (fresh.runs, fresh.runs_left, fresh.evaluations, fresh.evaluations_left) == (4, 4, 10, 10)
     finish(folder, "grpo", 0, 20)
     finish(folder, "grpo", 1, 10)  # finished at another number of steps
     finish(folder, "od", 0, 20, state="running")
@@ -55,15 +55,16 @@ def test_finished_work_is_subtracted_and_a_plan_leaves_nothing(tmp_path):
         assert not assess.is_finished(folder, "od", 1, 20)
     for name in study.scale.benchmarks:
         write_json(folder / "scores" / "grpo" / "seed0" / "final" / f"{name}.json", {})
-    write_json(folder / "scores" / "grpo" / "seed0" / "step6" / f"{study.scale.benchmarks[0]}.json", {})
+    write_json(folder / "base" / "seed1" / "model.json", {})
     made = assess.assess(study, tmp_path)
-    assert (made.runs_left, made.evaluations_left) == (3, 8)
+    assert (made.runs_left, made.evaluations_left) == (3, 9)
+    assert made.seconds["base"] == fresh.seconds["base"] / 2
     assert sum(made.seconds.values()) < sum(fresh.seconds.values()) and made.disk_needed < fresh.disk_needed
 
 
 def test_a_finished_study_takes_no_time(tmp_path):
     study, folder = resolve("miniature", methods="grpo", seeds=0), tmp_path / "miniature"
-    write_json(folder / "base" / "model.json", {})
+    write_json(folder / "base" / "seed0" / "model.json", {})
     finish(folder, "grpo", 0, study.steps)
     for place in ("base/seed0/final", *(f"grpo/seed0/{label}" for label in study.checkpoints)):
         for name in study.scale.benchmarks:
@@ -75,18 +76,32 @@ def test_a_finished_study_takes_no_time(tmp_path):
 
 def test_phases_by_hand():
     parts = Cost(base_s=60, start_s=10, step_s=0.5, evaluation_s=20, report_s=30, source="")
-    # Five runs two at once are three rounds of 10 + 100 * 0.5 s; four evaluations two rounds of 20 s.
-    expected = {"base": 60, "train": 3 * 60, "evaluate": 2 * 20, "report": 30}
-    assert phase_seconds(parts, 100, True, 5, 4, 2) == expected
-    assert phase_seconds(parts, 100, False, 5, 4, 2) == expected | {"base": 0}
-    assert phase_seconds(parts, 100, False, 0, 0, 2) == dict.fromkeys(expected, 0)
+    # Five jobs of one run, two at once, are three rounds of 10 + 100 * 0.5 s; four evaluations two rounds of 10 + 20 s.
+    expected = {"base": 60, "train": 3 * 60, "evaluate": 2 * 30, "report": 30}
+    assert phase_seconds(parts, 100, 1, [1] * 5, [1] * 4, 2) == expected
+    assert phase_seconds(parts, 100, 0, [1] * 5, [1] * 4, 2) == expected | {"base": 0}
+    assert phase_seconds(parts, 100, 0, [], [], 2) == dict.fromkeys(expected, 0)
+    # Two arms of 20 seeds side by side, then one; each job starts once.
+    arms = {"base": 20 * 60, "train": 2 * (10 + 20 * 100 * 0.5), "evaluate": 10 + 40 * 20, "report": 30}
+    assert phase_seconds(parts, 100, 20, [20] * 3, [40, 20], 2) == arms
+
+
+def test_a_study_of_jobs_ends_when_its_last_job_ends():
+    assert makespan([], 2) == 0 and makespan([5], 2) == 5
+    assert makespan([1, 1, 4, 3], 2) == 5 and makespan([2.0] * 5, 2) == 6
 
 
 def test_a_slow_machine_takes_longer(tmp_path, monkeypatch):
     monkeypatch.setattr(cost, "measure_speed", lambda: REFERENCE_SPEED / 2)
-    slow = cost.estimate(SCALES["laptop"], LAPTOP, tmp_path)
-    assert slow.step_s == 2 * REFERENCE.step_s and slow.report_s == 2 * REFERENCE.report_s
+    slow = cost.estimate(SCALES["facts"], LAPTOP, tmp_path)
+    assert slow.step_s == 2 * WORLDS["facts"].step_s and slow.report_s == 2 * WORLDS["facts"].report_s
     assert measure_speed(2) > 0  # the function itself, not the fixture's
+
+
+def test_a_step_with_other_batches_takes_its_share(tmp_path):
+    """The miniature samples 16 completions a step instead of 256, and trains twice on each instead of four times."""
+    tiny = cost.estimate(SCALES["miniature"], LAPTOP, tmp_path)
+    assert tiny.step_s == pytest.approx(WORLDS["facts"].step_s * (16 * 3) / (256 * 5))
 
 
 @pytest.mark.parametrize(
@@ -103,15 +118,15 @@ def test_a_slow_machine_takes_longer(tmp_path, monkeypatch):
 )
 def test_scale_and_why(gpus, scale, words):
     chosen, why = choose_scale(replace(LAPTOP, gpus=gpus))
-    assert chosen in SCALES and chosen == scale and words in why
-    assert memory.fits(SCALES[chosen], replace(LAPTOP, gpus=gpus)) is None
+    assert chosen in {**SCALES, **SUITES} and chosen == scale and words in why
+    assert chosen in SUITES or memory.fits(SCALES[chosen], replace(LAPTOP, gpus=gpus)) is None
 
 
 def test_jobs_at_once_are_bounded_by_cores_memory_and_gpus():
-    laptop, eight = SCALES["laptop"], replace(MACHINE, gpus=(H100,) * 8)
-    assert assess.jobs_at_once(laptop, replace(LAPTOP, cores=8)) == 8
-    assert assess.jobs_at_once(laptop, replace(LAPTOP, cores=8, memory_gib=4.0)) == 2
-    assert assess.jobs_at_once(replace(laptop, threads=4), LAPTOP) == 1
+    facts, eight = SCALES["facts"], replace(MACHINE, gpus=(H100,) * 8)
+    assert assess.jobs_at_once(facts, replace(LAPTOP, cores=8)) == 8
+    assert assess.jobs_at_once(facts, replace(LAPTOP, cores=8, memory_gib=4.0)) == 2
+    assert assess.jobs_at_once(replace(facts, threads=4), LAPTOP) == 1
     assert assess.jobs_at_once(WORKSTATION, eight) == 8 and assess.jobs_at_once(PAPER, eight) == 1
     assert assess.jobs_at_once(WORKSTATION_SMALL, replace(MACHINE, cores=8, memory_gib=30.0)) == 2
 
@@ -127,7 +142,7 @@ def small_disk(tmp_path):
 
 
 def test_a_small_or_full_disk_is_refused(small_disk):
-    study = resolve(methods="grpo", seeds=0)
+    study = resolve("facts", methods="grpo", seeds=0)
     assert "1 MiB free on its disk" in assess.assess(study, small_disk).refusal
     with pytest.raises(OSError), (small_disk / "filler").open("wb", buffering=0) as file:
         while file.write(bytes(2**16)):
@@ -171,12 +186,27 @@ def test_the_paper_scale_is_counted_by_hand(here, tmp_path):
 def test_every_scale_has_a_plan_with_a_number_for_each_phase(scale, here, tmp_path, capsys):
     here(*[H100] * 8)
     large, gpus = memory.is_large(scale), scale.execution.gpus
-    seconds = print_plan(resolve(scale.name), tmp_path).seconds
+    [made] = print_plan([resolve(scale.name)], tmp_path)
+    seconds = made.seconds
     printed = capsys.readouterr().out
     assert all(math.isfinite(value) for value in seconds.values()) and seconds["train"] > 0 < seconds["evaluate"]
     assert all((f"\n{name} " in printed) == (value > 0) for name, value in seconds.items())
     assert f"{len(scale.methods) * len(scale.seeds)} trainings left" in printed and "is writable" in printed
     assert ("\nmemory " in printed) == ("\ndownload " in printed) == large and ("GPU hours" in printed) == bool(gpus)
+
+
+def test_the_plan_of_a_suite_has_a_table_for_each_scale_and_the_time_of_all(here, tmp_path, capsys, monkeypatch):
+    assert commands.main(["plan", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[-1] for line in printed.splitlines() if line.startswith("Plan of ")] == list(SUITES["laptop"])
+    plans = [assess.assess(resolve(name), tmp_path) for name in SUITES["laptop"]]
+    minutes = sum(sum(made.seconds.values()) for made in plans) / 60
+    assert printed.splitlines()[-1].startswith(f"time  about {minutes:.0f} minutes")
+    # Enough disk for each scale, and not for all of them.
+    enough = max(made.disk_needed for made in plans)
+    monkeypatch.setattr(hardware, "disk_free", lambda path: enough)
+    assert commands.main(["plan", "--results", str(tmp_path)]) == 2
+    assert re.search(r"free on its disk, all scales need \d+ MiB", capsys.readouterr().err)
 
 
 def test_the_whole_plan_is_printed_before_it_is_refused(here, tmp_path, capsys):
@@ -195,7 +225,7 @@ def test_what_fits_is_not_refused(here, tmp_path, monkeypatch):
         return assess.assess(resolve(scale, **options), tmp_path, remote=remote).refusal or ""
 
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert not any(map(refusal, ("laptop", "workstation_small", "paper_rehearsal", "workstation_rehearsal")))
+    assert not any(map(refusal, ("facts", "workstation_small", "paper_rehearsal", "workstation_rehearsal")))
     assert "workstation: needs 1 GPU of about 10 GiB" in refusal("workstation")
     assert not refusal("paper", remote=True) and not refusal("paper", remote=True, nodes="2")
     here(replace(H100, memory_gib=22.0))
@@ -208,7 +238,7 @@ def test_what_fits_is_not_refused(here, tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "disk_free", lambda path: 100 * hardware.GIB)
     assert re.search(r"paper: 100 GiB free on its disk, the study needs 2\d\d\d GiB", refusal("paper"))
     monkeypatch.setattr(hardware, "disk_free", lambda path: 5 * assess.MIB)
-    assert re.search(r"laptop: 5 MiB free on its disk, the study needs \d\d\d MiB", refusal("laptop"))
+    assert re.search(r"facts: 5 MiB free on its disk, the study needs \d\d\d MiB", refusal("facts"))
 
 
 def test_what_is_in_the_cache_is_not_downloaded(here, tmp_path, monkeypatch):
@@ -221,7 +251,7 @@ def test_what_is_in_the_cache_is_not_downloaded(here, tmp_path, monkeypatch):
     (tmp_path / "models--Qwen--Qwen2.5-Math-7B" / "snapshots" / "0" / "model.safetensors").touch()
     missing = disk.downloads(PAPER)
     assert PAPER.policy.id not in missing and "openai/gsm8k" not in missing and "HuggingFaceH4/MATH-500" in missing
-    assert disk.downloads(SCALES["laptop"]) == {}
+    assert disk.downloads(SCALES["facts"]) == {}
     assert PAPER.policy.id not in disk.downloads(SCALES["paper_rehearsal"])
 
 
@@ -249,7 +279,9 @@ def test_a_measured_step_is_scaled_by_hand():
 
 
 def test_importing_the_plan_is_light():
-    code = "import sys, dynclip.plan.describe, dynclip.plan.doctor; sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
+    code = (
+        "import sys, dynclip.plan.describe, dynclip.plan.doctor; sys.exit(bool({'torch', 'pandas'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

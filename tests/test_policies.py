@@ -1,66 +1,79 @@
-"""The laptop's policy: an exact tokenizer, a Qwen2 model in Hugging Face format, a warm start with a stopping rule."""
+"""The tokenizers of the worlds: exact, one token a piece, and a mask that fits them or says why not."""
 
 import random
 from dataclasses import replace
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer, Qwen2Config
 
-from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import UserError
-from dynclip.studies.scales import LAPTOP, MINIATURE
-from dynclip.training.tiny_policy import build_model, build_tokenizer, trace_batch, warm_start
-from evals.benchmarks.families import FAMILIES, generate
+from dynclip.training.worlds.tokenizer import EOS, PAD, build_tokenizer, neutral_mask
+from evals.benchmarks.worlds import WORLDS, generate
+
+names = pytest.mark.parametrize("name", WORLDS)
 
 
-@pytest.fixture(scope="module")
-def problems():
-    return generate("chain_mod", 60, seed=1, held_out=False)
-
-
-def test_every_problem_and_trace_survives_a_round_trip(problems):
-    tokenizer, rng = build_tokenizer(), random.Random(0)
-    for problem in problems:
-        text = problem.problem + FAMILIES["chain_mod"].trace(problem, rng, 0.5)
+@names
+def test_every_problem_and_trace_survives_a_round_trip(name, tmp_path):
+    tokenizer, rng, teach = build_tokenizer(WORLDS[name]), random.Random(0), WORLDS[name].teacher(1)
+    tokenizer.save_pretrained(tmp_path)
+    Qwen2Config(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(loaded) == len(tokenizer) and loaded.all_special_ids == tokenizer.all_special_ids
+    for problem in generate(name, 300, 1, held_out=False):
+        text = problem.problem + teach(problem, rng)
         ids = tokenizer(text)["input_ids"]
-        assert tokenizer.decode(ids) == text and tokenizer.pad_token_id not in ids
+        assert tokenizer.decode(ids) == text and 0 not in ids
+        assert loaded(text)["input_ids"] == ids and loaded.decode(ids, skip_special_tokens=True) == text
+        # The end of a prompt is the end of a token.
+        prompt = tokenizer(problem.problem)["input_ids"]
+        assert ids[: len(prompt)] == prompt
 
 
-def test_the_laptop_model_is_a_qwen2_of_the_stated_size():
-    model = build_model(LAPTOP.policy, build_tokenizer(), seed=0)
-    assert model.config.model_type == "qwen2" and 200_000 * 0.95 < model.num_parameters() < 3_000_000
-    again = build_model(LAPTOP.policy, build_tokenizer(), seed=0)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+@names
+def test_every_piece_is_one_token_in_the_order_of_the_vocabulary(name):
+    tokenizer = build_tokenizer(WORLDS[name])
+    assert (tokenizer.pad_token, tokenizer.eos_token) == (PAD, EOS)
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.padding_side) == (0, 1, "left")
+    assert len(tokenizer) == len(WORLDS[name].vocabulary) + 2
+    for i, piece in enumerate(WORLDS[name].vocabulary, start=2):
+        assert tokenizer(piece)["input_ids"] == [i] and tokenizer.decode([i]) == piece
+    assert tokenizer(f"{WORLDS[name].vocabulary[0]}{EOS}")["input_ids"] == [2, 1]
 
 
-def test_only_the_trace_is_learned(problems):
-    tokenizer = build_tokenizer()
-    ids, attention, labels = trace_batch(problems, tokenizer, random.Random(0), MINIATURE.policy.warmup)
-    assert ids.shape == attention.shape == labels.shape
-    for row, label, seen in zip(ids, labels, attention, strict=True):
-        learned = row[label != -100]
-        assert torch.equal(learned, label[label != -100]) and learned[-1] == tokenizer.eos_token_id
-        text = tokenizer.decode(row[seen.bool()], skip_special_tokens=True)
-        assert text.split("=")[0] + "=" == tokenizer.decode(row[(label == -100) & seen.bool()])
+@names
+def test_responses_and_prompts_are_short(name):
+    tokenizer, rng, teach = build_tokenizer(WORLDS[name]), random.Random(0), WORLDS[name].teacher(1)
+    rows = generate(name, 300, 2, held_out=True)
+    prompts = [len(ids) for ids in tokenizer([p.problem for p in rows])["input_ids"]]
+    responses = [len(ids) for ids in tokenizer([teach(p, rng) for p in rows])["input_ids"]]
+    assert set(prompts) == {{"paths": 4, "facts": 6, "worded": 17}[name]}  # nothing to pad
+    assert max(responses) == {"paths": 7, "facts": 4, "worded": 12}[name]
 
 
-def test_a_warm_started_policy_loads_with_transformers_and_is_sealed(problems, tmp_path):
-    said = []
-    result = warm_start(MINIATURE, problems, tmp_path / "base", said.append)
-    assert (
-        result["steps"] == MINIATURE.policy.warmup.check_every and 0 <= result["pass_at_1"] <= result["pass_at_8"] <= 1
-    )
-    assert "entropy" in said[-1] and checkpoints.find_corruption(tmp_path / "base") is None
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
-    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 1
-    assert tokenizer.decode(tokenizer("(4+7)%6=")["input_ids"]) == "(4+7)%6="
+def test_the_mask_marks_the_neutral_pieces_and_no_others():
+    world = WORLDS["worded"]
+    tokenizer = build_tokenizer(world)
+    mask = neutral_mask(tokenizer.backend_tokenizer, world)
+    assert mask.shape == (len(tokenizer),)
+    assert {tokenizer.decode([i]) for i in mask.nonzero().flatten().tolist()} == world.neutral
+    assert not neutral_mask(build_tokenizer(WORLDS["facts"]).backend_tokenizer, WORLDS["facts"]).any()
 
 
-def test_a_window_that_is_not_reached_is_an_error_with_the_last_measurement(problems, tmp_path):
-    warmup = replace(MINIATURE.policy.warmup, max_steps=2, check_every=2, pass_at_8_min=1.1)
-    scale = replace(MINIATURE, policy=replace(MINIATURE.policy, warmup=warmup))
-    with pytest.raises(UserError, match=r"not in its window after 2 steps, last \{'steps': 2"):
-        warm_start(scale, problems, tmp_path / "base", lambda line: None)
-    assert not (tmp_path / "base").exists()
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"neutral": frozenset({"so then "})},
+            "the neutral piece 'so then ' is no token of this tokenizer, which splits it into",
+        ),
+        ({"neutral": frozenset({"whence "})}, "the neutral piece 'whence ' is no token of this tokenizer"),
+    ],
+)
+def test_a_lexicon_that_does_not_fit_the_tokenizer_is_one_line(changes, text):
+    tokenizer = build_tokenizer(WORLDS["worded"])
+    with pytest.raises(UserError, match=text) as error:
+        neutral_mask(tokenizer.backend_tokenizer, replace(WORLDS["worded"], **changes))
+    assert "\n" not in str(error.value) and "--forcerun warmup" in str(error.value)
+    with pytest.raises(UserError, match="world worded: the neutral piece 'Adam ' is no token"):
+        neutral_mask(build_tokenizer(WORLDS["facts"]).backend_tokenizer, WORLDS["worded"])

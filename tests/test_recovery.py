@@ -95,3 +95,10 @@ def test_exploding_ratios_are_skipped_too(tmp_path, monkeypatch):
     monkeypatch.setattr("dynclip.trl.skipping.RATIO_LIMIT", 1.0001)  # as any ratio is after the first update
     with pytest.raises(UserError, match="3 updates in a row"):
         train(tmp_path, "grpo", rollout_steps=1)
+
+
+def test_a_ratio_without_a_gradient_skips_nothing(tmp_path, monkeypatch):
+    """Every token beyond 1.01 is clipped, by its bound or by the dual clip, so no ratio above the limit is live."""
+    monkeypatch.setattr("dynclip.trl.skipping.RATIO_LIMIT", 1.02)
+    _, rows = train(tmp_path, "grpo", {"eps_high": 0.01}, rollout_steps=1, delta=1.01)
+    assert rows[0]["policy/ratio_max"] > 1.02 and rows[0]["train/skipped"] == 0

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from dynclip.runtime.errors import UserError
-from dynclip.studies.overrides import resolve
-from dynclip.studies.scales import LAPTOP, REHEARSAL, SCALES
+from dynclip.studies.overrides import resolve, resolve_all
+from dynclip.studies.scales import FACTS, REHEARSAL, SCALES, SUITES, WorldPolicy
 
 
-def test_the_default_study_is_five_methods_by_five_seeds_with_several_updates_per_rollout():
+def test_a_world_s_study_is_five_methods_by_twenty_seeds_with_several_updates_per_rollout():
     study = resolve()
-    assert study.methods == ("grpo", "clip_higher", "id", "did", "od") and study.seeds == (0, 1, 2, 3, 4)
-    assert study.scale.updates_per_rollout > 1 and study.steps == LAPTOP.steps
+    assert study.methods == ("grpo", "clip_higher", "id", "did", "od") and study.seeds == tuple(range(20))
+    assert study.scale.updates_per_rollout > 1 and study.steps == FACTS.steps
     assert list(study.checkpoints) == [f"step{round(0.3 * study.steps)}", "final"]
 
 
@@ -24,13 +24,14 @@ def test_seed_lists(given, seeds):
 
 
 def test_the_overrides_make_the_same_study_again():
-    assert resolve(steps="20").overrides == "--scale laptop --steps 20"
+    assert resolve(steps="20").overrides == "--scale facts --steps 20"
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"scale": "huge"}, "unknown scale 'huge'; the scales are: laptop"),
+        ({"scale": "huge"}, "unknown scale 'huge'; the scales are: paths, facts.*; the suites are: laptop"),
+        ({"scale": "laptop"}, "laptop is a suite of the scales paths, facts, worded; name one of them, as in scale="),
         ({"methods": "grpo,idd"}, "unknown method 'idd'; the methods are: grpo"),
         ({"methods": "grpo,grpo"}, "methods: 'grpo' is listed twice"),
         ({"methods": ""}, "methods: expected a comma-separated list"),
@@ -76,6 +77,7 @@ def test_every_scale_s_numbers_fit_together():
         world = max(1, scale.execution.gpus)
         micro, passes = micro_batches(scale, world, scale.execution.micro_batch)
         assert micro * passes * world * scale.minibatches == scale.completions
+        assert (scale.trainer == "loop") == isinstance(scale.policy, WorldPolicy)
         if scale.max_prompt:
             assert scale.max_prompt + scale.max_completion <= scale.policy.architecture.context
 
@@ -92,7 +94,7 @@ def test_the_paper_s_numbers_are_the_paper_s():
 
 
 def test_a_rehearsal_keeps_the_graph_and_drops_the_work():
-    for name in ("paper", "workstation", "laptop"):
+    for name in ("paper", "workstation", "paths", "worded"):
         real, short = SCALES[name], SCALES[name + REHEARSAL]
         assert short.methods == real.methods and short.benchmarks == real.benchmarks and short.steps == 2
         assert list(resolve(short.name).checkpoints) == ["step1", "final"]
@@ -130,6 +132,32 @@ def test_a_wrong_setting_is_named(setting, words):
     with pytest.raises(UserError) as error:
         resolve("paper", **setting)
     assert str(error.value).startswith(words)
+
+
+def test_a_trainer_that_cannot_train_the_policy_is_refused():
+    assert resolve("facts", trainer="trl").scale.trainer == resolve("paper").scale.trainer == "trl"
+    with pytest.raises(
+        UserError, match="trainer=trl: for language models; the policy of paths is none, use trainer=lo"
+    ):
+        resolve("paths", trainer="trl")
+    with pytest.raises(UserError, match="trainer=loop: for the synthetic worlds; paper trains a hub policy, use trai"):
+        resolve("paper", trainer="loop")
+    with pytest.raises(UserError, match="trainer: unknown 'verl'; valid are: loop, trl"):
+        resolve("facts", trainer="verl")
+
+
+def test_a_suite_is_its_scales_with_the_same_overrides():
+    studies = resolve_all(methods="grpo,od", seeds="0-1", steps=7)
+    assert tuple(study.name for study in studies) == SUITES["laptop"] == ("paths", "facts", "worded")
+    for study in studies:
+        assert (study.methods, study.seeds, study.steps) == (("grpo", "od"), (0, 1), 7)
+        assert study == resolve(study.name, methods="grpo,od", seeds="0-1", steps=7)
+    assert resolve_all("miniature") == (resolve("miniature"),)
+    assert [study.name for study in resolve_all("laptop_rehearsal")] == [
+        f"{name}_rehearsal" for name in SUITES["laptop"]
+    ]
+    with pytest.raises(UserError, match="unknown scale 'huge'"):
+        resolve_all("huge")
 
 
 def test_processes_that_cannot_share_a_mini_batch_are_refused():

@@ -33,15 +33,15 @@ def test_mean_interval_is_scipys_and_leaves_nan_out():
 def test_one_seed_has_no_interval_and_no_claim():
     alone = mean_interval([3.0])
     assert alone.mean == 3.0 and all(map(math.isnan, (alone.low, alone.high, alone.sd)))
-    gap = difference({0: 60.0}, {0: 50.0}, ("id", "grpo"), "chain_sum")
+    gap = difference({0: 60.0}, {0: 50.0}, ("id", "grpo"), "facts")
     assert gap.verdict == NO_CLAIM and not gap.claim
-    assert gap.sentence == "id vs grpo on chain_sum: +10.0 pt, n=1, no claim"
+    assert gap.sentence == "id vs grpo on facts: +10.0 pt, n=1, no claim"
     assert difference({0: 1.0}, {1: 1.0}, ("a", "b"), "x").sentence == "a vs b on x: no common seed, no claim"
     assert math.isnan(mean_interval([]).mean)
 
 
 def test_paired_difference_is_scipys_and_pairs_by_seed():
-    gap = difference(A | {7: 99.0}, dict(reversed(B.items())), ("id", "grpo"), "chain_sum")
+    gap = difference(A | {7: 99.0}, dict(reversed(B.items())), ("id", "grpo"), "facts")
     test = scipy_stats.ttest_rel(list(A.values()), list(B.values()))
     interval = test.confidence_interval(0.95)
     assert gap.n == 5 and gap.p == pytest.approx(test.pvalue)
@@ -50,8 +50,8 @@ def test_paired_difference_is_scipys_and_pairs_by_seed():
 
 
 def test_sentence():
-    gap = difference(A, {s: v + 2 - 3 * (s % 2) for s, v in A.items()}, ("id", "grpo"), "chain_sum")
-    assert gap.sentence == "id vs grpo on chain_sum: -0.8 pt [-2.8, +1.2], 5 seeds: not distinguishable"
+    gap = difference(A, {s: v + 2 - 3 * (s % 2) for s, v in A.items()}, ("id", "grpo"), "facts")
+    assert gap.sentence == "id vs grpo on facts: -0.8 pt [-2.8, +1.2], 5 seeds: not distinguishable"
     nats = difference({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.49}, ("a", "b"), "entropy", unit="nats")
     assert nats.text.startswith("+0.105 nats [+0.0")
 

@@ -13,21 +13,20 @@ from synthetic_study import write_study
 
 from dynclip import method
 from dynclip.lab.agreement.checkpoints import measure_checkpoints
-from dynclip.lab.regime import SEARCH_SEEDS, candidates, chosen, label, outcome, page
 from dynclip.methods.registry import METHODS
 from dynclip.methods.types import Line, TokenBatch
 from dynclip.report.comparisons import seed_means
 from dynclip.report.evidence import Evidence, load_evidence
 from dynclip.report.figures import FIGURES
-from dynclip.report.study_page import signs
 from dynclip.report.study_page import write_study as write_page
+from dynclip.report.study_page.page import signs
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256
-from dynclip.studies.arms import ARMS, STUDIES, UPDATES, arm, find_study, study_runs, with_thresholds
+from dynclip.studies.arms import ARMS, STUDIES, UPDATES, arm, find_study, study_runs
 from dynclip.studies.method_options import format_value, parse_options
 from dynclip.studies.overrides import resolve
 from dynclip.studies.probes import PROBES, in_region
-from dynclip.studies.scales import LAPTOP
+from dynclip.studies.scales import FACTS
 from dynclip.training.fingerprint import method_digest
 from evals.benchmarks.problem import Problem
 
@@ -37,7 +36,7 @@ def test_every_arm_is_a_method_whose_options_it_takes():
     for each in ARMS.values():
         made = method(each.spec, total_steps=10, **each.options)
         assert made.spec is each.spec
-        assert each.scale(LAPTOP).steps == LAPTOP.steps
+        assert each.scale(FACTS).steps == FACTS.steps
 
 
 def test_every_study_has_its_baseline_in_every_group_and_known_arms():
@@ -121,13 +120,13 @@ def test_a_wrong_option_is_one_line_that_names_the_valid_ones(name, words):
 
 def test_arms_with_other_updates_change_nothing_else():
     for number in UPDATES:
-        scale = arm(f"id_updates{number}").scale(LAPTOP)
+        scale = arm(f"id_updates{number}").scale(FACTS)
         assert scale.updates_per_rollout == number
-        assert replace(scale, minibatches=LAPTOP.minibatches, epochs=LAPTOP.epochs) == LAPTOP
+        assert replace(scale, minibatches=FACTS.minibatches, epochs=FACTS.epochs) == FACTS
 
 
 def test_a_run_that_several_studies_share_is_made_once():
-    study = resolve()
+    study = resolve("miniature")
     trained, scored = study_runs(study, ["curves", "main_table", "thresholds"])
     assert len(trained) == len(set(trained)) and trained.count(("grpo", 0)) == 1
     assert {name for name, _ in scored} == set(STUDIES["main_table"].arms)
@@ -193,58 +192,6 @@ def test_id_in_reverse_ends_where_id_begins():
     for step in range(11):
         there, back = forwards.bounds(q, step), backwards.bounds(q, 10 - step)
         assert all(torch.allclose(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(there, back, strict=True))
-
-
-def test_a_scale_s_factor_moves_every_threshold_and_nothing_else():
-    assert with_thresholds(METHODS["id"], {"switch": 0.3}, 1) == {"switch": 0.3}
-    changed = with_thresholds(METHODS["id"], {"switch": 0.3}, 0.5)
-    assert changed == {"switch": 0.3, "eps": 0.1, "upper": Line(-0.125, 0.25), "lower": Line(-0.065, 0.15)}
-    assert with_thresholds(METHODS["clip_higher"], {"eps_high": 0.4}, 0.5) == {"eps_low": 0.1, "eps_high": 0.2}
-    assert with_thresholds(METHODS["clip_cov"], {}, 0.5) == {}, "its 1.0 stands for no bound"
-    assert with_thresholds(METHODS["cispo"], {}, 0.5) == {}
-    assert with_thresholds(METHODS["bandpo"], {}, 0.5)["delta"] == pytest.approx(0.05 / 4), (
-        "a divergence, quadratic in r - 1"
-    )
-    q = torch.linspace(0.05, 1, 7)
-    for name in ("id", "did", "od", "dynamic_lower"):  # linear in the current p, as the paper writes them
-        options = {"reference": "current"}
-        own, half = (method(name, 10, **with_thresholds(METHODS[name], options, factor)) for factor in (1, 0.5))
-        for step in (0, 5, 10):
-            for a, b in zip(own.bounds(q, step), half.bounds(q, step), strict=True):
-                assert torch.allclose(a / 2, b), (name, step)
-
-
-def rows_of(clipped, rewards, entropy=0.4):
-    return [
-        {"clip/low_fraction": clipped / 2, "clip/high_fraction": clipped / 2, "train/reward": reward,
-         "policy/entropy": entropy, "time/step": 0.8}
-        for reward in rewards
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("rows", "failures"),
-    [
-        (rows_of(0.06, np.linspace(0.3, 0.5, 42)), []),
-        (rows_of(0.04, np.linspace(0.3, 0.5, 42)), ["binding"]),
-        (rows_of(0.06, [0.3] * 42), ["learning"]),
-        (rows_of(0.06, [*np.linspace(0.3, 0.6, 30), *np.linspace(0.6, 0.4, 12)]), ["stable"]),
-        (rows_of(0.06, np.linspace(0.3, 0.5, 42), entropy=0.01), ["stable"]),
-    ],
-)
-def test_the_rule_of_the_regime_search(rows, failures):
-    assert outcome(1001, rows).failures == failures
-
-
-def test_the_search_takes_the_largest_gain_among_those_that_pass_with_every_seed():
-    small, large, bad = (outcome(s, rows_of(c, np.linspace(0.3, top, 42))) for s, c, top in
-                         ((1, 0.06, 0.4), (1, 0.06, 0.5), (1, 0.01, 0.9)))  # fmt: skip
-    assert chosen({"a": [small, small], "b": [large, large], "c": [bad], "d": [large]}) == "b"
-    assert chosen({"c": [bad]}) is None
-    assert not set(SEARCH_SEEDS) & set(LAPTOP.seeds)
-    text = page({"a": [small, small], "b": [large, large], "c": [bad]})
-    assert "Taken: **b**" in text and "binding |" in text
-    assert len({label(scale) for scale in candidates()}) == len(candidates())
 
 
 def test_an_unknown_region_is_named():

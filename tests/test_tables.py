@@ -6,9 +6,18 @@ import shutil
 
 import pandas as pd
 import pytest
-from synthetic_study import write_study
+from scipy import stats
+from synthetic_study import write_study, write_world
 
-from dynclip.report.comparisons import at_share, common_reward, entropy_at_reward
+from dynclip.report.comparisons import (
+    at_share,
+    benchmark_differences,
+    common_reward,
+    detectable_after_holm,
+    entropy_at_reward,
+    seed_means,
+    spread_of_pass,
+)
 from dynclip.report.evidence import load_evidence
 from dynclip.report.findings import findings
 from dynclip.report.tables import TABLES, frame, latex, main_table, markdown, write_tables
@@ -27,8 +36,8 @@ def test_all_tables_are_written_in_all_formats(study):
 def test_scores_frame_holds_what_the_files_say(study):
     write_tables(study)
     scores = pd.read_parquet(study / "scores.parquet")
-    record = json.loads((study / "scores/id/seed1/final/chain_sum.json").read_text())
-    row = scores.query("method == 'id' and seed == 1 and checkpoint == 'final' and benchmark == 'chain_sum'")
+    record = json.loads((study / "scores/id/seed1/final/facts.json").read_text())
+    row = scores.query("method == 'id' and seed == 1 and checkpoint == 'final' and benchmark == 'facts'")
     values = row.set_index("metric")["value"]
     assert values["avg_at_k"] == record["avg_at_k"]["value"]
     assert values["flexible_avg_at_k"] == record["flexible"]["avg_at_k"]["value"] != values["avg_at_k"]
@@ -41,15 +50,15 @@ def test_main_table_is_the_mean_over_seeds_and_the_paired_difference(study):
     table = main_table(load_evidence(study))
     means = {}
     for method in ("grpo", "id"):
-        files = [study / f"scores/{method}/seed{s}/final/chain_sum.json" for s in range(3)]
+        files = [study / f"scores/{method}/seed{s}/final/facts.json" for s in range(3)]
         means[method] = [100 * json.loads(f.read_text())["avg_at_k"]["value"] for f in files]
     records = frame(table).set_index(["method", "benchmark"])
-    assert records.loc[("id", "chain_sum"), "mean"] == pytest.approx(sum(means["id"]) / 3)
+    assert records.loc[("id", "facts"), "mean"] == pytest.approx(sum(means["id"]) / 3)
     flexible = [(share / 100 + 1) / 2 for share in means["id"]]
-    assert records.loc[("id", "chain_sum"), "flexible_mean"] == pytest.approx(100 * sum(flexible) / 3)
+    assert records.loc[("id", "facts"), "flexible_mean"] == pytest.approx(100 * sum(flexible) / 3)
     assert "flexible, %" in table.header and "strict" in table.note
     gap = sum(a - b for a, b in zip(means["id"], means["grpo"], strict=True)) / 3
-    assert records.loc[("id", "chain_sum"), "difference"] == pytest.approx(gap)
+    assert records.loc[("id", "facts"), "difference"] == pytest.approx(gap)
     assert [row[0] for row in table.rows] == ["base", "grpo", "id", "od"]
     assert "(one policy)" in table.rows[0][1]
 
@@ -86,8 +95,8 @@ def test_curves_and_cost(study):
     evidence = load_evidence(study)
     curves = frame(TABLES["curves"](evidence))
     first = curves.query("metric == 'policy/entropy' and method == 'grpo' and percent == 0").iloc[0]
-    rows = [json.loads(p.read_text().splitlines()[0]) for p in sorted(study.glob("runs/grpo/*/metrics.jsonl"))]
-    entropies = pd.Series([row["policy/entropy"] for row in rows])
+    runs = [p.read_text().splitlines() for p in sorted(study.glob("runs/grpo/*/metrics.jsonl"))]
+    entropies = pd.Series([at_share([json.loads(row)["policy/entropy"] for row in rows], 0) for rows in runs])
     assert (first["mean"], first["sd"]) == pytest.approx((entropies.mean(), entropies.std()))
     cost = frame(TABLES["cost"](evidence)).set_index("method").loc["id"]
     assert (cost["time/step_mean"], cost["time/step_sd"]) == pytest.approx((0.51, 0.01))
@@ -98,6 +107,9 @@ def test_at_share_and_smooth():
     ramp = [float(i) for i in range(100)]
     assert [at_share(ramp, p) for p in (0, 50, 100)] == [1.0, 50.0, 98.0]  # 5 steps, cut at the ends
     assert smooth(ramp)[10] == 10.0 and len(smooth(ramp)) == 100
+    short = [float(i) for i in range(30)]  # 5 % of 30 steps would be a single one
+    assert [at_share(short, p) for p in (0, 50, 100)] == [1.0, 14.0, 28.0]
+    assert list(smooth(short)[:3]) == [1.0, 1.0, 2.0] and list(smooth(short, width=0)) == short
     assert at_share([4.0], 100) == 4.0 and math.isnan(at_share([math.nan], 0))
 
 
@@ -115,7 +127,7 @@ def test_findings_are_computed(study):
     assert any(text.startswith("Entropy under grpo falls in 3 of 3 seeds") for text in texts)
     assert "3 seeds per method: every comparison is exploratory." in texts
     assert any(text.startswith("id vs grpo on entropy at half time: +0.0") for text in texts)
-    assert "od, switches: 2 in seed 0, 2 in seed 1, 2 in seed 2." in texts
+    assert "od switches 2 to 2 times a seed." in texts
     assert not any(finding.warning for finding in findings(load_evidence(study)) if "1.1" in finding.text)
     for path in study.glob("runs/*/*/metrics.jsonl"):
         path.write_text(path.read_text().replace('"clip/high_fraction": 0.006', '"clip/high_fraction": 0.001'))
@@ -123,12 +135,40 @@ def test_findings_are_computed(study):
     assert len(weak) == 3 and all(finding.warning for finding in weak)
 
 
-def test_latex_escapes(study):
-    text = latex(main_table(load_evidence(study)))
-    assert r"basic\_arithmetic" in text and r"\%" in text and r"\end{tabular}" in text
+def test_exact_scores_of_own_problems_are_paired_by_seed_alone(tmp_path):
+    results = write_world(tmp_path / "paths", ("grpo", "did"), range(5), steps=20)
+    evidence = load_evidence(results)
+    means = {}
+    for method in ("base", "grpo", "did"):
+        files = [json.loads((results / f"scores/{method}/seed{s}/final/paths.json").read_text()) for s in range(5)]
+        means[method] = [100 * sum(p["c"] for p in f["per_problem"]) / 12 for f in files]
+        assert list(seed_means(evidence, "paths", method).values()) == pytest.approx(means[method])
+    (gap,) = benchmark_differences(evidence)
+    expected = stats.ttest_rel(means["did"], means["grpo"])
+    assert (gap.n, gap.boot_low, gap.p) == (5, None, pytest.approx(expected.pvalue))
+    assert (gap.low, gap.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    table = main_table(evidence)
+    assert table.header == ["method", "paths pass@1, %", "paths − grpo"] and "calculated exactly" in table.note
+    assert table.rows[0][0] == "base" and "one policy" not in table.rows[0][1] and "[" in table.rows[0][1]
+    assert frame(table).set_index("method").loc["base", "mean"] == pytest.approx(sum(means["base"]) / 5)
+    part = load_evidence(results, seeds=(1, 3))
+    assert list(seed_means(part, "paths", "base")) == [1, 3], "only the bases of the compared seeds"
+    chances = [p["c"] for p in evidence.select("paths", "did")[2]["per_problem"]]
+    gain = 100 * sum(1 - (1 - c) ** 32 - c for c in chances) / 12
+    assert spread_of_pass(evidence, "did", "final")[2] == pytest.approx(gain)
 
 
-SCORE = "scores/id/seed1/final/chain_sum.json"
+def test_the_detectable_difference_after_holm_is_larger(study):
+    (gap, *_) = benchmark_differences(load_evidence(study))
+    assert gap.family == 4 and detectable_after_holm(gap) > gap.detectable
+
+
+def test_latex_escapes(tmp_path):
+    text = latex(main_table(load_evidence(write_study(tmp_path / "tiny", ("grpo", "clip_higher")))))
+    assert r"clip\_higher" in text and r"\%" in text and r"\end{tabular}" in text
+
+
+SCORE = "scores/id/seed1/final/facts.json"
 
 
 def damage_truncate(study):
@@ -154,13 +194,13 @@ def damage_missing_field(study):
 
 
 def damage_samples(study):
-    with (study / "samples/id/seed1/final/chain_sum.parquet").open("ab") as file:
+    with (study / "samples/id/seed1/final/facts.parquet").open("ab") as file:
         file.write(b"x")
     return SCORE, "evaluate"
 
 
 def damage_no_samples(study):
-    (study / "samples/id/seed1/final/chain_sum.parquet").unlink()
+    (study / "samples/id/seed1/final/facts.parquet").unlink()
     return SCORE, "evaluate"
 
 
@@ -169,7 +209,7 @@ def damage_other_weights(study):
         study / "runs/od/seed1/checkpoints/step12/model.json",
         study / "runs/id/seed1/checkpoints/step12/model.json",
     )
-    return SCORE.replace("chain_sum", "basic_arithmetic"), "evaluate"
+    return SCORE, "evaluate"
 
 
 def damage_manifest(study):
@@ -178,7 +218,7 @@ def damage_manifest(study):
 
 
 def damage_copied_score(study):
-    shutil.copy(study / "scores/id/seed0/final/chain_sum.json", study / SCORE)
+    shutil.copy(study / "scores/id/seed0/final/facts.json", study / SCORE)
     return SCORE, "evaluate"
 
 

@@ -98,22 +98,22 @@ def test_metrics_keep_their_steps_and_scores_are_beside_them(imported):
     rows = [json.loads(line) for line in (results / "tiny/runs/grpo/seed0/metrics.jsonl").read_text().splitlines()]
     history = client(results).get_metric_history(run_id, "policy/entropy")
     assert {point.step: point.value for point in history} == {r["step"]: r["policy/entropy"] for r in rows}
-    score = json.loads((results / "tiny/scores/grpo/seed0/final/chain_sum.json").read_text())
-    points = client(results).get_metric_history(run_id, "eval/chain_sum/avg_at_4")
+    score = json.loads((results / "tiny/scores/grpo/seed0/final/facts.json").read_text())
+    points = client(results).get_metric_history(run_id, "eval/facts/avg_at_4")
     assert {point.step for point in points} == {2, 6} and len(points) == 2
     assert max(points, key=lambda p: p.step).value == score["avg_at_k"]["value"]
-    flexible = client(results).get_metric_history(run_id, "eval/chain_sum/flexible_avg_at_4")
+    flexible = client(results).get_metric_history(run_id, "eval/facts/flexible_avg_at_4")
     assert max(flexible, key=lambda p: p.step).value == score["flexible"]["avg_at_k"]["value"]
-    assert client(results).get_metric_history(run_id, "eval/chain_sum/pass_at_2")
+    assert client(results).get_metric_history(run_id, "eval/facts/pass_at_2")
 
 
 def test_samples_and_figures_are_artifacts(imported):
     results, _ = imported
     runs, _ = all_runs(results)
     names = {f.path for f in client(results).list_artifacts(runs["grpo/seed0"].info.run_id, "samples")}
-    assert names == {"samples/chain_sum.json", "samples/basic_arithmetic.json"}
+    assert names == {"samples/facts.json", "samples/worded.json"}
     run_id = runs["grpo/seed0"].info.run_id
-    table = json.loads((results / "mlartifacts" / run_id / "artifacts/samples/chain_sum.json").read_text())
+    table = json.loads((results / "mlartifacts" / run_id / "artifacts/samples/facts.json").read_text())
     assert len(table["data"]) == 40 and "text" in table["columns"]
     figures = client(results).list_artifacts(runs["study"].info.run_id, "figures")
     assert "figures/entropy.png" in {f.path for f in figures}

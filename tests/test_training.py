@@ -1,14 +1,18 @@
 """The parts of a run that decide what is kept: state, metrics, sameness."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import sha256, write_atomic, write_json
 from dynclip.runtime.progress import Progress, clock
 from dynclip.studies.overrides import resolve
-from dynclip.training import lifecycle, trl_config
+from dynclip.training import lifecycle
+from dynclip.training.trl_run import config as trl_config
+from evals.benchmarks.problem import Problem
 
 
 def test_a_state_of_the_same_run_is_kept_and_another_is_deleted_with_its_reason(tmp_path):
@@ -31,13 +35,44 @@ def test_rewinding_drops_later_rows_and_half_written_lines(tmp_path, done, kept)
 
 
 def test_the_configuration_makes_the_scale_s_updates_per_rollout(tmp_path):
-    study = resolve("laptop")
+    study = resolve("facts")
     config = trl_config.trainer_config(study, 3, tmp_path)
     assert config.steps_per_generation * config.num_iterations == study.scale.updates_per_rollout
     assert config.generation_batch_size == study.scale.prompts_per_step * study.scale.group_size
     assert config.max_steps == study.steps * study.scale.updates_per_rollout
     assert config.save_steps % study.scale.updates_per_rollout == 0  # resume is exact only between rollout batches
-    assert config.beta == 0 and config.lr_scheduler_type == "constant" and config.seed == config.data_seed == 3
+    assert config.beta == 0 and config.seed == config.data_seed == 3
+
+
+def test_the_learning_rate_rises_over_the_first_rollout_steps_and_then_stays(tmp_path):
+    """The factor before each update is min(1, updates done / (rollout steps of warm-up x updates))."""
+    from torch.optim import SGD
+    from transformers import get_scheduler
+
+    for name, steps in (("facts", 2), ("facts", 1), ("workstation_small", 0)):
+        study = resolve(name)
+        study = replace(study, scale=replace(study.scale, rate_warmup=steps))
+        warm = steps * study.scale.updates_per_rollout
+        config = trl_config.trainer_config(study, 0, tmp_path)
+        optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        scheduler = get_scheduler(config.lr_scheduler_type, optimizer, config.warmup_steps, config.max_steps)
+        factors = []
+        for _ in range(warm + 3):
+            factors.append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
+        assert factors == pytest.approx([min(1.0, done / warm) if warm else 1.0 for done in range(warm + 3)])
+        settings = trl_config.protocol(study, config)
+        assert settings["learning-rate warm-up"] == f"{study.scale.rate_warmup} rollout steps"
+        assert settings["truncated completions"] == "graded as no answer, trained like the others"
+        assert settings["trainer"] == study.scale.trainer
+
+
+def test_settings_of_the_protocol_are_part_of_the_fingerprint():
+    from dynclip.training.fingerprint import SETTINGS
+
+    fields = set(vars(resolve("facts").scale))
+    assert {"rate_warmup", "truncated", "trainer"} <= set(SETTINGS) <= fields
 
 
 def test_activations_are_recomputed_once_whoever_does_it(tmp_path):
@@ -49,16 +84,15 @@ def test_activations_are_recomputed_once_whoever_does_it(tmp_path):
 
 
 def test_more_steps_than_problems_is_refused(tmp_path):
-    from evals.benchmarks.registry import write_data
-
-    write_data(tmp_path, "laptop", "laptop_train", ())
+    """Where a run may not see a problem twice."""
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps(asdict(Problem(str(i), "1+1", "2", 1, ""))) + "\n" for i in range(50)))
+    write_json(tmp_path / "manifest.json", {"files": {train.name: {"rows": 50, "sha256": sha256(train)}}})
     base = tmp_path / "base"
     base.mkdir()
     write_json(base / "model.json", {"files": {}})
-    with pytest.raises(
-        UserError, match="3000 problems, but 1000 steps x 16 prompts need 16000; use steps=187 or fewer"
-    ):
-        lifecycle.train(resolve(steps=1000), "grpo", 0, base, tmp_path / "train.jsonl", tmp_path / "run")
+    with pytest.raises(UserError, match="50 problems, but 24 steps x 4 prompts need 96; use steps=12 or fewer"):
+        lifecycle.train(resolve("workstation_small"), "grpo", 0, base, train, tmp_path / "run")
 
 
 def test_atomic_writes_leave_no_trace_and_replace_whole_files(tmp_path):

@@ -57,7 +57,7 @@ def saved_state(folder, step):
 def expected_names(spec):
     """The metrics row of a method, by what it is composed of."""
     names = {"policy/entropy", "policy/ratio_max", "policy/kl_old", "clip/low_fraction", "clip/high_fraction"}
-    names |= {"train/skipped"}
+    names |= {"train/skipped", "policy/ratio_min", "clip/outside_fraction"}
     names |= {"time/rollout", *(f"region/E{n}" for n in (1, 2, 3, 4))}
     low, high = method(spec.name, 10).bounds(torch.tensor([0.5]), 0)
     names |= {"clip/eps_low_mean"} if low < 1 else set()  # ratios are not negative

@@ -183,14 +183,25 @@ def overview(specs: dict[str, MethodSpec], families: dict[str, str]) -> str:
             ", ".join(f"`{need}`" for need in spec.needs) or "–",
             text(spec.keeps) or "–",
             "yes" if spec.on_policy_grpo else "no",
+            "yes" if spec.over_batch else "no",
         ]
         for spec in specs.values()
     ]
-    header = ["name", "method", "paper", "what changes against GRPO", "family", "needs", "keeps", "on policy, GRPO?"]
+    header = [
+        "name",
+        "method",
+        "paper",
+        "what changes against GRPO",
+        "family",
+        "needs",
+        "keeps",
+        "on policy, GRPO?",
+        "over batch?",
+    ]
     note = (
         "*Needs* are inputs beyond log-probabilities, advantages and mask. *Keeps* is the state between rollout steps, "
         "which every checkpoint holds. *On policy, GRPO?* says whether the method is GRPO exactly with one update per "
-        "rollout batch."
+        "rollout batch. *Over batch?* says whether the loss of a token depends on other sequences of its batch."
     )
     return f"{markdown_rows(header, rows)}\n\n{note}"
 

@@ -72,7 +72,7 @@ def command(run: str, text: str, *options) -> tuple[str, str, tuple]:
 COUNT, WHOLE = number(int, 1), number(int, 0)
 RESULTS = option("--results", type=Path, default=Path("results"), help="default: results")
 STUDY = (
-    option("--scale", default="laptop", help="default: laptop"),
+    option("--scale", default="laptop", help="default: laptop, the suite of paths, facts and worded"),
     option("--methods", help="comma-separated; default: the scale's"),
     option("--seeds", help="comma-separated; default: the scale's"),
     option("--steps", help="rollout steps of a training; default: the scale's"),
@@ -87,7 +87,6 @@ OPTION = option("--option", action="append", metavar="NAME=VALUE", help="an opti
 RUN = (
     *STUDY,
     option("--method", required=True, help="a method or an arm of a study, such as id or id@switch=0.35"),
-    option("--seed", type=WHOLE, required=True),
     OPTION,
 )
 COMMANDS = {
@@ -99,11 +98,12 @@ COMMANDS = {
     ),
     "doctor": command("study:doctor", "What is installed and why, hardware, disk, hub."),
     "data": command("study:data", "Generate and check the scale's training and held-out problems.", *STUDY),
-    "warmup": command("study:warmup", "Make the scale's base policy.", *STUDY),
+    "warmup": command("training:warmup", "Make the scale's base policies, one of each seed or one for all.", *STUDY),
     "train": command(
-        "study:train",
-        "Train one method with one seed.",
+        "training:train",
+        "Train one method: all --seeds side by side in a synthetic world, one --seed otherwise.",
         *RUN,
+        option("--seed", type=WHOLE, help="one seed"),
         option("--out", type=Path, help="default: results/<scale>/runs/<method>/seed<k>"),
     ),
     "launch": command(
@@ -117,11 +117,11 @@ COMMANDS = {
         "Score a model, or one checkpoint of a run, on benchmarks.",
         *STUDY,
         option("--benchmark", action="append", help="repeatable; default with --method: all of the scale"),
-        option("--seed", type=WHOLE, help="with --method: the run's, default 0; with --model: the sampling's"),
+        option("--seed", type=WHOLE, help="with --method: the run's; with --model: the sampling's"),
         "a checkpoint of a study",
         option("--method", help="a method, or 'base'"),
         OPTION,
-        option("--checkpoint", help="'final' or step<N>; default: final"),
+        option("--checkpoint", help="'final' or step<N>; default: final, in a synthetic world all"),
         "any causal language model",
         option("--model", help="a folder in Hugging Face format or a hub id, owner/name or owner/name@revision"),
         option("--k", type=COUNT, help="samples of each problem; default: the benchmark's"),
@@ -156,11 +156,13 @@ COMMANDS = {
         "report:follow",
         "Show a live run, line by line; --mlflow sends it to MLflow too.",
         *RUN,
+        option("--seed", type=WHOLE, required=True),
         option("--mlflow", action="store_true"),
     ),
     "tables": command("report:tables", "Write the tables of a study.", *STUDY),
     "figures": command("report:figures", "Draw the figures of a study.", *STUDY),
     "report": command("report:report", "Write results/<scale>/report.html.", *STUDY),
+    "front": command("report:front", "Write the front page of a suite of scales: results/<suite>/report.html.", *STUDY),
     "study": command(
         "report:page",
         "Write the page of one study: results/<scale>/studies/<name>/.",

@@ -5,8 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from dynclip.cli.options import config_of, run_of
+from dynclip.plan.outputs import is_world
+from dynclip.report.evidence import checkpoint_folder
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.gpu_locks import use
+from dynclip.studies.scales import RunConfig
+from dynclip.training.worlds.scoring import score_company
 from evals import evaluation
 from evals.sampling.models import published, resolve
 from evals.sampling.settings import Evaluation
@@ -28,15 +32,32 @@ def of_checkpoint(options: Namespace) -> None:
     for name in (*SETTINGS, "engine", "template", "out"):
         if getattr(options, name) is not None:
             raise UserError(f"evaluate: --{name.replace('_', '-')} goes with --model; a study's evaluation is fixed")
-    config, method = config_of(options), run_of(options)
-    checkpoint, seed, folder = options.checkpoint or "final", options.seed or 0, options.results / config.name
-    if method == "base":
-        model, step = folder / "base", 0
-    elif checkpoint in config.checkpoints:
-        step = config.checkpoints[checkpoint]
-        model = folder / "runs" / method / f"seed{seed}" / "checkpoints" / f"step{step}"
+    method = run_of(options)
+    if options.seed is not None:
+        options.seeds = str(options.seed)
+    config = config_of(options)
+    if options.checkpoint not in (None, *config.checkpoints):
+        raise UserError(f"unknown checkpoint {options.checkpoint!r}; this study has: {', '.join(config.checkpoints)}")
+    if is_world(config):
+        of_company(config, method, options)
     else:
-        raise UserError(f"unknown checkpoint {checkpoint!r}; this study has: {', '.join(config.checkpoints)}")
+        of_run(config, method, options.seed or 0, options)
+
+
+def of_company(config: RunConfig, method: str, options: Namespace) -> None:
+    """Score the checkpoints of all seeds of an arm of a synthetic world in one process."""
+    chosen = {options.checkpoint: config.checkpoints[options.checkpoint]} if options.checkpoint else config.checkpoints
+    checkpoints = {"final": 0} if method == "base" else chosen
+    benchmarks = tuple(options.benchmark or config.scale.benchmarks)
+    folder = options.results / config.name
+    score_company(config, method, config.seeds, checkpoints, folder, options.log, benchmarks)
+
+
+def of_run(config: RunConfig, method: str, seed: int, options: Namespace) -> None:
+    """Score one checkpoint of a run of a language model."""
+    checkpoint, folder = options.checkpoint or "final", options.results / config.name
+    step = 0 if method == "base" else config.checkpoints[checkpoint]
+    model = checkpoint_folder(folder, method, seed, step)
     place = Path(method) / f"seed{seed}" / checkpoint
     request = evaluation.Request(
         model=published(model),

@@ -1,4 +1,4 @@
-"""Functions for the Snakefile: the study of a config, file lists, and digests of what each rule depends on.
+"""Functions for the Snakefile: the studies of a call, file lists, and digests of what each rule depends on.
 
 Snakemake tracks shell text and file times but not imported code. So every rule has a parameter with the digest of the
 code that its output depends on, and is rerun when the digest changes.
@@ -8,8 +8,11 @@ import atexit
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from dynclip.cli.options import resolve_all
+from dynclip.plan import outputs
 from dynclip.plan.describe import print_plan
 from dynclip.report.claims.registry import CLAIMS
 from dynclip.report.evidence import BASE
@@ -20,8 +23,8 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import code_digest, digest
 from dynclip.studies.arms import ARMS, STUDIES, arm, study_runs
 from dynclip.studies.method_options import SEPARATOR
-from dynclip.studies.overrides import SETTABLE, resolve
-from dynclip.studies.scales import REHEARSAL, SCALES, HubPolicy, RunConfig
+from dynclip.studies.overrides import SETTABLE
+from dynclip.studies.scales import REHEARSAL, SCALES, SUITES, RunConfig
 from dynclip.training.fingerprint import SETTINGS, SHARED_CODE, method_digest
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
 
@@ -34,18 +37,64 @@ REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph wit
 # Entry points of each rule. The code that they use inside the project is found from there.
 CODE = {
     "data": ("evals.benchmarks.registry:write_data",),
-    "warmup": ("dynclip.training.tiny_policy:warm_start",),
+    "warmup": ("dynclip.training.hub_policy:make_base",),
     "train": SHARED_CODE,
     "evaluate": ("evals.evaluation:evaluate",),
     "tables": ("dynclip.report.tables:write_tables",),
     "figures": ("dynclip.report.figures:write_figures",),
     "page": ("dynclip.report.html:write_report",),
+    "front": ("dynclip.report.html:write_front",),
     "study": ("dynclip.report.study_page:write_study",),
     "agreement": ("dynclip.lab.agreement.checkpoints:measure_checkpoints",),
     "claims": ("dynclip.report.claims.page:write_claims",),
     "launch": ("dynclip.training.verl_scripts.settings:write_launch",),
     "track": ("dynclip.report.mlflow_import:track",),
 }
+# Those of the rules of a synthetic world: its base policies and evaluations, and the trainings of the loop.
+WORLD_CODE = {
+    "warmup": ("dynclip.training.worlds.warm_start:warm_start",),
+    "evaluate": ("dynclip.training.worlds.scoring:score_company",),
+}
+LOOP_CODE = ("dynclip.training.company:train_company",)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one `snakemake` call works on: a scale, or all scales of a suite. studies: scale -> its study."""
+
+    name: str
+    studies: dict[str, RunConfig]
+    engine: str  # "verl": the workflow trains nothing and writes launch scripts; "trl" stands for its own trainers
+    given: dict  # --config without scale and engine
+
+    @property
+    def is_suite(self) -> bool:
+        return self.name in SUITES
+
+    @property
+    def pages(self) -> list[str]:
+        """The last files of every scale."""
+        return [f"results/{name}/{file}" for name in self.studies for file in ("report.html", "tracking.json")]
+
+    @property
+    def results(self) -> list[str]:
+        """The files that a call without a target makes."""
+        if self.engine == "verl":
+            return [file for study in self.studies.values() for file in outputs.launch_files(study)]
+        return [f"results/{self.name}/report.html", *self.pages] if self.is_suite else self.pages
+
+    @property
+    def options(self) -> str:
+        """`given` as options of the command line."""
+        words = [f"--set {key}={value}" if key in SETTABLE else f"--{key} {value}" for key, value in self.given.items()]
+        return " ".join(words)
+
+    def study_files(self, names: list[str]) -> list[str]:
+        """The last file of each named study in each scale."""
+        return [f"results/{scale}/studies/{name}/tracking.json" for scale in self.studies for name in names]
+
+    def claims_files(self) -> list[str]:
+        return [f"results/{scale}/claims.json" for scale in self.studies]
 
 
 def prepare_environment() -> None:
@@ -54,91 +103,105 @@ def prepare_environment() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
-def config_from(given: dict, words: list[str]) -> RunConfig:
-    """The study that `--config` asks for. Bad input: one line on standard error, exit status 2, before any work."""
+def call_from(given: dict, words: list[str]) -> Call:
+    """The studies that `--config` asks for. Bad input: one line on standard error, exit status 2, before any work."""
     try:
         for key in given:
             if key not in CONFIG_KEYS:
                 raise UserError(f"unknown --config key {key!r}; the keys are: {', '.join(CONFIG_KEYS)}")
-        if REHEARSE in words and not str(given.get("scale", "laptop")).endswith(REHEARSAL):
-            given = {**given, "scale": str(given.get("scale", "laptop")) + REHEARSAL}
-        config = resolve(**{key: value for key, value in given.items() if key != "engine"})
-        if engine_from(given) not in ENGINES:
-            raise UserError(f"unknown engine {given['engine']!r}; the engines are: {', '.join(ENGINES)}")
+        name, engine = str(given.get("scale", "laptop")), str(given.get("engine", "trl"))
+        if REHEARSE in words and not name.endswith(REHEARSAL):
+            name += REHEARSAL
+        overrides = {key: value for key, value in given.items() if key not in ("scale", "engine")}
+        studies = resolve_all(name, **overrides)
+        if engine not in ENGINES:
+            raise UserError(f"unknown engine {engine!r}; the engines are: {', '.join(ENGINES)}")
         if Path("results").exists() and not Path("results").is_dir():
             raise UserError("results is a file; dynclip writes to a folder of that name here: move the file away")
-        check_targets(config, words)
-        return config
+        check_targets(studies, words)
+        return Call(name, studies, engine, overrides)
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def engine_from(config: dict) -> str:
-    """The trainer: "trl", inside the workflow, or "verl", for which the workflow writes launch scripts."""
-    return config.get("engine", "trl")
-
-
-def check_targets(config: RunConfig, words: list[str]) -> None:
+def check_targets(studies: dict[str, RunConfig], words: list[str]) -> None:
     """Result files asked for by name must name things that exist: UserError for an unknown part of their path."""
-    names = {"checkpoint": list(config.checkpoints), "benchmark": list(config.scale.benchmarks)}
     for word in words:
-        path = re.fullmatch(r"results/(?P<scale>[^/]+)/(?:runs|samples|scores)/(?P<rest>.+)", word)
+        path = re.fullmatch(r"results/(?P<scale>[^/]+)/(?P<kind>runs|samples|scores)/(?P<rest>.+)", word)
         if not path:
             continue
-        if path["scale"] != config.name:
+        if path["scale"] not in SCALES:
+            raise UserError(f"{word}: {path['scale']!r} is no scale; the scales are: {', '.join(SCALES)}")
+        if path["scale"] not in studies:
             raise UserError(
-                f"{word}: this call is for scale {config.name!r}; add --config scale={path['scale']} "
+                f"{word}: this call is for scale {', '.join(studies)}; add --config scale={path['scale']} "
                 f"(the scales are: {', '.join(SCALES)})"
             )
-        parts = path["rest"].split("/")
-        base, *options = parts[0].split(SEPARATOR)
-        given = {}
-        if base not in (BASE, *ARMS):
-            raise UserError(f"{word}: unknown method {base!r}; valid are: {', '.join((BASE, *ARMS))}")
-        if options and arm(parts[0]).name != parts[0]:
-            raise UserError(f"{word}: this method is written {arm(parts[0]).name!r}")
-        if word.startswith((f"results/{config.name}/scores/", f"results/{config.name}/samples/")) and len(parts) == 4:
-            given |= {"checkpoint": parts[2], "benchmark": Path(parts[3]).stem}
-        for kind, name in given.items():
-            if name not in names[kind]:
-                raise UserError(f"{word}: unknown {kind} {name!r}; valid are: {', '.join(names[kind])}")
+        check_target(studies[path["scale"]], word, path["kind"], path["rest"].split("/"))
+
+
+def check_target(config: RunConfig, word: str, kind: str, parts: list[str]) -> None:
+    """`check_targets` for one file of a scale; parts: method, seed<N> and what follows, as in its path."""
+    base, *options = parts[0].split(SEPARATOR)
+    if base not in (BASE, *ARMS):
+        raise UserError(f"{word}: unknown method {base!r}; valid are: {', '.join((BASE, *ARMS))}")
+    if options and arm(parts[0]).name != parts[0]:
+        raise UserError(f"{word}: this method is written {arm(parts[0]).name!r}")
+    seed = re.fullmatch(r"seed(\d+)", parts[1]) if len(parts) > 1 else None
+    # One job makes the files of all seeds of the call, and of no other.
+    if seed and outputs.is_world(config) and int(seed[1]) not in config.seeds:
+        raise UserError(f"{word}: seed {seed[1]} is not among this call's seeds; add --config seeds={seed[1]}")
+    if kind == "runs" or len(parts) != 4:
+        return
+    for what, name, valid in (
+        ("checkpoint", parts[2], list(config.checkpoints)),
+        ("benchmark", Path(parts[3]).stem, config.scale.benchmarks),
+    ):
+        if name not in valid:
+            raise UserError(f"{word}: unknown {what} {name!r}; valid are: {', '.join(valid)}")
+
+
+def arm_pattern() -> str:
+    """What an arm may be in a path, as a regular expression: its name, with options or without."""
+    return f"(?:{'|'.join(map(re.escape, ARMS))})(?:{SEPARATOR}[^/{SEPARATOR}]+)*"
 
 
 def method_pattern() -> str:
-    """What a method may be in a path, as a regular expression: the base policy, an arm, or an arm with options."""
-    return f"(?:{'|'.join(map(re.escape, (BASE, *ARMS)))})(?:{SEPARATOR}[^/{SEPARATOR}]+)*"
+    """What a method may be in a path, as a regular expression: the base policy or an arm."""
+    return f"(?:{BASE}|{arm_pattern()})"
 
 
-def check_start(config: RunConfig, words: list[str], elsewhere: bool = False) -> None:
+def check_start(call: Call, words: list[str], elsewhere: bool = False) -> None:
     """Print the plan of the targets in `words`. Exit with status 2 if it cannot finish (full disk, unwritable results).
 
     elsewhere: trainings run as jobs of a cluster or in verl, and need no GPUs of this machine.
     """
     try:
         asked = list(STUDIES) if "studies" in words else [name for name in STUDIES if name in words]
-        print_plan(config, Path("results"), asked, remote=elsewhere)
+        print_plan(list(call.studies.values()), Path("results"), asked, remote=elsewhere or call.engine == "verl")
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def print_next_steps(config: RunConfig) -> None:
+def print_next_steps(call: Call) -> None:
     """Print how to look at a finished study. It is printed at exit, so that nothing follows it."""
     ui = given_uri() or "mlflow ui --backend-store-uri sqlite:///results/mlflow.db"
+    page = f"results/{call.name}/report.html"
     atexit.register(
         print,
-        f"\nreport:  open results/{config.name}/report.html in a browser, or: python -m webbrowser "
-        f"results/{config.name}/report.html\n"
-        f"MLflow:  {ui}",
+        f"\nreport:  open {page} in a browser, or: python -m webbrowser {page}\nMLflow:  {ui}",
         file=sys.stderr,
     )
 
 
 def code_of(rule: str, config: RunConfig | None = None) -> str:
-    """Digest of the code of a rule. It depends on the rule and the kind of policy alone."""
-    if rule == "warmup" and config and isinstance(config.scale.policy, HubPolicy):
-        return code_digest("dynclip.training.hub_policy:make_base")
+    """Digest of the code of a rule. It depends on the rule, the kind of policy and the trainer alone."""
+    if rule == "train" and config and config.scale.trainer == "loop":
+        return code_digest(*LOOP_CODE)
+    if rule in WORLD_CODE and config and outputs.is_world(config):
+        return code_digest(*WORLD_CODE[rule])
     return code_digest(*CODE[rule])
 
 
@@ -154,11 +217,9 @@ def settings_of(rule: str, config: RunConfig) -> str:
         return digest(
             [repr(TRAIN_SETS[config.scale.train_set]), *(repr(BENCHMARKS[n]) for n in config.scale.benchmarks)]
         )
-    if rule == "warmup" and isinstance(config.scale.policy, HubPolicy):
+    if rule == "warmup":
         limits = config.scale.max_prompt, config.scale.max_completion, config.scale.max_level
         return digest([repr(config.scale.policy), config.scale.template, limits])
-    if rule == "warmup":
-        return digest([vars(config.scale.policy), vars(config.scale.policy.warmup), config.scale.max_completion])
     if rule == "evaluate":
         how = repr(config.scale.evaluation), config.scale.template
         return digest([*how, {name: repr(BENCHMARKS[name]) for name in config.scale.benchmarks}])
@@ -166,68 +227,6 @@ def settings_of(rule: str, config: RunConfig) -> str:
     return digest(
         {name: getattr(config.scale, name) for name in SETTINGS} | {"s": execution.sampler, "d": execution.dtype}
     )
-
-
-def model_of(config: RunConfig, wildcards) -> str:
-    """The manifest of the checkpoint that an evaluation reads."""
-    if wildcards.method == "base":
-        return f"results/{config.name}/base/model.json"
-    step = config.checkpoints.get(wildcards.checkpoint)
-    if step is None:
-        raise UserError(f"unknown checkpoint {wildcards.checkpoint!r}; this study has: {', '.join(config.checkpoints)}")
-    return f"results/{config.name}/runs/{wildcards.method}/seed{wildcards.seed}/checkpoints/step{step}/model.json"
-
-
-def run_files(config: RunConfig) -> list[str]:
-    """metrics.jsonl and run.json of every run of the study."""
-    return [
-        f"results/{config.name}/runs/{method}/seed{seed}/{name}"
-        for method in config.methods
-        for seed in config.seeds
-        for name in ("metrics.jsonl", "run.json")
-    ]
-
-
-def score_files(config: RunConfig) -> list[str]:
-    """The score file of every evaluated checkpoint on every benchmark, the untrained base policy first."""
-    places = [("base", 0, "final")]
-    places += [(method, seed, c) for method in config.methods for seed in config.seeds for c in config.checkpoints]
-    return [
-        f"results/{config.name}/scores/{method}/seed{seed}/{checkpoint}/{benchmark}.json"
-        for method, seed, checkpoint in places
-        for benchmark in config.scale.benchmarks
-    ]
-
-
-def study_inputs(config: RunConfig, name: str) -> list[str]:
-    """The input files of one study's page: its runs, and the scores of the runs that it evaluates."""
-    trained, scored = study_runs(config, [name])
-    files = [f"results/{config.name}/runs/{arm}/seed{seed}/run.json" for arm, seed in trained]
-    if STUDIES[name].signs:
-        files.append(f"results/{config.name}/studies/{name}/signs.json")
-    return files + [
-        f"results/{config.name}/scores/{arm}/seed{seed}/{checkpoint}/{benchmark}.json"
-        for arm, seed in scored
-        for checkpoint in config.checkpoints
-        for benchmark in config.scale.benchmarks
-    ]
-
-
-def sign_runs(config: RunConfig, name: str) -> tuple[str, list[int]]:
-    """(arm, seeds) whose checkpoints the rule `agreement` measures for a study: its baseline's."""
-    spec = STUDIES[name]
-    return "grpo" if "grpo" in spec.arms else spec.arms[0], list(config.seeds[: spec.seeds])
-
-
-def sign_inputs(config: RunConfig, name: str) -> list[str]:
-    """The records of the runs whose checkpoints the rule `agreement` measures."""
-    arm, seeds = sign_runs(config, name)
-    return [f"results/{config.name}/runs/{arm}/seed{seed}/run.json" for seed in seeds]
-
-
-def launch_files(config: RunConfig) -> list[str]:
-    """verl's launch script of every run of the study."""
-    return [f"results/{config.name}/verl/{method}/seed{seed}.sh" for method in config.methods for seed in config.seeds]
 
 
 def claimed_studies() -> list[str]:
@@ -243,3 +242,24 @@ def table_files(config: RunConfig) -> list[str]:
 def figure_files(config: RunConfig, kind: str) -> list[str]:
     """Every figure in one format."""
     return [f"results/{config.name}/figures/{name}.{kind}" for name in FIGURES]
+
+
+def study_inputs(config: RunConfig, name: str) -> list[str]:
+    """The input files of one study's page: its runs, and the scores of the runs that it evaluates."""
+    trained, scored = study_runs(config, [name])
+    files = [f"results/{config.name}/runs/{arm}/seed{seed}/run.json" for arm, seed in trained]
+    if STUDIES[name].signs and config.scale.has_language_policy:
+        files.append(f"results/{config.name}/studies/{name}/signs.json")
+    return files + outputs.scored(config, [(*run, checkpoint) for run in scored for checkpoint in config.checkpoints])
+
+
+def sign_runs(config: RunConfig, name: str) -> tuple[str, list[int]]:
+    """(arm, seeds) whose checkpoints the rule `agreement` measures for a study: its baseline's."""
+    spec = STUDIES[name]
+    return "grpo" if "grpo" in spec.arms else spec.arms[0], list(config.seeds[: spec.seeds])
+
+
+def sign_inputs(config: RunConfig, name: str) -> list[str]:
+    """The records of the runs whose checkpoints the rule `agreement` measures."""
+    arm, seeds = sign_runs(config, name)
+    return [f"results/{config.name}/runs/{arm}/seed{seed}/run.json" for seed in seeds]

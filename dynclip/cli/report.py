@@ -8,17 +8,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynclip.cli import follow as live
-from dynclip.cli.options import config_of, run_of
+from dynclip.cli.options import config_of, configs_of, run_of
 from dynclip.cli.runbook import run_all
 from dynclip.report.claims.page import write_claims
 from dynclip.report.figures import write_figures
-from dynclip.report.html import write_report
+from dynclip.report.html import write_front, write_report
 from dynclip.report.mlflow_import import track as import_runs
 from dynclip.report.mlflow_import import track_study
 from dynclip.report.reference import write_reference
 from dynclip.report.study_page import write_study
 from dynclip.report.tables import write_tables
+from dynclip.runtime.errors import UserError
 from dynclip.studies.arms import find_study
+from dynclip.studies.scales import SUITES
 
 
 def track(options: Namespace) -> None:
@@ -49,6 +51,15 @@ def writes(write: Callable[[Path, Sequence[str], Sequence[int]], object]) -> Cal
 tables, figures, report = writes(write_tables), writes(write_figures), writes(write_report)
 
 
+def front(options: Namespace) -> None:
+    if options.scale not in SUITES:
+        raise UserError(f"front: --scale {options.scale} is no suite of scales; the suites are: {', '.join(SUITES)}")
+    configs = configs_of(options)
+    methods = {name: config.methods for name, config in configs.items()}
+    seeds = {name: config.seeds for name, config in configs.items()}
+    write_front(options.results, options.scale, list(configs), methods, seeds)
+
+
 def page(options: Namespace) -> None:
     config, spec = config_of(options), find_study(options.name)
     write_study(options.results / config.name, spec.name, config.seeds[: spec.seeds])
@@ -60,8 +71,10 @@ def claims(options: Namespace) -> None:
 
 
 def reference(options: Namespace) -> None:
-    config = config_of(options)
-    write_reference(options.results / config.name, options.out, config.methods, config.seeds)
+    configs = configs_of(options)
+    for name, config in configs.items():  # a suite's scales have a folder each
+        out = options.out / name if len(configs) > 1 else options.out
+        write_reference(options.results / name, out, config.methods, config.seeds)
 
 
 def runbook(options: Namespace) -> None:

@@ -1,214 +1,249 @@
-"""Search for a laptop regime in which the bounds bind: python -m dynclip.lab.regime [--write FOLDER]
+"""The rule that chose the training regime of each world: python -m dynclip.lab.regime [--world facts] [--write FOLDER]
 
-The rule was fixed before any run of the study. Every candidate trains GRPO from the laptop's base policy for STEPS
-rollout steps, on SEARCH_SEEDS, which no study uses. A candidate passes if in every seed
-    binding  at least BINDING of the tokens lose their gradient to a bound, on average over the run,
-    learning the reward gains at least GAIN from the first to the last sixth of the run,
-    stable   the reward of the last sixth is at most DROP below the best sixth, and entropy stays above FLOOR.
-DROP was 0.03 for the first fourteen candidates. That is within the noise: a mean of six steps has a standard error of
-about 0.02, and the best of 35 such means lies about two standard errors above the true one.
-The candidate with the largest reward gain among those that pass is taken. Finished runs are not repeated.
+The rule looks at GRPO alone, never at the order of methods. Every candidate trains GRPO on SEARCH_SEEDS, side by side,
+from base policies of their own. A candidate passes if, on the mean over these seeds,
+
+    collapse  the entropy of the last tenth of the steps is below ENTROPY of that of the first step
+    binding   the bounds remove the gradient of CLIPPED of the tokens, both bounds together, mean over the run
+    learning  held-out pass@1 ends at least GAIN above the base policy
+    stable    the mean reward of the last tenth of the steps is at most DROP below the best tenth
+
+Of those that pass, the cheapest is taken: the fewest completions x epochs x steps, at equal cost the first in the list.
+pass@k at the largest k is reported and decides nothing. No study uses the search seeds, their policies or, in `paths`,
+their graphs: seed mod 24 is the number of the graph, 16 to 19 here, the other 20 for the study's seeds 20 to 39.
+
+Finished candidates are kept as JSON. A changed scale gets a new folder; after a change of the code delete the old one.
 """
 
 import argparse
 import json
-import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from dynclip.methods.registry import method
 from dynclip.report.tables import markdown_rows
+from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_atomic, write_json
-from dynclip.runtime.provenance import environment
-from dynclip.studies.scales import LAPTOP, RunConfig, Scale
-from dynclip.training.lifecycle import train
+from dynclip.runtime.hardware import processor
+from dynclip.runtime.progress import Progress
+from dynclip.runtime.provenance import digest, environment
+from dynclip.studies.scales import FACTS, PATHS, WORDED, Scale
+from dynclip.training.company import summary
+from dynclip.training.loop import Loop
+from dynclip.training.worlds import folders
+from dynclip.training.worlds.networks import stack
+from dynclip.training.worlds.scoring import numbers_of
+from dynclip.training.worlds.tasks import task_of
+from dynclip.training.worlds.warm_start import warm_start
+from evals.benchmarks.registry import read_problems, write_data
 
-SEARCH_SEEDS = (1001, 1002)
-STEPS = 40
-BINDING, GAIN, DROP, FLOOR = 0.05, 0.05, 0.08, 0.05
+ENTROPY = {"paths": 0.25, "facts": 0.25, "worded": 0.60}  # share of the first step's
+CLIPPED = (0.01, 0.15)  # share of the tokens, at least and at most
+GAIN = {"paths": 0.15, "facts": 0.15, "worded": -0.02}  # of pass@1; in worded it may only not fall
+DROP = 0.05
+SEARCH_SEEDS = {"paths": (1000, 1001, 1002, 1003), "facts": (1000, 1001, 1002, 1003), "worded": (1000, 1001, 1002)}
+WORLDS = {scale.name: scale for scale in (PATHS, FACTS, WORDED)}
 
 
-def candidates() -> list[Scale]:
-    """The laptop scale with other batches, updates per rollout, learning rates and factors on the thresholds."""
-    found = []
-    for prompts, minibatches, epochs, rate, thresholds in (
-        (16, 4, 2, 1.5e-4, 1.0),
-        (16, 4, 2, 3e-4, 1.0),
-        (16, 4, 4, 1.5e-4, 1.0),
-        (16, 4, 4, 3e-4, 1.0),
-        (16, 2, 8, 1.5e-4, 1.0),
-        (16, 2, 8, 3e-4, 1.0),
-        (8, 4, 4, 1.5e-4, 1.0),
-        (16, 4, 2, 1e-4, 0.25),
-        (16, 4, 2, 1.5e-4, 0.5),
-        (16, 4, 2, 1.5e-4, 0.25),
-        (16, 4, 2, 2e-4, 0.25),
-        (16, 4, 4, 1e-4, 0.5),
-        (8, 4, 4, 1e-4, 0.5),
-        (8, 4, 2, 1.5e-4, 0.25),
-        (16, 4, 2, 1.5e-4, 0.125),
-        (16, 4, 2, 2e-4, 0.125),
-        (16, 4, 2, 2.5e-4, 0.25),
-    ):
-        batch = {"prompts_per_step": prompts, "minibatches": minibatches, "epochs": epochs}
-        found.append(replace(LAPTOP, **batch, learning_rate=rate, thresholds=thresholds))
-    return found
+@dataclass(frozen=True)
+class Candidate:
+    """What the search varies in a scale: fields of `Scale`."""
+
+    prompts_per_step: int
+    group_size: int
+    minibatches: int
+    epochs: int
+    learning_rate: float
+    steps: int
+
+    @property
+    def label(self) -> str:
+        """The candidate in one word, also the name of its file."""
+        return "{}x{}-updates{}x{}-lr{:g}-steps{}".format(*astuple(self))
+
+    @property
+    def cost(self) -> int:
+        """Completions that the updates go over, each counted once per epoch."""
+        return self.prompts_per_step * self.group_size * self.epochs * self.steps
+
+
+CANDIDATES = {
+    "paths": (
+        Candidate(64, 8, 16, 1, 1e-3, 150), Candidate(32, 8, 16, 1, 1e-3, 120), Candidate(32, 8, 4, 4, 6e-4, 150),
+    ),
+    "facts": (
+        Candidate(32, 8, 4, 4, 3e-4, 100), Candidate(16, 8, 4, 4, 3e-4, 150), Candidate(64, 8, 16, 1, 4e-4, 100),
+        Candidate(64, 8, 16, 1, 6e-4, 100), Candidate(64, 8, 16, 1, 7e-4, 80), Candidate(32, 8, 4, 4, 1e-3, 100),
+    ),
+    "worded": (
+        Candidate(16, 8, 4, 4, 3e-4, 100), Candidate(64, 8, 16, 1, 5e-4, 80), Candidate(32, 8, 4, 4, 3e-4, 80),
+        Candidate(32, 8, 16, 1, 6e-4, 80),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run of one candidate: shares of tokens and of rewards, nats, seconds per rollout step."""
+    """A finished candidate, a value for each search seed: nats, share of tokens, rewards of the tenths, k -> pass@k.
 
-    seed: int
-    clipped: float
-    reward_first: float
-    reward_best: float
-    reward_last: float
-    entropy_first: float
-    entropy_last: float
-    entropy_least: float
-    step_seconds: float
+    `stopped`: the error that ended the training, without numbers. `minutes`: of all seeds, on the processor `machine`.
+    """
+
+    entropy_first: list[float]
+    entropy_last: list[float]
+    clipped: list[float]
+    reward: list[list[float]]
+    base: list[dict[str, float]]
+    end: list[dict[str, float]]
+    minutes: float
+    machine: str
+    stopped: str = ""
 
     @property
-    def gain(self) -> float:
-        return self.reward_last - self.reward_first
+    def tenths(self) -> np.ndarray:
+        """The mean reward of each tenth of the steps, mean over seeds."""
+        return np.mean(self.reward, 0)
 
-    @property
-    def failures(self) -> list[str]:
-        """The parts of the rule that the run breaks."""
+    def pass_at(self, k: str) -> tuple[float, float]:
+        """pass@k of base policy and trained policy, means over seeds."""
+        return tuple(float(np.mean([each[k] for each in found])) for found in (self.base, self.end))
+
+    def failures(self, world: str) -> list[str]:
+        """The parts of the rule that the candidate breaks; empty if it passes."""
+        if self.stopped:
+            return ["stopped"]
+        before, after = self.pass_at("1")
         broken = {
-            "binding": self.clipped < BINDING,
-            "learning": self.gain < GAIN,
-            "stable": self.reward_last < self.reward_best - DROP or self.entropy_least < FLOOR,
+            "collapse": np.mean(self.entropy_last) >= ENTROPY[world] * np.mean(self.entropy_first),
+            "binding": not CLIPPED[0] <= np.mean(self.clipped) <= CLIPPED[1],
+            "learning": after - before < GAIN[world],
+            "stable": self.tenths[-1] < self.tenths.max() - DROP,
         }
         return [name for name, true in broken.items() if true]
 
 
-def outcome(seed: int, rows: Sequence[dict]) -> Outcome:
-    """The numbers of the rule, from the rows of a run's metrics.jsonl."""
-    sixth = max(1, len(rows) // 6)
-
-    def column(name: str) -> list[float]:
-        return [row[name] for row in rows]
-
-    rewards = column("train/reward")
-    means = [sum(rewards[i : i + sixth]) / sixth for i in range(0, len(rows) - sixth + 1)]
-    entropy = column("policy/entropy")
-    clipped = [low + high for low, high in zip(column("clip/low_fraction"), column("clip/high_fraction"), strict=True)]
-    return Outcome(
-        seed=seed,
-        clipped=sum(clipped) / len(rows),
-        reward_first=means[0],
-        reward_best=max(means),
-        reward_last=means[-1],
-        entropy_first=entropy[0],
-        entropy_last=entropy[-1],
-        entropy_least=min(entropy) if all(map(math.isfinite, entropy)) else -math.inf,
-        step_seconds=sorted(column("time/step"))[len(rows) // 2],
-    )
+def taken(world: str, found: dict[Candidate, Outcome]) -> Candidate | None:
+    """The candidate that the rule takes; None if none passes."""
+    passed = [candidate for candidate, outcome in found.items() if not outcome.failures(world)]
+    return min(passed, key=lambda candidate: candidate.cost, default=None)
 
 
-def label(scale: Scale) -> str:
-    """A candidate in one word, also the name of its folder."""
-    return (
-        f"{scale.prompts_per_step}x{scale.group_size}-updates{scale.minibatches}x{scale.epochs}-"
-        f"lr{scale.learning_rate:g}" + (f"-thresholds{scale.thresholds:g}" if scale.thresholds != 1 else "")
-    )
+def search(scale: Scale, seeds: Sequence[int], candidates: Sequence[Candidate], out: Path) -> dict[Candidate, Outcome]:
+    """The outcome of each candidate. What is missing under `out` is made: data, base policies, outcomes."""
+    varied = ("title", "methods", "seeds", *Candidate.__dataclass_fields__)
+    fixed = {name: value for name, value in asdict(scale).items() if name not in varied}
+    folder = out / f"{scale.name}-{digest([fixed, list(seeds)])}"
+    progress = Progress(f"regime {scale.name}", len(candidates))
+    if not (folder / "data" / "manifest.json").exists():
+        write_data(folder / "data", scale.name, scale.train_set, scale.benchmarks)
+    bases = {seed: folder / "base" / f"seed{seed}" for seed in seeds}
+    warm_start(scale, read_problems(folder / "data" / "train.jsonl"), bases, progress.log)
+    found = {}
+    for candidate in candidates:
+        kept = folder / f"{candidate.label}.json"
+        if not kept.exists():
+            write_json(kept, asdict(train(replace(scale, **asdict(candidate)), bases, folder / "data")))
+        found[candidate] = Outcome(**json.loads(kept.read_text()))
+        progress.log(f"{candidate.label}: {', '.join(found[candidate].failures(scale.policy.world)) or 'passes'}")
+    return found
 
 
-def chosen(results: dict[str, list[Outcome]]) -> str | None:
-    """The candidate that the rule takes; None if no candidate passes."""
-    passed = [
-        name
-        for name, found in results.items()
-        if len(found) == len(SEARCH_SEEDS) and not any(each.failures for each in found)
-    ]
-    return max(passed, key=lambda name: sum(each.gain for each in results[name]), default=None)
+def train(scale: Scale, bases: dict[int, Path], data: Path) -> Outcome:
+    """Train GRPO from the base policies, seed -> folder, and score both ends."""
+    torch.set_num_threads(scale.threads)
+    seeds, began = tuple(bases), time.perf_counter()
+    task = task_of(scale, seeds, bases, read_problems(data / "train.jsonl"))
+    start = stack([folders.load(base, task.network) for base in bases.values()])
+    loop = Loop(scale, [method("grpo", scale.steps) for _ in seeds], seeds, task, start)
+    progress, steps = Progress(f"regime {scale.name}", scale.steps), []
+    try:
+        while loop.done < scale.steps:
+            steps.append(loop.step())
+            progress.step(loop.done, summary(steps[-1]))
+    except UserError as error:
+        return Outcome([], [], [], [], [], [], (time.perf_counter() - began) / 60, processor(), str(error))
+    minutes = (time.perf_counter() - began) / 60
+    (name,) = scale.benchmarks
+    problems = read_problems(data / f"{name}.jsonl")[: scale.evaluation.limit]
+    base, end = ([n["pass_at"] for n in numbers_of(scale, name, problems, bases, w)] for w in (start, loop.weights))
+    return Outcome(*zip(*map(numbers, zip(*steps, strict=True)), strict=True), base, end, minutes, processor())
 
 
-def search(laptop: Path, out: Path, jobs: int) -> dict[str, list[Outcome]]:
-    """Train every candidate without a finished run under `out`, `jobs` at a time.
+def numbers(rows: Sequence[dict]) -> tuple[float, float, float, list[float]]:
+    """Entropy of the first step and of the last tenth, clipped share, rewards of the tenths, from rows of metrics."""
 
-    `laptop` is results/laptop, with data and base policy. A candidate that fails with one seed is not tried with the
-    next.
-    """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+    def tenths(name: str) -> list[float]:
+        parts = np.array_split([row[name] for row in rows], min(10, len(rows)))
+        return [float(part.mean()) for part in parts]
 
-    results: dict[str, list[Outcome]] = {label(scale): [] for scale in candidates()}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for seed in SEARCH_SEEDS:
-            left = [scale for scale in candidates() if not any(each.failures for each in results[label(scale)])]
-            places = [(scale, seed) for scale in left]
-            every = pool.map(trained, places, [laptop] * len(places), [out] * len(places))
-            for (scale, seed), rows in zip(places, every, strict=True):
-                results[label(scale)].append(outcome(seed, rows))
-                print(" | ".join(cells(label(scale), results[label(scale)])), flush=True)
-    return results
-
-
-def trained(place: tuple[Scale, int], laptop: Path, out: Path) -> list[dict]:
-    """The metrics rows of one candidate with one seed, trained if it has no finished run under `out`."""
-    scale, seed = place
-    run = out / label(scale) / f"seed{seed}"
-    if not (run / "run.json").exists():
-        config = RunConfig(scale, ("grpo",), (seed,), STEPS, {})
-        train(config, "grpo", seed, laptop / "base", laptop / "data" / "train.jsonl", run)
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    clipped = np.mean([row["clip/low_fraction"] + row["clip/high_fraction"] for row in rows])
+    return rows[0]["policy/entropy"], tenths("policy/entropy")[-1], float(clipped), tenths("train/reward")
 
 
 HEAD = (
-    "prompts x samples, mini-batches x epochs, learning rate, factor on the thresholds", "clipped, %",
-    "reward first → last", "entropy, nats", "s per step", "fails",
+    "prompts × samples", "mini-batches × epochs", "learning rate", "steps", "cost, thousands", "entropy, nats",
+    "clipped, %", "reward, best → last tenth", "pass@1, %", "pass@k, %", "minutes", "breaks",
 )  # fmt: skip
 
 
-def cells(name: str, found: Sequence[Outcome]) -> list[str]:
-    """The cells of a table row, one value per seed in each."""
-
-    def each(text) -> str:
-        return ", ".join(map(text, found))
-
-    failures = sorted({failure for one in found for failure in one.failures})
-    return [
-        name,
-        each(lambda o: f"{100 * o.clipped:.1f}"),
-        each(lambda o: f"{o.reward_first:.2f} → {o.reward_last:.2f}"),
-        each(lambda o: f"{o.entropy_first:.2f} → {o.entropy_last:.2f}"),
-        each(lambda o: f"{o.step_seconds:.2f}"),
-        ", ".join(failures) or "passes",
-    ]
+def cells(world: str, candidate: Candidate, outcome: Outcome) -> list[str]:
+    """A row of the table."""
+    prompts, group, minibatches, epochs, rate, steps = map("{:g}".format, astuple(candidate))
+    regime = [f"{prompts} × {group}", f"{minibatches} × {epochs}", rate, steps, f"{candidate.cost / 1000:.1f}"]
+    end = [f"{outcome.minutes:.1f}", ", ".join(outcome.failures(world)) or "nothing"]
+    if outcome.stopped:
+        return [*regime, *["–"] * 5, *end]
+    first, last = np.mean(outcome.entropy_first), np.mean(outcome.entropy_last)
+    entropy = f"{first:.3f} → {last:.3f} ({last / first:.0%})"
+    reward = f"{outcome.tenths.max():.3f} → {outcome.tenths[-1]:.3f}"
+    largest = max(outcome.base[0], key=int)
+    one, many = ("{:.1f} → {:.1f}".format(*(100 * s for s in outcome.pass_at(k))) for k in ("1", largest))
+    return [*regime, entropy, f"{100 * np.mean(outcome.clipped):.1f}", reward, one, f"{many} (k = {largest})", *end]
 
 
-def page(results: dict[str, list[Outcome]]) -> str:
-    """The search as Markdown: the rule, a row per candidate, and the candidate taken."""
-    taken = chosen(results)
-    return "\n\n".join(
-        [
-            "# The search for a regime in which the bounds bind",
-            f"GRPO, {STEPS} rollout steps, seeds {', '.join(map(str, SEARCH_SEEDS))} (no study uses them); one value "
-            "per seed, and no second one for a candidate that fails with the first. The rule, fixed before: clipped ≥ "
-            f"{BINDING:.0%} of tokens, reward gain ≥ {GAIN} from the first to the last sixth, last sixth at most "
-            f"{DROP} below the best, entropy above {FLOOR} nats; of those that pass, the largest gain. Made by "
-            "`python -m dynclip.lab.regime`.",
-            markdown_rows(HEAD, [cells(name, found) for name, found in results.items()]),
-            f"Taken: **{taken}**." if taken else "None passes.",
-        ]
+def table(world: str, found: dict[Candidate, Outcome]) -> str:
+    """The rule's numbers, a row per candidate in Markdown, and the candidate taken."""
+    best, seeds = taken(world, found), SEARCH_SEEDS[world]
+    rule = (
+        f"Search seeds {seeds[0]} to {seeds[-1]}. A candidate passes if entropy ends below {ENTROPY[world]:.0%} of its "
+        f"start, {CLIPPED[0]:.0%} to {CLIPPED[1]:.0%} of the tokens are clipped, held-out pass@1 changes by at least "
+        f"{100 * GAIN[world]:+.0f} points, and the last tenth's reward is at most {DROP} below the best."
     )
+    rows = markdown_rows(HEAD, [cells(world, *each) for each in found.items()])
+    return f"## {world}\n\n{rule}\n\n{rows}\n\n" + (f"Taken: **{best.label}**." if best else "None passes.")
 
 
-def main() -> None:
+ABOUT = """# The search for the regime of each world
+
+GRPO alone, means over search seeds. No study uses their base policies or, in `paths`, their graphs. Of those that pass,
+the candidate of the lowest cost is taken: completions × epochs × steps. The values of each seed are in search.json."""
+
+
+def page(results: dict[str, dict[Candidate, Outcome]]) -> str:
+    """The search as Markdown."""
+    machines = "; ".join(sorted({outcome.machine for found in results.values() for outcome in found.values()}))
+    made = f"Made by `python -m dynclip.lab.regime --write FOLDER` on: {machines}.\n"
+    return "\n\n".join([ABOUT, *(table(*each) for each in results.items()), made])
+
+
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--laptop", type=Path, default=Path("results/laptop"), help="default: results/laptop")
-    parser.add_argument("--out", type=Path, default=Path("results/regime"), help="of the runs; default: results/regime")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side; default: 2")
-    parser.add_argument("--write", type=Path, help="put the table and its numbers into this folder")
-    arguments = parser.parse_args()
-    results = search(arguments.laptop, arguments.out, arguments.jobs)
-    if arguments.write:
-        write_atomic(arguments.write / "README.md", page(results) + "\n")
-        numbers = {name: [vars(each) for each in found] for name, found in results.items()}
-        write_json(arguments.write / "search.json", {"candidates": numbers, "environment": environment()})
+    parser.add_argument("--world", choices=WORLDS, help="default: all")
+    parser.add_argument("--out", type=Path, default=Path("results/regime"), help="default: results/regime")
+    parser.add_argument("--write", type=Path, help="put README.md and search.json into this folder")
+    given = parser.parse_args(words)
+    names = [given.world] if given.world else WORLDS
+    results = {name: search(WORLDS[name], SEARCH_SEEDS[name], CANDIDATES[name], given.out) for name in names}
+    print("\n\n".join(table(name, found) for name, found in results.items()))
+    if given.write:
+        values = {name: {c.label: asdict(outcome) for c, outcome in found.items()} for name, found in results.items()}
+        write_json(given.write / "search.json", {"outcomes": values, "environment": environment()})
+        write_atomic(given.write / "README.md", page(results))
 
 
 if __name__ == "__main__":

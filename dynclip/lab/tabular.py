@@ -18,18 +18,16 @@ import numpy as np
 import torch
 
 from dynclip.lab.world import Regime, Rollout, World, build, enumerate_actions, sample, success_of
-from dynclip.methods import extras, registry
+from dynclip.methods import registry
 from dynclip.methods.objective import Method
-from dynclip.methods.spec import MethodSpec
+from dynclip.methods.spec import MethodSpec, separable
 from dynclip.methods.types import TokenBatch
 from dynclip.regions import baseline, members
 from dynclip.runtime.seeds import derive_seed
 
-__all__ = ["Regime", "Trace", "run", "separable", "stackable"]
+__all__ = ["Regime", "Trace", "run", "stackable"]
 
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
-# Added terms that are functions of one token; the others depend on the batch or the group.
-TOKEN_TERMS = (None, extras.entropy_bonus, extras.steered_entropy_bonus, extras.clamped_entropy_bonus)
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,6 @@ class View:
     rollout: Rollout
 
 
-def separable(spec: MethodSpec) -> bool:
-    """Whether the loss is a sum over tokens, each decided by its own sequence and a controller alone."""
-    statistics = (spec.weights, spec.rollout_weights, spec.advantages)
-    return not any(statistics) and spec.extra in TOKEN_TERMS
-
-
 def stackable(spec: MethodSpec) -> bool:
     """Whether seeds may share one table: the loss is `separable` and no controller keeps a state for each seed."""
     return separable(spec) and spec.controller is None
@@ -119,7 +111,7 @@ def run(
     spec = registry.method(method, regime.steps, **(options or {})).spec
     if exact and regime.length > 1:
         raise ValueError(f"exact: expected problems of one state (length 1), given length {regime.length}")
-    if exact and not separable(spec):
+    if exact and not (separable(spec) and "success" not in spec.needs):
         raise ValueError(f"exact: method {method!r} takes statistics over a sampled batch; it runs with exact=False")
     together = [seeds] if stackable(spec) else [(seed,) for seed in seeds]
     traces = [_run(build(regime, some), method, options or {}, exact, watch) for some in together]

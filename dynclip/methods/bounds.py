@@ -96,7 +96,14 @@ def second_phase(clock: Clock, eps: float, lower: Line, switch: float, phase2: s
 def oscillatory_decay(
     q: torch.Tensor, clock: Clock, *, eps: float, upper: Line, lower: Line, reference: str
 ) -> tuple[Bound, Bound]:
-    """OD (arXiv 2602.09782): the state picks the side. 1: (E⁺, E⁻) = (H, ε); 0: (ε, M); −1, no trigger yet: (ε, ε)."""
+    """OD (arXiv 2602.09782): the state picks the side. 1: (E⁺, E⁻) = (H, ε); 0: (ε, M); −1, no trigger yet: (ε, ε).
+
+    The state is a number, or (B, 1) with that of each sequence's run.
+    """
+    if isinstance(clock.state, torch.Tensor):
+        constant = torch.full_like(q, eps)
+        low = torch.where(clock.state == 0, lower_bound(q, lower, reference), constant)
+        return low, torch.where(clock.state == 1, upper_bound(q, upper, reference), constant)
     if clock.state == 1:
         return eps, upper_bound(q, upper, reference)
     if clock.state == 0:

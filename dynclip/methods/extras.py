@@ -27,7 +27,7 @@ def steered_entropy_bonus(tokens: Tokens) -> torch.Tensor:
 
 def hard_prompt_entropy_bonus(tokens: Tokens, *, solved: float) -> torch.Tensor:
     """−c H_t with the controller's c, where the prompt's group is correct less often than `solved`."""
-    return -tokens.clock.state * (tokens.success < solved) * tokens.entropy
+    return -tokens.clock.state * tokens.entropy * (tokens.success < solved)
 
 
 def clamped_entropy_bonus(tokens: Tokens) -> torch.Tensor:
@@ -159,6 +159,7 @@ METHODS = (
         title="KL-Cov",
         arxiv="2505.22617",
         bounds=unbounded,
+        over_batch=True,
         surrogate=unclipped,
         extra=covariance_penalty,
         defaults={"share": 2e-3, "coefficient": 1.0},
@@ -173,6 +174,7 @@ METHODS = (
         title="EntroPIC",
         arxiv="2511.15248",
         bounds=constant,
+        over_batch=True,
         extra=confident_token_control,
         controller=controllers.ProportionalIntegral,
         defaults={**PPO, "target": 0.1, "proportional": 1.0, "integral": 0.01, "threshold": 0.95},

@@ -15,10 +15,10 @@ from functools import partial
 
 import torch
 
-from dynclip.methods.spec import ROLLOUT_NEEDS, MethodSpec, piece_options
+from dynclip.methods.measurements import live_ratio, token_metrics
+from dynclip.methods.spec import ROLLOUT_NEEDS, MethodSpec, piece_options, separable
 from dynclip.methods.surrogate import DUAL_CLIPPED, aggregate, dual_clipped, ppo_min, token_ratio
 from dynclip.methods.types import NEEDS, Bound, Clock, TokenBatch, Tokens
-from dynclip.regions import members
 
 GRPO_PIECES = {"ratio": token_ratio, "surrogate": ppo_min}  # of every method that names no other
 OTHER_POLICIES = ("old_entropy", "old_baseline", "clamped_entropy")  # inputs from another policy, kept only if needed
@@ -26,11 +26,16 @@ OTHER_POLICIES = ("old_entropy", "old_baseline", "clamped_entropy")  # inputs fr
 
 @dataclass(frozen=True)
 class LossOutput:
-    """`loss` scalar, to be minimised; `per_token` (B, T), before mask and aggregation; `metrics` detached scalars."""
+    """`loss` scalar over all sequences, to be minimised; `per_token` (B, T), before mask and aggregation.
+
+    Detached: `metrics`, and `live_ratio`, the largest ratio of a token with A ≠ 0 that is not clipped (0 without such
+    tokens). They are scalars, or (runs,) for a batch of several runs.
+    """
 
     loss: torch.Tensor
     per_token: torch.Tensor
     metrics: dict[str, torch.Tensor]
+    live_ratio: torch.Tensor
 
 
 def identity(value: torch.Tensor) -> torch.Tensor:
@@ -68,8 +73,9 @@ class Method:
     def needs(self) -> tuple[str, ...]:
         return self.spec.needs
 
-    def clock(self, step: int, state: float | None = None) -> Clock:
-        """Where rollout step `step` is in the run. Raises ValueError for a step outside 0 … total_steps."""
+    def clock(self, step: int, state: Bound | None = None) -> Clock:
+        """Where rollout step `step` is in the run. `state`: a controller's signal, (B, 1) for those of several runs, or
+        None for the method's own. Raises ValueError for a step outside 0 … total_steps."""
         if not 0 <= step <= self.total_steps:
             raise ValueError(f"step: expected 0 to {self.total_steps} (total_steps), given {step}")
         if state is None:
@@ -77,15 +83,17 @@ class Method:
         return Clock(step, self.total_steps, state)
 
     def bounds(
-        self, old_prob: torch.Tensor, step: int, state: float | None = None
+        self, old_prob: torch.Tensor, step: int, state: Bound | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps_low, eps_high), tensors like `old_prob`: the ratio is clipped to [1 − eps_low, 1 + eps_high].
 
-        `step` counts rollout batches from 0. `state` is a controller's signal, or None for the method's own. Infinity
-        means no upper bound. With the option `reference="current"` the argument is the current probability.
+        `step` counts rollout batches from 0. `state` is that of `clock`. Infinity means no upper bound. With the option
+        `reference="current"` the argument is the current probability.
         """
         pair = self.pieces["bounds"](old_prob, self.clock(step, state))
-        low, high = (e if isinstance(e, torch.Tensor) else torch.full_like(old_prob, e) for e in pair)
+        low, high = (
+            e.expand_as(old_prob) if isinstance(e, torch.Tensor) else torch.full_like(old_prob, e) for e in pair
+        )
         return low, high
 
     def reduction(self, logits: torch.Tensor) -> torch.Tensor:
@@ -96,7 +104,7 @@ class Method:
         self,
         batch: TokenBatch,
         step: int,
-        state: float | None = None,
+        state: Bound | None = None,
         total: Callable[[torch.Tensor], torch.Tensor] = identity,
     ) -> TokenBatch:
         """`batch` with the advantages and token weights that the method computes once per rollout batch.
@@ -120,7 +128,7 @@ class Method:
         self,
         batch: TokenBatch,
         step: int,
-        state: float | None = None,
+        state: Bound | None = None,
         aggregation: str = "token",
         length: int | None = None,
         dual_clip: float | None = None,
@@ -130,7 +138,8 @@ class Method:
         The run sets the other arguments, the same for all methods of a comparison. `aggregation` is "token",
         "sequence" or "fixed" (sum divided by B · `length`, T by default). `dual_clip` c > 1 bounds the loss of tokens
         with A < 0 at −c A (arXiv 1912.09729) for the surrogates in `surrogate.DUAL_CLIPPED`.
-        Raises ValueError, naming the argument, for a missing input that the method needs.
+        Raises ValueError, naming the argument, for a missing input that the method needs, and for a batch of several
+        runs where the method mixes sequences (`spec.separable`).
         """
         if dual_clip is not None and not dual_clip > 1:
             raise ValueError(f"dual_clip: expected a number above 1, or None for none, given {dual_clip!r}")
@@ -139,7 +148,9 @@ class Method:
         self._check_needs(batch, tuple(need for need in NEEDS if need not in ROLLOUT_NEEDS))
         tokens = self._tokens(batch, self.clock(step, state))
         per_token = self.pieces["surrogate"](tokens)
-        if dual_clip is not None and self.pieces["surrogate"].func in DUAL_CLIPPED:
+        if self.pieces["surrogate"].func not in DUAL_CLIPPED:
+            dual_clip = None
+        if dual_clip is not None:
             per_token = dual_clipped(per_token, tokens.advantages, dual_clip)
         weight = self.pieces["weights"](tokens) if self.spec.weights else None
         if batch.weight is not None:
@@ -150,8 +161,9 @@ class Method:
         if extra is not None:
             per_token = per_token + extra
         with torch.no_grad():
-            metrics = token_metrics(tokens, weight, extra)
-        return LossOutput(aggregate(per_token, tokens.counted, aggregation, length), per_token, metrics)
+            metrics = token_metrics(tokens, weight, extra, batch.runs, batch.neutral)
+            live = live_ratio(tokens, dual_clip, batch.runs)
+        return LossOutput(aggregate(per_token, tokens.counted, aggregation, length), per_token, metrics, live)
 
     def observe(self, step: int, entropy: float) -> None:
         """Give the controller the mean token entropy (nats) of the policy that sampled rollout batch `step`."""
@@ -169,6 +181,11 @@ class Method:
             self.controller.load_state_dict(state)
 
     def _tokens(self, batch: TokenBatch, clock: Clock) -> Tokens:
+        if batch.runs > 1 and not separable(self.spec):
+            raise ValueError(
+                f"runs: method {self.name!r} takes statistics over its batch, which must be that of 1 run; "
+                f"given {batch.runs}"
+            )
         mask, masked = batch.mask != 0, batch.mask == 0
         dtype = torch.promote_types(batch.logprob.dtype, torch.float32)
 
@@ -225,37 +242,3 @@ class Method:
                     f"method {self.name!r}, step {step}: expected bounds 0 <= eps_low <= 1 and eps_high >= 0 for every "
                     f"probability, its options give eps_low {low.tolist()} and eps_high {high.tolist()}"
                 )
-
-
-def token_metrics(
-    tokens: Tokens, weight: torch.Tensor | None = None, extra: torch.Tensor | None = None
-) -> dict[str, torch.Tensor]:
-    """Means over counted tokens, all scalars, under the names of docs/metrics.md."""
-    ratio, advantages = tokens.ratio, tokens.advantages
-    count = tokens.counted.sum().clamp(min=1)
-
-    def share(chosen: torch.Tensor) -> torch.Tensor:
-        return torch.count_nonzero(chosen & tokens.mask) / count
-
-    def mean(value: Bound) -> torch.Tensor:
-        return (value * tokens.counted).sum() / count
-
-    metrics = {
-        # With PPO's surrogate these tokens have no gradient: r is beyond the bound on the side of A's sign.
-        "clip/low_fraction": share((ratio < 1 - tokens.eps_low) & (advantages < 0)),
-        "clip/high_fraction": share((ratio > 1 + tokens.eps_high) & (advantages > 0)),
-        "policy/ratio_max": ratio.max() if ratio.numel() else ratio.new_ones(()),
-        "policy/kl_old": mean(ratio - 1 - tokens.log_ratio),  # k3 estimate of KL(old ‖ new), nats per token
-    }
-    # ε⁻ = 1 and ε⁺ = ∞ are no bounds, because ratios are in [0, ∞).
-    for name, bound, none in (("low", tokens.eps_low, 1.0), ("high", tokens.eps_high, math.inf)):
-        if isinstance(bound, torch.Tensor) or bound != none:
-            metrics[f"clip/eps_{name}_mean"] = mean(bound)
-    if tokens.entropy is not None:
-        regions = members(tokens.logprob, tokens.entropy, advantages)
-        metrics |= {f"region/E{n}": share(where) for n, where in enumerate(regions, 1)}
-    if weight is not None:
-        metrics["loss/weight"] = mean(weight)
-    if extra is not None:
-        metrics["loss/extra"] = mean(extra)
-    return metrics

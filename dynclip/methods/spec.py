@@ -29,6 +29,7 @@ class MethodSpec:
     `change`: the difference from GRPO in one sentence. `needs`: entries of `NEEDS`. `observes`: the mean over the
     rollout batch that the controller takes, "entropy" or "clamped_entropy". `keeps`: the controller's state in words.
     `on_policy_grpo`: the method is GRPO exactly where all ratios are 1 (one update per rollout batch).
+    `over_batch`: the loss of a token depends on other sequences, through a mean, a quantile, a quota or a draw.
 
     Raises ValueError for an option that no piece takes, a piece's option without a default, and an unknown need.
     """
@@ -54,6 +55,7 @@ class MethodSpec:
     keeps: str = ""
     caveats: tuple[str, ...] = ()
     on_policy_grpo: bool = False
+    over_batch: bool = False
 
     def __post_init__(self):
         taken = {"detach"} if "reference" in self.defaults else set()  # `Method` itself reads `detach`
@@ -79,6 +81,14 @@ class MethodSpec:
     def sources(self) -> dict[str, str]:
         """Option -> where its default comes from."""
         return self.evidence if isinstance(self.evidence, dict) else dict.fromkeys(self.defaults, self.evidence)
+
+
+def separable(spec: MethodSpec) -> bool:
+    """Whether the loss of every token depends on its own sequence and the clock alone.
+
+    Batches of several runs can then be stacked in one (`TokenBatch.runs`).
+    """
+    return not spec.over_batch
 
 
 def piece_options(piece: Callable) -> dict[str, bool]:

@@ -90,7 +90,7 @@ def aggregate(
 ) -> torch.Tensor:
     """Scalar loss of a (B, T) per-token loss.
 
-    "token": mean over all counted tokens (DAPO). "sequence": mean over rows of each row's token mean (GRPO).
+    "token": mean over all counted tokens given. "sequence": mean over rows of each row's token mean (GRPO).
     "fixed": sum divided by B · `length`, T by default (Dr. GRPO). Rows and batches without a token give 0, not NaN.
     Raises ValueError for an unknown `how` and for a `length` without "fixed".
     """

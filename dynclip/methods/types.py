@@ -28,12 +28,13 @@ class Clock:
     """The position in a run.
 
     `step` and `total_steps` count rollout batches (k and T of the paper), not optimizer steps. `state` is the
-    controller's signal. For OD 1 loosens the upper bound, 0 the lower one, and −1 means that nothing was triggered yet.
+    controller's signal: a number, or (B, 1) with one for each sequence where several runs share a batch. For OD 1
+    loosens the upper bound, 0 the lower one, and −1 means that nothing was triggered yet.
     """
 
     step: int
     total_steps: int
-    state: float = -1
+    state: float | torch.Tensor = -1
 
 
 # Inputs that a method may need beyond log-probabilities, advantages and mask.
@@ -52,6 +53,12 @@ LOGIT_NEEDS = {
 }
 
 
+# Fields of a `TokenBatch` that have the shape of its log-probabilities.
+TOKEN_SHAPED = (
+    "old_logprob", "mask", "entropy", "old_entropy", "old_baseline", "clamped_entropy", "weight", "neutral",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """The input of a loss: B sequences of T completion tokens.
@@ -59,7 +66,9 @@ class TokenBatch:
     `logprob` (B, T): current log-probabilities, with gradient. `old_logprob` (B, T): those of the policy that sampled.
     `advantages` (B,) or (B, T). `mask` (B, T): nonzero where a token counts; masked positions may hold any value.
     The next five are inputs that some methods need (`NEEDS`). `draw_seed` seeds the random draws of a method, one
-    number per mini-batch. `Method.prepare` sets `weight` (B, T) and `prepared`.
+    number per mini-batch. `Method.prepare` sets `weight` (B, T) and `prepared`. `runs`: the rows are that many equal
+    blocks, each the batch of one training run, and every metric is measured for each run. `neutral` (B, T): nonzero
+    where a token decides nothing about the reward. It adds metrics and changes no loss.
 
     Raises ValueError for shapes that do not agree and for advantages that are NaN or infinite where a token counts.
     """
@@ -76,12 +85,16 @@ class TokenBatch:
     draw_seed: int = 0
     weight: torch.Tensor | None = None
     prepared: bool = False
+    runs: int = 1
+    neutral: torch.Tensor | None = None
 
     def __post_init__(self):
         shape = self.logprob.shape
         if len(shape) != 2:
             raise ValueError(f"logprob: expected shape (B, T), given {tuple(shape)}")
-        for name in ("old_logprob", "mask", "entropy", "old_entropy", "old_baseline", "clamped_entropy", "weight"):
+        if self.runs < 1 or shape[0] % self.runs:
+            raise ValueError(f"runs: expected a number that divides the {shape[0]} sequences, given {self.runs}")
+        for name in TOKEN_SHAPED:
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise ValueError(f"{name}: expected shape {tuple(shape)} as logprob, given {tuple(value.shape)}")
@@ -103,7 +116,7 @@ class Tokens:
 
     (B, T): `mask` (bool), `counted` (the mask as numbers), `logprob`, `old_logprob`, `log_ratio`, `ratio`, and the
     entropies that were given and are needed. `advantages` is (B, 1) or (B, T), `success` (B, 1). `eps_low` and
-    `eps_high` are (B, T) or floats.
+    `eps_high` are (B, T), (B, 1) or floats.
     """
 
     mask: torch.Tensor

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,18 @@ from pathlib import Path
 from dynclip.plan import cost, disk, memory
 from dynclip.plan.disk import MIB, amount
 from dynclip.plan.memory import is_large
+from dynclip.plan.outputs import base_folder, base_places, base_seeds, is_world
 from dynclip.runtime import hardware
+from dynclip.runtime.checkpoints import MANIFEST
 from dynclip.runtime.hardware import GIB
-from dynclip.studies.scales import REHEARSAL, SCALES, RunConfig, Scale
+from dynclip.studies.scales import REHEARSAL, SCALES, SUITES, RunConfig, Scale
 
 # GPU memory that a scale asks for: of one GPU, and of each of eight (80 GB cards report 79 to 80 GiB).
 WORKSTATION_GIB, PAPER_GIB, PAPER_GPUS = 16, 79, 8
-# Disk of a tiny policy's study, rounded up from a laptop study. RUN: one training with two checkpoints and its
-# resumable state. EVALUATION: samples of one checkpoint. FIXED: base policy, data, figures, report, MLflow database.
-RUN_MIB, EVALUATION_MIB, FIXED_MIB = 12, 3, 100
-TINY_PROCESS_GIB = 1.5  # one training of a tiny policy, measured
+# Disk of a tiny policy's study, rounded up. RUN: one training with two checkpoints and its resumable state. EVALUATION:
+# samples of one checkpoint. FIXED: base policies, data, figures, report, MLflow database.
+RUN_MIB, EVALUATION_MIB, FIXED_MIB = 3, 1, 100
+TINY_PROCESS_GIB = 1.5  # one job of tiny policies; a training through TRL was measured
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Plan:
     machine: hardware.Hardware
     runs: int
     runs_left: int
-    evaluations: int  # checkpoints scored on all of the scale's benchmarks, the base policy among them
+    evaluations: int  # checkpoints scored on all of the scale's benchmarks, the base policies among them
     evaluations_left: int
     at_once: int  # jobs side by side
     cost: cost.Cost
@@ -61,28 +64,30 @@ def assess(config: RunConfig, results: Path = Path("results"), studies: Sequence
         from dynclip.studies.arms import study_runs
 
         runs, evaluated = study_runs(config, studies)
-    left = sum(not is_finished(folder, *run, config.steps) for run in runs)
-    scored = [("base", 0, "final"), *((*run, label) for run in evaluated for label in config.checkpoints)]
-    scored_left = sum(not is_scored(folder, *place, scale.benchmarks) for place in scored)
-    base_left = not (folder / "base" / "model.json").exists()
+    left = [run for run in runs if not is_finished(folder, *run, config.steps)]
+    scored = [*base_places(config), *((*run, label) for run in evaluated for label in config.checkpoints)]
+    scored_left = [place for place in scored if not is_scored(folder, *place, scale.benchmarks)]
+    bases = sum(not (folder / base_folder(config, seed) / MANIFEST).exists() for seed in base_seeds(config))
     at_once, parts = jobs_at_once(scale, machine), cost.estimate(scale, machine, folder)
-    disk_needed = (RUN_MIB * left + EVALUATION_MIB * scored_left + FIXED_MIB) * MIB
+    jobs = by_method(left) if scale.trainer == "loop" else [1] * len(left)
+    scoring = by_method(scored_left) if is_world(config) else [1] * len(scored_left)
+    disk_needed = (RUN_MIB * len(left) + EVALUATION_MIB * len(scored_left) + FIXED_MIB) * MIB
     if is_large(scale):
-        disk_needed = disk.written(scale, left, len(config.checkpoints), scored_left, at_once)
+        disk_needed = disk.written(scale, len(left), len(config.checkpoints), len(scored_left), at_once)
         disk_needed += sum(disk.downloads(scale).values())
     disk_free = hardware.disk_free(folder)
     return Plan(
         config=config,
         studies=tuple(studies),
-        why=reason if config.name == suitable else f"this machine suits {suitable}: {reason}",
+        why=reason if config.name in SUITES.get(suitable, (suitable,)) else f"this machine suits {suitable}: {reason}",
         machine=machine,
         runs=len(runs),
-        runs_left=left,
+        runs_left=len(left),
         evaluations=len(scored),
-        evaluations_left=scored_left,
+        evaluations_left=len(scored_left),
         at_once=at_once,
         cost=parts,
-        seconds=cost.phase_seconds(parts, config.steps, base_left, left, scored_left, at_once),
+        seconds=cost.phase_seconds(parts, config.steps, bases, jobs, scoring, at_once),
         results=Path(results),
         disk_needed=disk_needed,
         disk_free=disk_free,
@@ -112,7 +117,7 @@ def refuse(
 
 
 def choose_scale(machine: hardware.Hardware) -> tuple[str, str]:
-    """(scale, why): the largest study that the machine can finish in sensible time."""
+    """(scale or suite, why): the largest study that the machine can finish in sensible time."""
     if not machine.gpus:
         return "laptop", "no GPU here"
     able = [gpu for gpu in machine.gpus if gpu.bf16]
@@ -137,6 +142,11 @@ def is_finished(folder: Path, method: str, seed: int, steps: int) -> bool:
         return False  # no record or an unreadable one: the workflow rebuilds it or reports it
 
 
+def by_method(work: Sequence[tuple]) -> list[int]:
+    """How many of (method, …) each method has: one job does them all."""
+    return list(Counter(method for method, *_ in work).values())
+
+
 def is_scored(folder: Path, method: str, seed: int, checkpoint: str, benchmarks: tuple[str, ...]) -> bool:
     """Whether the checkpoint has a score file for every benchmark."""
     place = folder / "scores" / method / f"seed{seed}" / checkpoint
@@ -144,7 +154,7 @@ def is_scored(folder: Path, method: str, seed: int, checkpoint: str, benchmarks:
 
 
 def jobs_at_once(scale: Scale, machine: hardware.Hardware) -> int:
-    """Trainings side by side: limited by GPUs, or by cores and memory."""
+    """Jobs side by side: limited by GPUs, or by cores and memory."""
     if scale.execution.gpus:
         return max(1, len(memory.usable_gpus(scale, machine)) // scale.execution.gpus)
     size = memory.needed(memory.as_computed(scale, machine)) / GIB if is_large(scale) else TINY_PROCESS_GIB

@@ -1,22 +1,25 @@
 """Estimated time of a study's parts on this machine, in seconds.
 
-A tiny policy's times were measured on a reference machine and are divided by this machine's relative speed. A language
-model's step is the median of finished runs of the same scale, or else the nearest measured step of STEPS, scaled by
-parameters, tokens and devices. Expect a factor of two either way.
+Times of the synthetic worlds were measured on a reference machine and are divided by this machine's relative speed. A
+language model's step is the median of finished runs of the same scale, or else the nearest measured step of STEPS,
+scaled by parameters, tokens and devices. Expect a factor of two either way.
 """
 
+import heapq
 import json
 import math
 import statistics
 import timeit
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from dynclip.plan.disk import evaluation_tokens
 from dynclip.plan.memory import architecture, is_large, length
 from dynclip.runtime.hardware import Hardware
 from dynclip.studies.architectures import QWEN25_7B, SMOLLM2_135M
-from dynclip.studies.scales import Scale
+from dynclip.studies.scales import SCALES, Scale, WorldPolicy
 from evals.sampling.choice import WAYS, Job
 
 
@@ -24,8 +27,9 @@ from evals.sampling.choice import WAYS, Job
 class Cost:
     """Seconds of a study's parts, and the source of the step's.
 
-    base_s: the base policy. start_s: one training up to its first step. step_s: one rollout step with its updates, mean
-    over methods. evaluation_s: one checkpoint on all benchmarks. report_s: data, tables, figures, report, MLflow.
+    base_s: one base policy. start_s: one job of trainings or evaluations up to its first step. step_s: one rollout step
+    of one seed with its updates, mean over methods. evaluation_s: one checkpoint on all benchmarks. report_s: data,
+    tables, figures, report, MLflow.
     """
 
     base_s: float
@@ -36,10 +40,22 @@ class Cost:
     source: str
 
 
-# Laptop scale, one torch thread, 2 cores of an AMD EPYC (Zen 5) virtual machine: results/reference/laptop-2core.
-# REFERENCE_SPEED is what `measure_speed()` gives there.
-REFERENCE = Cost(base_s=119.0, start_s=8.2, step_s=0.77, evaluation_s=11.9, report_s=33.0, source="laptop study")
+# Per seed, on one core of an AMD EPYC (Zen 5) virtual machine with jobs of one thread; REFERENCE_SPEED is what
+# `measure_speed()` gives there. Fill in from results/reference/laptop-2core/*/timings.json: base_s is the warm-up job's
+# time over its seeds; step_s and evaluation_s are a job's time without its start over the seed-steps or checkpoints in
+# it, with 20 seeds in a job (6 in `worded`). Not measured yet: the numbers below are taken from the search for the
+# regime (steps) and guessed (the others).
 REFERENCE_SPEED = 22.5
+START_S, REPORT_S = 5.0, 60.0  # a job up to its first step; all report jobs of a study
+SOURCE = "estimate for the reference machine"
+WORLDS = {
+    "paths": Cost(1.5, START_S, 0.05, 0.1, REPORT_S, SOURCE),
+    "facts": Cost(3.0, START_S, 0.08, 0.5, REPORT_S, SOURCE),
+    "worded": Cost(8.0, START_S, 0.3, 2.0, REPORT_S, SOURCE),
+}
+# Tiny policies through TRL: the rehearsal of a hub scale, and how many times as long a world's step takes. Assumed.
+REHEARSED = Cost(15.0, 8.0, 1.0, 8.0, REPORT_S, "tiny policy in TRL on the reference machine")
+TRL_STEP = 10
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,6 @@ FLOAT32 = 2  # times as long on a CPU without bfloat16 instructions, assumed
 # Operations a second of the supervised stage: one core in bfloat16, from the same run; one GPU, assumed.
 CORE_RATE, GPU_RATE = 150e9, 100e12
 SUPERVISED_TOKENS = 250  # of a problem with its worked solution, about GSM8K's in any tokenizer
-REPORT_S = 60.0  # tables, figures, report, MLflow of a language model's study
 
 
 def estimate(scale: Scale, machine: Hardware, folder: Path) -> Cost:
@@ -75,9 +90,10 @@ def estimate(scale: Scale, machine: Hardware, folder: Path) -> Cost:
     Completions are counted at their longest. A GPU scale's times are those of the GPUs that it asks for.
     """
     if not is_large(scale):
-        speed = measure_speed() / REFERENCE_SPEED
-        seconds = {name: value / speed for name, value in vars(REFERENCE).items() if name != "source"}
-        return replace(REFERENCE, **seconds, source=f"laptop study on a machine {speed:.1f} as fast as the reference")
+        speed = round(measure_speed() / REFERENCE_SPEED, 2)
+        parts = world_cost(scale) if isinstance(scale.policy, WorldPolicy) else REHEARSED
+        seconds = {name: value / speed for name, value in vars(parts).items() if name != "source"}
+        return replace(parts, **seconds, source=f"{parts.source}, {speed:.1f} times its speed here")
     if measured := finished_steps(folder):
         step_s, source = statistics.median(measured), f"median of {len(measured)} finished steps"
     else:
@@ -85,17 +101,44 @@ def estimate(scale: Scale, machine: Hardware, folder: Path) -> Cost:
     return Cost(supervised(scale, machine), 0.0, step_s, evaluation(scale, machine, step_s), REPORT_S, source)
 
 
-def phase_seconds(cost: Cost, steps: int, base: bool, runs: int, evaluations: int, at_once: int) -> dict[str, float]:
+def world_cost(scale: Scale) -> Cost:
+    """The cost of a scale on a synthetic world: that of the world's own scale, with other batches in proportion."""
+    usual, parts = SCALES[scale.policy.world], WORLDS[scale.policy.world]
+    step_s = parts.step_s * work(scale) / work(usual)
+    if scale.trainer == "loop":
+        return replace(parts, step_s=step_s)
+    return replace(parts, step_s=TRL_STEP * step_s, start_s=REHEARSED.start_s)
+
+
+def work(scale: Scale) -> int:
+    """Completions that a step samples and trains on, each pass of an epoch counted."""
+    return scale.completions * (1 + scale.epochs)
+
+
+def phase_seconds(
+    cost: Cost, steps: int, bases: int, trainings: Sequence[int], evaluations: Sequence[int], at_once: int
+) -> dict[str, float]:
     """Seconds of the phases base, train, evaluate and report for what is left, with `at_once` jobs side by side.
 
-    The last jobs leave cores idle: whole rounds count. All are 0 when nothing is left.
+    bases: base policies. trainings: runs of each job. evaluations: checkpoints of each job. The last jobs leave cores
+    idle. All are 0 when nothing is left.
     """
+    train = [cost.start_s + number * steps * cost.step_s for number in trainings]
+    evaluate = [cost.start_s + number * cost.evaluation_s for number in evaluations]
     return {
-        "base": cost.base_s * base,
-        "train": -(-runs // at_once) * (cost.start_s + steps * cost.step_s),
-        "evaluate": -(-evaluations // at_once) * cost.evaluation_s,
-        "report": cost.report_s * bool(base or runs or evaluations),
+        "base": cost.base_s * bases,
+        "train": makespan(train, at_once),
+        "evaluate": makespan(evaluate, at_once),
+        "report": cost.report_s * bool(bases or trainings or evaluations),
     }
+
+
+def makespan(jobs: Iterable[float], at_once: int) -> float:
+    """Seconds until the last of `jobs` (seconds each) ends where the longest start first, `at_once` side by side."""
+    ends = [0.0] * at_once
+    for seconds in sorted(jobs, reverse=True):
+        heapq.heapreplace(ends, ends[0] + seconds)
+    return max(ends)
 
 
 def finished_steps(folder: Path) -> list[float]:
@@ -156,6 +199,7 @@ def cores(scale: Scale, machine: Hardware) -> int:
     return min(machine.cores, scale.threads)
 
 
+@cache
 def measure_speed(slices: int = 15) -> float:
     """Speed of one core in arbitrary units (thousands a second): the geometric mean of its rates at small matrix
     products and at interpreted Python, the two halves of a tiny policy's training."""

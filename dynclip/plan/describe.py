@@ -12,22 +12,45 @@ from dynclip.runtime.hardware import GIB
 from dynclip.studies.scales import RunConfig, Scale
 
 
-def print_plan(config: RunConfig, results: Path = Path("results"), studies: Sequence[str] = (), remote=False) -> Plan:
-    """Print the plan of a study, or of the named ones, and return it. Raises UserError, after printing, for a study
-    that cannot finish here; `remote` as in `assess`."""
+def print_plan(
+    configs: Sequence[RunConfig], results: Path = Path("results"), studies: Sequence[str] = (), remote: bool = False
+) -> list[Plan]:
+    """Print a plan of each of several scales, or of the named studies at it, and the time of all. Return the plans.
+
+    remote: as in `assess`. Raises UserError, after printing, for a study that cannot finish here.
+    """
+    plans = [assess(config, results, studies, remote) for config in configs]
+    for made in plans:
+        print_table("Plan" if len(plans) == 1 else f"Plan of {made.config.name}", describe(made))
+    if len(plans) > 1:
+        print_table("All scales", [together(plans)])
+    for made in plans:
+        if made.refusal:
+            raise UserError(made.refusal)
+    # Each of several scales fits the disk alone: do all of them?
+    needed, free = sum(made.disk_needed for made in plans), min(made.disk_free for made in plans)
+    if free < needed:
+        raise UserError(f"{results}: {amount(free, needed)} free on its disk, all scales need {amount(needed, needed)}")
+    return plans
+
+
+def print_table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print (name, text) rows below a title."""
     from rich.console import Console
     from rich.table import Table
 
-    made = assess(config, results, studies, remote)
-    table = Table(title="Plan", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in describe(made):
-        table.add_row(name, value)
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
     # Not wrapped when piped: each fact stays on one line of a log.
     console = Console(stderr=False)
     console.print(table) if console.is_terminal else Console(width=400).print(table)
-    if made.refusal:
-        raise UserError(made.refusal)
-    return made
+
+
+def together(plans: Sequence[Plan]) -> tuple[str, str]:
+    """The time of several scales, one after another."""
+    seconds = sum(sum(made.seconds.values()) for made in plans)
+    return "time", f"about {duration(seconds)}; expect a factor of two either way" if seconds else "nothing is left"
 
 
 def describe(made: Plan) -> list[tuple[str, str]]:
@@ -74,20 +97,25 @@ def describe_time(made: Plan) -> list[tuple[str, str]]:
     scale, parts, gpus = made.config.scale, made.cost, made.config.scale.execution.all_gpus
     if not any(made.seconds.values()):
         return [("time", "nothing is left")]
-    train = f"{made.runs_left} runs x {made.config.steps} steps x {parts.step_s:.1f} s, {parts.source}"
+    train = f"{made.runs_left} runs x {made.config.steps} steps x {short(parts.step_s)}, {parts.source}"
     if gpus:
         hours = made.runs_left * made.config.steps * parts.step_s / 3600 * gpus
         train += f"; {hours:.0f} GPU hours"
     reasons = {
         "base": "supervised stage" if memory.is_large(scale) else "warm start",
         "train": train,
-        "evaluate": f"{made.evaluations_left} checkpoints x {duration(parts.evaluation_s)}",
+        "evaluate": f"{made.evaluations_left} checkpoints x {short(parts.evaluation_s)}",
         "report": "tables, figures, report, MLflow",
     }
     lines = [(name, f"{duration(seconds)} ({reasons[name]})") for name, seconds in made.seconds.items() if seconds]
     together = f"{made.at_once} jobs at once" if made.at_once > 1 else "one job at a time"
     total = f"about {duration(sum(made.seconds.values()))}, {together}"
     return [*lines, ("time", f"{total}; expect a factor of two either way")]
+
+
+def short(seconds: float) -> str:
+    """Seconds of one part: two digits below 1 s."""
+    return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s" if seconds < 600 else duration(seconds)
 
 
 def duration(seconds: float) -> str:

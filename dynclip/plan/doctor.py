@@ -10,7 +10,7 @@ from dynclip.plan.describe import downloads
 from dynclip.plan.pins import ROLES, Pin, compare, installed_lock, installed_version, read_lock
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
-from dynclip.studies.scales import SCALES
+from dynclip.studies.scales import SCALES, SUITES
 
 HUB_TIMEOUT_S = 3
 
@@ -91,11 +91,13 @@ def vllm_build(machine: hardware.Hardware) -> str:
 
 
 def probe_hub(scale: str = "laptop") -> str:
-    """Whether the hub answers within HUB_TIMEOUT_S, and what `scale` still needs of it. HF_ENDPOINT and HF_HUB_OFFLINE
-    are honoured."""
+    """Whether the hub answers within HUB_TIMEOUT_S, and what the scale or suite `scale` still needs of it.
+
+    HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+    """
     from huggingface_hub import constants
 
-    missing = downloads(SCALES[scale])
+    missing = ", ".join(filter(None, (downloads(SCALES[name]) for name in SUITES.get(scale, (scale,)))))
     need = f"{scale} scale still needs {missing}" if missing else f"{scale} scale needs nothing of it"
     if constants.HF_HUB_OFFLINE:
         return f"not asked (HF_HUB_OFFLINE is set); {need}"

@@ -1,4 +1,4 @@
-"""Memory of one training on each GPU, or in each process on a CPU, before anything is started.
+"""Memory of one training of a language model on each GPU, or in each process on a CPU, before anything is started.
 
 The parts are counted from the architecture, the longest sequences and the batch. Weights, gradients and moments are
 exact. Activations are within 10 % of what autograd keeps. The memory of CUDA, NCCL and vLLM themselves is a fixed
@@ -11,8 +11,7 @@ from dataclasses import replace
 from dynclip.runtime.hardware import GIB, VLLM_CPU_CACHE_GIB, Gpu, Hardware
 from dynclip.studies.architectures import Architecture
 from dynclip.studies.execution import micro_batches, processes_here, processes_of, sharding_of
-from dynclip.studies.scales import HubPolicy, Scale, TinyPolicy
-from evals.benchmarks.families import VOCABULARY
+from dynclip.studies.scales import HubPolicy, Scale
 
 WIDTH = {"bfloat16": 2, "float32": 4}  # bytes of a number
 SEQUENCES = 32  # full-length sequences that vLLM should hold at once: with fewer it preempts and recomputes
@@ -30,12 +29,8 @@ def is_large(scale: Scale) -> bool:
     return isinstance(scale.policy, HubPolicy) and not scale.policy.random
 
 
-def architecture(policy: TinyPolicy | HubPolicy) -> Architecture:
-    """What is trained: the hub's model, its rehearsal (random weights), or a tiny policy."""
-    if isinstance(policy, TinyPolicy):
-        vocabulary = len(VOCABULARY) + 2  # with padding and end of text, as in dynclip.training.tiny_policy
-        shape = (policy.hidden, policy.layers, policy.heads, policy.heads, policy.intermediate, vocabulary)
-        return Architecture("qwen2", *shape, policy.max_positions, tied=True, qkv_bias=True)
+def architecture(policy: HubPolicy) -> Architecture:
+    """What is trained: the hub's model, or its rehearsal with random weights."""
     full = policy.architecture
     if not policy.random:
         return full
@@ -46,8 +41,6 @@ def architecture(policy: TinyPolicy | HubPolicy) -> Architecture:
 
 def length(scale: Scale) -> int:
     """Tokens of the longest sequence, prompt and completion."""
-    if isinstance(scale.policy, TinyPolicy):
-        return scale.policy.max_positions
     return (scale.max_prompt or 0) + scale.max_completion
 
 

@@ -43,22 +43,23 @@ def train_resources(config: RunConfig) -> dict[str, int | str]:
     return {"nodes": execution.nodes, "tasks": execution.nodes, "mpi": "srun", "slurm_extra": extra}
 
 
-# Host memory of one process without weights: interpreter, torch, CUDA, sampling engine. Tiny policies were measured at
-# 1.5 GiB; the number for language models is an upper guess, not measured.
+# Host memory of one process without weights: interpreter, torch, CUDA, sampling engine. A tiny policy in TRL was
+# measured at 1.5 GiB; the number for language models is an upper guess, not measured.
 PROCESS_MIB, TINY_PROCESS_MIB = 12 * 1024, 4 * 1024
 
 
 def needs(config: RunConfig) -> dict[str, Needs]:
     """Rule -> the request of one of its jobs, computed from the scale.
 
-    An evaluation takes one GPU if a training takes any, and so does the base policy's supervised stage.
+    An evaluation takes one GPU if a training takes any, and so does the base policy's supervised stage. The jobs of a
+    synthetic world have one thread, so that as many run side by side as there are cores.
     """
     scale = config.scale
     processes, gpus = processes_here(scale.execution), scale.execution.gpus
     one_gpu = min(1, gpus)
     if not isinstance(scale.policy, HubPolicy):
         return {
-            "warmup": Needs(2, 0, TINY_PROCESS_MIB, 60),
+            "warmup": Needs(1, 0, TINY_PROCESS_MIB, 60),
             "train": Needs(scale.threads * processes, 0, TINY_PROCESS_MIB * processes, 60),
             "evaluate": Needs(1, 0, TINY_PROCESS_MIB, 60),
         }

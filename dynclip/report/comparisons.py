@@ -5,16 +5,34 @@ entropy.
 """
 
 import math
+from collections.abc import Sequence
 
-from dynclip.report.evidence import Evidence, counts
-from evals.stats import Difference, at_equal_success, difference, judge, smooth
+from dynclip.report.evidence import BASE, Evidence, counts
+from evals.metrics import pass_at_k
+from evals.stats import Counts, Difference, at_equal_success, difference, judge, smooth, window
+from evals.stats.comparison import noncentrality
+
+EXACT_K = 32  # K of pass@K − pass@1 for exact scores: the largest K of the paper's figure
+
+
+def scores_of(evidence: Evidence, benchmark: str, method: str, checkpoint: str = "final") -> dict[int, dict]:
+    """seed -> score. The base policy has one for all seeds, or one for each seed of the evidence."""
+    found = evidence.select(benchmark, method, checkpoint)
+    if method != BASE:
+        return found
+    return {seed: found[seed] for seed in evidence.seeds if seed in found} or found
+
+
+def is_exact(score: dict) -> bool:
+    """Whether a score holds success probabilities, calculated and not sampled: n = 1 and c a probability."""
+    return any(isinstance(problem["c"], float) for problem in score["per_problem"])
 
 
 def seed_means(evidence: Evidence, benchmark: str, method: str, checkpoint: str = "final") -> dict[int, float]:
-    """seed -> avg@k in per cent, from the per-problem counts."""
+    """seed -> avg@k in per cent, from the per-problem counts. For exact scores this is pass@1."""
     return {
         seed: 100 * sum(c / n for n, c in counts(score).values()) / score["n_problems"]
-        for seed, score in evidence.select(benchmark, method, checkpoint).items()
+        for seed, score in scores_of(evidence, benchmark, method, checkpoint).items()
     }
 
 
@@ -22,15 +40,64 @@ def flexible_means(evidence: Evidence, benchmark: str, method: str, checkpoint: 
     """seed -> avg@k in per cent with unmarked answers counted as well."""
     return {
         seed: 100 * score["flexible"]["avg_at_k"]["value"]
-        for seed, score in evidence.select(benchmark, method, checkpoint).items()
+        for seed, score in scores_of(evidence, benchmark, method, checkpoint).items()
     }
 
 
-def at_share(values: list[float], percent: float, width: float = 5) -> float:
-    """A curve's value at a share of training: the mean over `width` % of the steps around it, fewer at the ends."""
-    centre, half = round(percent / 100 * (len(values) - 1)), int(len(values) * width / 200)
-    window = [v for v in values[max(0, centre - half) : centre + half + 1] if not math.isnan(v)]
-    return sum(window) / len(window) if window else math.nan
+def average_name(evidence: Evidence, benchmark: str) -> str:
+    """Name of the average score: `avg@k`, or `pass@1` where the scores are exact."""
+    score = next(s for s in evidence.scores if s["benchmark"] == benchmark)
+    return "pass@1" if is_exact(score) else f"avg@{score['k']}"
+
+
+def shared_counts(
+    evidence: Evidence, benchmark: str, pair: tuple[str, str], checkpoint: str = "final"
+) -> tuple[Counts, Counts] | None:
+    """Per-problem counts of two methods. None where seeds have other problems, or the scores are exact: then only the
+    seeds can be resampled.
+    """
+    sides = [evidence.select(benchmark, method, checkpoint) for method in pair]
+    scores = [score for side in sides for score in side.values()]
+    problems = {frozenset(counts(score)) for score in scores}
+    if len(problems) > 1 or any(map(is_exact, scores)):
+        return None
+    a, b = ({seed: counts(score) for seed, score in side.items()} for side in sides)
+    return a, b
+
+
+def spread_of_pass(evidence: Evidence, method: str, checkpoint: str) -> dict[int, float]:
+    """seed -> pass@K − pass@1 in points, mean over the benchmarks that all seeds have. K: the number of samples, and
+    EXACT_K for exact scores.
+    """
+    by_benchmark = []
+    for benchmark in evidence.benchmarks:
+        found = {}
+        for seed, score in evidence.select(benchmark, method, checkpoint).items():
+            cells = counts(score).values()
+            if is_exact(score):
+                gains = [1 - (1 - c) ** EXACT_K - c for _, c in cells]
+            else:
+                k = min(n for n, _ in cells)
+                gains = [pass_at_k(n, c, k) - c / n for n, c in cells]
+            found[seed] = 100 * sum(gains) / len(gains)
+        by_benchmark.append(found)
+    shared = set.intersection(*map(set, by_benchmark)) if by_benchmark else set()
+    return {seed: sum(found[seed] for found in by_benchmark) / len(by_benchmark) for seed in sorted(shared)}
+
+
+def at_share(values: Sequence[float], percent: float, width: float = 5) -> float:
+    """A curve's value at a share of training: the mean over the `window` of `width` % of the steps around it."""
+    first, last = window(len(values), round(percent / 100 * (len(values) - 1)), width)
+    kept = [v for v in values[int(first) : int(last)] if not math.isnan(v)]
+    return sum(kept) / len(kept) if kept else math.nan
+
+
+def detectable_after_holm(gap: Difference) -> float:
+    """`Difference.detectable` at the level alpha / family that Holm's correction asks of the first comparison."""
+    if gap.n < 2 or math.isnan(gap.detectable):
+        return math.nan
+    levels = (noncentrality(gap.n - 1, alpha=gap.alpha / gap.family), noncentrality(gap.n - 1, alpha=gap.alpha))
+    return gap.detectable * levels[0] / levels[1]
 
 
 def entropy_at_reward(evidence: Evidence, level: float) -> dict[str, dict[int, float]]:
@@ -58,22 +125,20 @@ def common_reward(evidence: Evidence) -> float:
 
 
 def benchmark_differences(evidence: Evidence, checkpoint: str = "final") -> list[Difference]:
-    """Every method against the baseline on every benchmark, with Holm's correction over all of them."""
+    """Every method against the baseline on every benchmark, paired by seed, with Holm's correction over all of them."""
     baseline = evidence.baseline
     family = []
     for benchmark in evidence.benchmarks:
-        base_counts = {s: counts(score) for s, score in evidence.select(benchmark, baseline, checkpoint).items()}
         for method in evidence.methods:
             if method == baseline:
                 continue
-            these = {s: counts(score) for s, score in evidence.select(benchmark, method, checkpoint).items()}
             family.append(
                 difference(
                     seed_means(evidence, benchmark, method, checkpoint),
                     seed_means(evidence, benchmark, baseline, checkpoint),
                     (method, baseline),
                     benchmark,
-                    (these, base_counts),
+                    shared_counts(evidence, benchmark, (method, baseline), checkpoint),
                 )
             )
     return judge(family)

@@ -1,8 +1,8 @@
 """The runs and scores of a study, read from disk and verified. Tables, figures, report and MLflow read them here.
 
 Every file is checked before it is used: metrics rows are complete, a score belongs to the samples and the weights on
-disk, and compared runs have the same data, base policy, length and protocol. An error names the file and the command
-that rebuilds it.
+disk, and compared runs have the same data, base policy, length and protocol. In a synthetic world each seed has a base
+policy of its own. An error names the file and the command that rebuilds it.
 """
 
 import json
@@ -70,7 +70,7 @@ class Evidence:
             seeds=tuple(seeds),
             runs={key: run for key, run in self.runs.items() if key in keys},
             rows={key: rows for key, rows in self.rows.items() if key in keys},
-            scores=[s for s in self.scores if s["method"] == BASE or (s["method"], s["seed"]) in keys],
+            scores=[s for s in base_of(self.scores, seeds) if s["method"] == BASE or (s["method"], s["seed"]) in keys],
         )
 
     @cached_property
@@ -127,12 +127,16 @@ class Evidence:
             average = score["avg_at_k"]
             values = {
                 "avg_at_k": (average["value"], average["stderr"]),
-                "maj_at_k": (score["maj_at_k"], math.nan),
                 **{f"pass_at_{k}": (value, math.nan) for k, value in score["pass_at"].items()},
-                "flexible_avg_at_k": (score["flexible"]["avg_at_k"]["value"], score["flexible"]["avg_at_k"]["stderr"]),
-                **{f"share_{name}": (n / samples(score), math.nan) for name, n in score["verdicts"].items()},
-                "completion_tokens_mean": (score["completion_tokens_mean"], math.nan),
             }
+            if not is_exact(score):
+                flexible = score["flexible"]["avg_at_k"]
+                values |= {
+                    "maj_at_k": (score["maj_at_k"], math.nan),
+                    "flexible_avg_at_k": (flexible["value"], flexible["stderr"]),
+                    **{f"share_{name}": (n / samples(score), math.nan) for name, n in score["verdicts"].items()},
+                    "completion_tokens_mean": (score["completion_tokens_mean"], math.nan),
+                }
             records += [
                 shared | {"metric": name, "value": _number(value), "stderr": _number(stderr)}
                 for name, (value, stderr) in values.items()
@@ -140,14 +144,25 @@ class Evidence:
         return pd.DataFrame(records, columns=[*columns, "metric", "value", "stderr"])
 
 
+def is_exact(score: dict) -> bool:
+    """Whether a score was computed, not sampled: each problem has n = 1, and c is its probability of success."""
+    return score.get("headline") == "exact"
+
+
 def samples(score: dict) -> int:
-    """Number of graded samples of a score."""
+    """Number of graded samples of a score; of an exact one, number of its problems."""
     return sum(problem["n"] for problem in score["per_problem"])
 
 
-def counts(score: dict) -> dict[str, tuple[int, int]]:
-    """problem id -> (samples, correct)."""
+def counts(score: dict) -> dict[str, tuple[int, float]]:
+    """problem id -> (samples, correct); for an exact score (1, probability of success)."""
     return {problem["id"]: (problem["n"], problem["c"]) for problem in score["per_problem"]}
+
+
+def base_of(scores: list[dict], seeds: Sequence[int]) -> list[dict]:
+    """`scores` without those of base policies of other seeds; an only base policy is that of every seed."""
+    own = {score["seed"] for score in scores if score["method"] == BASE}
+    return [score for score in scores if score["method"] != BASE or len(own) == 1 or score["seed"] in seeds]
 
 
 def load_evidence(results: Path | str, methods=None, seeds=None, comparable: bool = True) -> Evidence:
@@ -179,7 +194,7 @@ def load_evidence(results: Path | str, methods=None, seeds=None, comparable: boo
     scores = [
         read_score(path, results)
         for path in score_files
-        if path.parts[-4] == BASE or (path.parts[-4] in methods and _seed(path.parents[1]) in seeds)
+        if (_seed(path.parents[1]) in seeds and path.parts[-4] in methods) or is_base_of(path, seeds, results)
     ]
     order = {name: place for place, name in enumerate((BASE, *methods))}
     scores.sort(key=lambda s: (s["benchmark"], order[s["method"]], s["seed"], s["step"]))
@@ -189,9 +204,16 @@ def load_evidence(results: Path | str, methods=None, seeds=None, comparable: boo
     return evidence
 
 
+def is_base_of(score_file: Path, seeds: Sequence[int], results: Path) -> bool:
+    """Whether a score file is that of the base policy of one of `seeds`."""
+    seed = _seed(score_file.parents[1])
+    return score_file.parts[-4] == BASE and (seed in seeds or base_folder(results, seed) == results / BASE)
+
+
 def check_comparable(evidence: Evidence) -> None:
-    """Raise UserError unless runs have one base policy, data set, length and protocol, and scores one sampling."""
-    _check_same_protocol(evidence.runs)
+    """Raise UserError unless runs of a seed have one base policy, and all runs one data set, length and protocol, and
+    scores one sampling."""
+    _check_same_protocol(evidence.runs, evidence.results)
     _check_same_sampling(evidence.scores)
 
 
@@ -239,30 +261,28 @@ def read_score(path: Path, results: Path) -> dict:
     The samples must exist and have the recorded SHA-256. If the checkpoint's folder exists, its weights must be those
     that were scored. Raises UserError with the file that differs and the command that scores it again.
     """
-    rebuild = rebuild_command("evaluate", path)
+    method, seed, checkpoint = path.parts[-4], _seed(path.parents[1]), path.parent.name
+    seeded = method == BASE and base_folder(results, seed) != results / BASE
+    rebuild = rebuild_command("evaluate_base" if seeded else "evaluate", path)
     try:
         score = json.loads(_text(path, rebuild))
-        method, seed, checkpoint = path.parts[-4], _seed(path.parents[1]), path.parent.name
         total, rows = samples(score), score["samples"]["rows"]
         mean = sum(p["c"] / p["n"] for p in score["per_problem"]) / score["n_problems"]
         value, digests = score["avg_at_k"]["value"], (score["samples"]["sha256"], score["model"]["sha256"])
         named = (score["method"], score["seed"], score["checkpoint"], score["benchmark"])
-        _ = (
-            score["step"],
-            score["k"],
-            score["pass_at"],
-            score["verdicts"],
-            score["sampling"],
-            score["maj_at_k"],
-            score["flexible"]["avg_at_k"],
-        )
+        _ = score["step"], score["k"], score["pass_at"], score["sampling"]
+        if is_exact(score):
+            whole = all(p["n"] == 1 and 0 <= p["c"] <= 1 for p in score["per_problem"])
+        else:
+            _ = score["verdicts"], score["maj_at_k"], score["flexible"]["avg_at_k"]
+            whole = all(isinstance(p["c"], int) and 0 <= p["c"] <= p["n"] for p in score["per_problem"])
         off = abs(value - mean)
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: not a complete score file ({error!r}); rebuild it with: {rebuild}") from None
     problems = score["per_problem"]
     if named != (method, seed, checkpoint, path.stem):
         raise UserError(f"{path}: holds the score of {'/'.join(map(str, named))}; rebuild it with: {rebuild}")
-    if off > 1e-3 or total != rows or len(problems) != score["n_problems"]:
+    if off > 1e-3 or not whole or total != rows or len(problems) != score["n_problems"]:
         raise UserError(
             f"{path}: avg_at_k or the row counts disagree with its own per_problem counts; rebuild it with: {rebuild}"
         )
@@ -286,17 +306,33 @@ def read_score(path: Path, results: Path) -> dict:
     return score | {"file": str(path)}
 
 
+def base_folder(results: Path, seed: int) -> Path:
+    """The folder of the base policy of a seed: base/seed<N> in a synthetic world, else base for all seeds."""
+    own = results / BASE / f"seed{seed}"
+    return own if own.is_dir() else results / BASE
+
+
 def checkpoint_folder(results: Path, method: str, seed: int, step: int) -> Path:
     """The folder with the weights of a score."""
     if method == BASE:
-        return results / "base"
+        return base_folder(results, seed)
     return results / "runs" / method / f"seed{seed}" / "checkpoints" / f"step{step}"
 
 
-def _check_same_protocol(runs: dict[Run, dict]) -> None:
-    # Pairing by seed needs runs that differ in their method alone (`protocol` in dynclip.training.trl_config).
-    shared = {"steps": "steps", "base_model_sha256": "base policy (SHA-256)", "data_sha256": "training data (SHA-256)"}
+def _check_same_protocol(runs: dict[Run, dict], results: Path) -> None:
+    # Pairing by seed needs runs that differ in their method alone (`protocol` in dynclip.training.trl_run.config).
+    shared = {"steps": "steps", "data_sha256": "training data (SHA-256)"}
     facts = {key: {title: run[field] for field, title in shared.items()} | run["protocol"] for key, run in runs.items()}
+    _check_equal(runs, facts)
+    sharing: dict[Path, list[Run]] = {}
+    for method, seed in runs:
+        sharing.setdefault(base_folder(results, seed), []).append((method, seed))
+    for keys in sharing.values():
+        _check_equal(runs, {key: {"base policy (SHA-256)": runs[key]["base_model_sha256"]} for key in keys})
+
+
+def _check_equal(runs: dict[Run, dict], facts: dict[Run, dict]) -> None:
+    """Raise UserError for the first run with another fact than the most frequent one."""
     for name in dict.fromkeys(name for fact in facts.values() for name in fact):
         values = [fact.get(name) for fact in facts.values()]
         usual = max(values, key=values.count)
@@ -335,7 +371,7 @@ def _retrain(path: Path) -> str:
 
 def _retrain_run(results: Path, method: str, seed: int) -> str:
     if method == BASE:
-        return rebuild_command("warmup", results / "base" / MANIFEST)
+        return rebuild_command("warmup", base_folder(results, seed) / MANIFEST)
     return _retrain(results / "runs" / method / f"seed{seed}" / "run.json")
 
 

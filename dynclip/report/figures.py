@@ -1,27 +1,27 @@
 """The study's figures, one function each. FIGURES registers them with the captions under the plots."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynclip.report.comparisons import seed_means
+from dynclip.report.comparisons import average_name, scores_of, seed_means
 from dynclip.report.evidence import BASE, Evidence, load_evidence
 from dynclip.report.plot import (
     BAND,
-    COLOURS,
     FORMATS,
+    STATES,
     STYLE,
     canvas,
     draw_curves,
     draw_line,
+    draw_shares,
     files,
     legend,
     mark_every,
     method_look,
 )
 from dynclip.runtime.files import write_atomic
-from evals.stats import Difference, mean_interval, smooth
+from evals.stats import mean_interval, smooth, window_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,24 +29,26 @@ if TYPE_CHECKING:
 
 def entropy(evidence: Evidence) -> "Figure":
     """Entropy of the sampling policy by rollout step; below it the bound that OD loosens, where runs record it."""
-    strips = {
-        f"{method}, seed {seed}": states
-        for method in evidence.methods
-        for seed, states in evidence.curves("clip/state", method).items()
-    }
-    below = 0.16 * len(strips) + 0.3
-    if strips:
+    states = {method: evidence.curves("clip/state", method) for method in evidence.methods}
+    states = {method: curves for method, curves in states.items() if curves}
+    rows = {method: len(curves) if len(curves) <= MOST_STRIPS else SHARE_ROWS for method, curves in states.items()}
+    below = 0.16 * sum(rows.values()) + 0.3
+    if states:
         figure, axes = canvas(4.4 + below, rows=2, heights=[3.6, below], sharex=True)
     else:
         figure, axes = canvas(4.4)
     draw_curves(evidence, axes[0], "policy/entropy")
     axes[0].set_ylabel("entropy, nats")
     axes[0].set_ylim(bottom=0)
-    if strips:
-        _draw_states(axes[1], strips)
+    if states:
+        _draw_states(axes[1], states)
     axes[-1].set_xlabel("rollout step")
     legend(figure, axes[0])
     return figure
+
+
+MOST_STRIPS = 6  # seeds that have a row each; with more, the share of seeds in each state is drawn
+SHARE_ROWS = 5  # height of such a strip, in rows
 
 
 def reward(evidence: Evidence) -> "Figure":
@@ -78,6 +80,37 @@ def regions(evidence: Evidence) -> "Figure":
     axes[0].set_ylim(bottom=0)
     legend(figure, axes[0])
     return figure
+
+
+def entropy_split(evidence: Evidence) -> "Figure":
+    """Entropy of the tokens that decide the answer, and of the neutral ones."""
+    figure, axes = canvas(4.2, columns=2)
+    for ax, kind in zip(axes, KINDS, strict=True):
+        draw_curves(evidence, ax, f"policy/entropy_{kind}")
+        ax.set(xlabel="rollout step", title=f"{kind} tokens")
+        ax.set_ylim(bottom=0)
+    axes[0].set_ylabel("entropy, nats a token")
+    legend(figure, *axes)
+    return figure
+
+
+def clip_split(evidence: Evidence) -> "Figure":
+    """Share of decisive and of neutral tokens that lost their gradient to each bound, smoothed."""
+    figure, axes = canvas(6.0, rows=2, columns=2, sharex=True, sharey=True)
+    places = [(bound, kind) for bound in ("low", "high") for kind in KINDS]
+    for ax, (bound, kind) in zip(axes, places, strict=True):
+        draw_curves(evidence, ax, f"clip/{bound}_fraction_{kind}", factor=100, smoothed=True)
+        ax.set_title(f"{kind} tokens, {'lower' if bound == 'low' else 'upper'} bound")
+    for ax in axes[::2]:
+        ax.set_ylabel("clipped, % of tokens")
+    for ax in axes[2:]:
+        ax.set_xlabel("rollout step")
+    axes[0].set_ylim(bottom=0)
+    legend(figure, *axes)
+    return figure
+
+
+KINDS = ("decisive", "neutral")
 
 
 def clip_fraction(evidence: Evidence) -> "Figure":
@@ -113,7 +146,7 @@ def pass_at_k(evidence: Evidence) -> "Figure":
         for column, benchmark in enumerate(names):
             ax = axes[row * len(names) + column]
             for method in (BASE, *evidence.methods):
-                scores = evidence.select(benchmark, method, "final" if method == BASE else label)
+                scores = scores_of(evidence, benchmark, method, "final" if method == BASE else label)
                 curves = {
                     seed: {int(k): 100 * value for k, value in score["pass_at"].items() if value is not None}
                     for seed, score in scores.items()
@@ -146,10 +179,10 @@ def scores(evidence: Evidence) -> "Figure":
                 ax.plot([spread.low, spread.high], [place, place], color=look["color"], linewidth=2)
             ax.plot([spread.mean], [place], marker=look["marker"], color=look["color"], markersize=7)
         # The base policy is far to the left. As a number in the title it does not stretch the axis.
-        base = "".join(f"\nbefore training {v:.1f}" for v in seed_means(evidence, benchmark, BASE).values())
-        ks = {s["k"] for s in evidence.scores if s["benchmark"] == benchmark}
+        before = list(seed_means(evidence, benchmark, BASE).values())
+        base = f"\nbefore training {sum(before) / len(before):.1f}" if before else ""
         ax.set_title(f"{benchmark}{base}", fontsize=10)
-        ax.set_xlabel(f"avg@{', '.join(map(str, sorted(ks)))}, %")
+        ax.set_xlabel(f"{average_name(evidence, benchmark)}, %" if evidence.benchmarks else "")
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
@@ -180,12 +213,13 @@ def entropy_reward(evidence: Evidence) -> "Figure":
 
 
 FRONTIER = 30  # % of the steps: a curve of reward against entropy needs more smoothing than one over time
-SMOOTHED = "Every seed is first smoothed by a running mean over 5 % of the steps."
+SMOOTHED = "Every seed is first smoothed by a running mean over {window} steps."
 FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
     "entropy": (
         entropy,
         f"Entropy of the sampling policy (temperature 1, mean over completion tokens). {BAND}. "
-        "Strips, where a method switches: which bound is loosened at each step, one row per run.",
+        "Strips, where a method switches: which bound is loosened at each step, one row a seed, or with more than "
+        f"{MOST_STRIPS} seeds the share of seeds in each state.",
     ),
     "reward": (reward, f"Training reward of the rollout batches. {BAND}. {SMOOTHED}"),
     "grad_norm": (
@@ -208,7 +242,7 @@ FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
     ),
     "pass_at_k": (
         pass_at_k,
-        f"pass@k, unbiased estimate; a row of panels per evaluated checkpoint. {BAND}. "
+        f"pass@k, exact or the unbiased estimate; a row of panels per evaluated checkpoint. {BAND}. "
         "base: the policy before training.",
     ),
     "scores": (
@@ -220,17 +254,42 @@ FIGURES: dict[str, tuple[Callable[[Evidence], "Figure"], str]] = {
         entropy_reward,
         "Entropy against reward along training, from the ring on: at equal steps methods may differ only because one "
         "learns faster, here they are compared at equal reward. Thick: mean over seeds; thin: seeds. "
-        f"Every seed is first smoothed by a running mean over {FRONTIER} % of the steps.",
+        "Every seed is first smoothed by a running mean over {frontier} steps.",
     ),
 }  # fmt: skip
+# Figures of metrics that only some worlds record: name -> (metric, drawing, caption). They are no declared outputs.
+EXTRA_FIGURES: dict[str, tuple[str, Callable[[Evidence], "Figure"], str]] = {
+    "entropy_split": (
+        "policy/entropy_decisive",
+        entropy_split,
+        "Entropy of the tokens that decide the answer and of the neutral words between them, which no reward touches. "
+        f"{BAND}.",
+    ),
+    "clip_split": (
+        "clip/low_fraction_decisive",
+        clip_split,
+        f"Share of the decisive and of the neutral tokens whose gradient each bound removed. {BAND}. {SMOOTHED}",
+    ),
+}
+
+
+def names_of(evidence: Evidence) -> list[str]:
+    """The figures of these runs: FIGURES, and those EXTRA_FIGURES whose metric is recorded."""
+    recorded = {key for rows in evidence.rows.values() for key in (rows[0] if rows else ())}
+    return [*FIGURES, *(name for name, (metric, *_) in EXTRA_FIGURES.items() if metric in recorded)]
+
+
+def _entry(name: str) -> tuple[Callable[[Evidence], "Figure"], str]:
+    return FIGURES[name] if name in FIGURES else EXTRA_FIGURES[name][1:]
 
 
 def caption(evidence: Evidence, name: str) -> str:
     """The figure's caption with the number of runs and the seeds that it shows."""
     seeds = ", ".join(map(str, evidence.seeds))
     absent = ", ".join(f"{method}/seed{seed}" for method, seed in evidence.missing)
+    windows = {"window": window_steps(evidence.steps), "frontier": window_steps(evidence.steps, FRONTIER)}
     return (
-        f"{FIGURES[name][1]} n = {len(evidence.seeds)} seed{'s' * (len(evidence.seeds) != 1)} "
+        f"{_entry(name)[1].format(**windows)} n = {len(evidence.seeds)} seed{'s' * (len(evidence.seeds) != 1)} "
         f"({seeds}) per method, "
         f"{evidence.steps} rollout steps.{f' Missing: {absent}.' if absent else ''}"
     )
@@ -240,7 +299,7 @@ def write_figures(results: Path | str, methods=None, seeds=None) -> list[Path]:
     """Verify results/<scale>, write figures/<name>.{svg,png} with captions, and return the paths."""
     evidence = load_evidence(results, methods, seeds)
     written = []
-    for name in FIGURES:
+    for name in names_of(evidence):
         for end, content in render(evidence, name, captioned=True).items():
             written.append(write_atomic(evidence.results / "figures" / f"{name}.{end}", content))
     return written
@@ -251,94 +310,26 @@ def render(evidence: Evidence, name: str, captioned: bool, formats=FORMATS) -> d
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        return files(FIGURES[name][0](evidence), caption(evidence, name) if captioned else "", formats)
+        return files(_entry(name)[0](evidence), caption(evidence, name) if captioned else "", formats)
 
 
-def _draw_states(ax, strips: dict[str, list[float]]) -> None:
-    """One thin row per run: the bound that a switching method loosens at each step."""
-    kinds = {
-        1: ("#0072B2", "upper bound loosened"),
-        0: ("#E69F00", "lower bound loosened"),
-        -1: ("#dddddd", "neither yet"),
-    }
-    for row, states in enumerate(strips.values()):
-        for state, (colour, _) in kinds.items():
-            spans = [
-                (step - 0.5, 1) for step, value in enumerate(states) if not math.isnan(value) and round(value) == state
-            ]
-            ax.broken_barh(spans, (row - 0.4, 0.8), facecolors=colour, linewidth=0)
+def _draw_states(ax, states: dict[str, dict[int, list[float]]]) -> None:
+    """The bound that each switching method loosens at each step: thin rows of runs, or shares of its seeds."""
     from matplotlib.patches import Patch
 
-    ax.set_yticks(range(len(strips)), list(strips), fontsize=7)
-    ax.set_ylim(len(strips) - 0.4, -0.6)
+    labels, row = {}, 0
+    for method, curves in states.items():
+        if len(curves) > MOST_STRIPS:
+            draw_shares(ax, curves.values(), row + SHARE_ROWS - 0.5, -SHARE_ROWS + 0.2)
+            labels[row + (SHARE_ROWS - 1) / 2] = f"{method}, share\nof {len(curves)} seeds"
+            row += SHARE_ROWS
+            continue
+        for seed, values in curves.items():
+            draw_shares(ax, [values], row + 0.4, -0.8)
+            labels[row] = f"{method}, seed {seed}"
+            row += 1
+    ax.set_yticks(list(labels), list(labels.values()), fontsize=7)
+    ax.set_ylim(row - 0.4, -0.6)
     ax.grid(visible=False)
-    handles = [Patch(color=colour, label=label) for colour, label in kinds.values()]
+    handles = [Patch(color=colour, label=label) for colour, label in reversed(STATES.values())]
     ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=7.5, borderpad=0.1)
-
-
-COLUMNS = 4  # panels side by side
-QUANTITIES = {"policy/entropy": "entropy, nats", "train/reward": "reward"}
-
-
-EFFECTS = (
-    "Paired difference to the baseline with its 95 % t interval over seeds; filled: decided after Holm's correction "
-    "within the panel's quantity. At equal reward: where each run first reaches the same smoothed reward."
-)
-PANELS = f"One panel an arm, the baseline in grey. {BAND}, smoothed over 5 % of the steps."
-
-
-def effects(evidence: Evidence, gaps: Sequence[Difference]) -> "Figure":
-    """A column per quantity, a row per arm: difference to the baseline and interval."""
-    wheres = list(dict.fromkeys(gap.where for gap in gaps))
-    arms = [name for name in evidence.methods if name != evidence.baseline]
-    figure, axes = canvas(1.2 + 0.26 * len(arms), columns=len(wheres), sharey=True)
-    for ax, where in zip(axes, wheres, strict=True):
-        ax.axvline(0, color="#888888", linewidth=0.9)
-        for gap in (gap for gap in gaps if gap.where == where):
-            place = arms.index(gap.a)
-            if gap.n == 0:
-                ax.text(0.03, place, "missing", transform=ax.get_yaxis_transform(), va="center", color="#777777")
-                continue
-            if gap.low == gap.low:
-                ax.plot([gap.low, gap.high], [place, place], color=COLOURS[0], linewidth=1.3)
-            filled = "full" if gap.claim else "none"
-            ax.plot([gap.effect], [place], "o", color=COLOURS[0], fillstyle=filled, markersize=5)
-        ax.set_title(where.replace(" at ", "\nat "), fontsize=9)
-        ax.set_xlabel(next(gap.unit for gap in gaps if gap.where == where))
-        ax.tick_params(axis="x", labelsize=8)
-        ax.locator_params(axis="x", nbins=3)
-    axes[0].set_yticks(range(len(arms)), arms, fontsize=8)
-    axes[0].set_ylim(len(arms) - 0.5, -0.5)
-    return figure
-
-
-def panels(evidence: Evidence) -> "Figure":
-    """Entropy (solid) and reward (dashed) of every arm over the baseline's."""
-    arms = evidence.methods
-    columns = min(COLUMNS, len(arms))
-    rows = -(-len(arms) // columns)
-    figure, axes = canvas(0.9 + 1.55 * rows, rows=rows, columns=columns, sharex=True, sharey=True)
-    for ax, name in zip(axes, arms, strict=False):
-        for key, dashes in zip(QUANTITIES, ((), (4, 2)), strict=True):
-            for who, colour in ((evidence.baseline, "#999999"), (name, COLOURS[1])):
-                curves = [smooth(values) for values in evidence.curves(key, who).values()]
-                at = list(zip(*curves, strict=True))
-                if len(curves) > 1:
-                    low, high = list(map(min, at)), list(map(max, at))
-                    ax.fill_between(range(len(at)), low, high, color=colour, alpha=0.15, linewidth=0)
-                ax.plot([sum(v) / len(v) for v in at], color=colour, dashes=dashes, linewidth=1.4)
-        ax.set_title(name, fontsize=8.5)
-        ax.tick_params(labelsize=8)
-    axes[0].set_ylim(bottom=0)  # after all panels are drawn, because it ends their shared automatic scale
-    for ax in axes[len(arms) :]:
-        ax.set_axis_off()
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=COLOURS[1], dashes=dashes, label=label)
-        for label, dashes in zip(QUANTITIES.values(), ((), (4, 2)), strict=True)
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    for ax in axes[-columns:]:
-        ax.set_xlabel("rollout step", fontsize=9)
-    return figure

@@ -8,7 +8,9 @@ from dynclip.report.comparisons import (
     at_share,
     benchmark_differences,
     common_reward,
+    detectable_after_holm,
     entropy_at_reward,
+    is_exact,
     training_differences,
 )
 from dynclip.report.evidence import Evidence, samples
@@ -111,8 +113,10 @@ def _clipping(evidence: Evidence) -> list[Finding]:
             for seed, states in evidence.curves("clip/state", method).items()
         }
         if switches:
-            times = ", ".join(f"{count} in seed {seed}" for seed, count in switches.items())
-            found.append(Finding(heading, f"{method}, switches: {times}.", 0 in switches.values()))
+            never = list(switches.values()).count(0)
+            text = f"{method} switches {min(switches.values())} to {max(switches.values())} times a seed"
+            text += f"; it never switches in {never} of {len(switches)} seeds" if never else ""
+            found.append(Finding(heading, f"{text}.", never > 0))
     return found
 
 
@@ -127,10 +131,11 @@ def _scores(evidence: Evidence) -> list[Finding]:
     gaps = benchmark_differences(evidence)
     found = [Finding(heading, text) for text in _family(gaps)]
     found += [Finding(heading, f"{gap.sentence}.") for gap in gaps]
-    total = sum(samples(score) for score in evidence.scores)
+    graded = [score for score in evidence.scores if not is_exact(score)]
+    total = sum(map(samples, graded))
     if total:
         counted = {
-            name: sum(score["verdicts"].get(name, 0) for score in evidence.scores)
+            name: sum(score["verdicts"].get(name, 0) for score in graded)
             for name in ("truncated", "unparsable", "timed_out")
         }
         shares = [f"{name.replace('_', ' ')} {100 * n / total:.1f} %" for name, n in counted.items()]
@@ -144,15 +149,13 @@ def _family(gaps: list[Difference]) -> list[str]:
         return []
     claims = [gap for gap in tested if gap.claim]
     lines = [
-        f"{len(claims)} of {len(tested)} comparisons support a claim: both intervals exclude 0, also "
-        "after Holm's "
+        f"{len(claims)} of {len(tested)} comparisons support a claim: every interval excludes 0, also after Holm's "
         f"correction, with more than {EXPLORATORY_SEEDS} seeds."
     ]
-    sizes = [gap.detectable for gap in tested if not math.isnan(gap.detectable)]
+    sizes = [size for size in map(detectable_after_holm, tested) if not math.isnan(size)]
     if sizes:
         lines.append(
-            "Smallest true difference that this design would have found with 80 % power, before "
-            "Holm's correction: "
+            "Smallest true difference that this design would have found with 80 % power, after Holm's correction: "
             f"{min(sizes):.1f} to {max(sizes):.1f} pt, depending on the comparison."
         )
     return lines

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from dynclip.report.evidence import Evidence, load_evidence
+from dynclip.report.evidence import Evidence, is_exact, load_evidence
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_json
 from dynclip.runtime.provenance import digest
@@ -158,7 +158,8 @@ def _score_points(scores: list[dict], stamp: int) -> list:
     for score in scores:
         name = f"eval/{score['benchmark']}"
         values = {f"{name}/avg_at_{score['k']}": score["avg_at_k"]["value"]}
-        values[f"{name}/flexible_avg_at_{score['k']}"] = score["flexible"]["avg_at_k"]["value"]
+        if not is_exact(score):
+            values[f"{name}/flexible_avg_at_{score['k']}"] = score["flexible"]["avg_at_k"]["value"]
         values |= {f"{name}/pass_at_{k}": value for k, value in score["pass_at"].items() if value is not None}
         points += [Metric(key, float(value), stamp, score["step"]) for key, value in values.items()]
     return points

@@ -5,7 +5,9 @@ colour-blind-safe palette of Okabe and Ito. Files have the same bytes every time
 """
 
 import io
+import math
 import textwrap
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -59,17 +61,23 @@ def save(figure: "Figure", form: str) -> bytes:
     return buffer.getvalue()
 
 
-def canvas(height: float, rows: int = 1, columns: int = 1, heights=None, **shared) -> "tuple[Figure, list]":
-    """An empty figure, 8 inches wide, and its axes in reading order. Draw within `matplotlib.rc_context(STYLE)`.
-
-    height: inches. heights: ratios of the rows. shared: of `Figure.subplots`.
-    """
+def empty(width: float, height: float) -> "Figure":
+    """A figure without axes, in inches. Draw within `matplotlib.rc_context(STYLE)`."""
     # Without pyplot there is no global state, no display and nothing to close.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def canvas(height: float, rows: int = 1, columns: int = 1, heights=None, **shared) -> "tuple[Figure, list]":
+    """An `empty` figure, 8 inches wide, and its axes in reading order.
+
+    height: inches. heights: ratios of the rows. shared: of `Figure.subplots`.
+    """
+    figure = empty(8, height)
     axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}, **shared)
     return figure, list(axes.flat)
 
@@ -147,3 +155,30 @@ def _legend_width(labels: list[str], columns: int) -> int:
     rows, longer = divmod(len(labels), columns)
     starts = [column * rows + min(column, longer) for column in range(columns + 1)]
     return sum(max(map(len, labels[a:b]), default=0) + 8 for a, b in pairwise(starts))
+
+
+STATES = {  # OD's state -> colour and what it means
+    -1: ("#dddddd", "neither yet"),
+    0: ("#E69F00", "lower bound loosened"),
+    1: ("#0072B2", "upper bound loosened"),
+}
+
+
+def state_shares(curves: Iterable[Sequence[float]]) -> dict[int, list[float]]:
+    """state -> share of the curves in it at each step. Curves without a value at a step do not count there."""
+    steps = [[round(v) for v in values if not math.isnan(v)] for values in zip(*curves, strict=True)]
+    return {state: [at.count(state) / len(at) if at else math.nan for at in steps] for state in STATES}
+
+
+def draw_shares(ax, curves: Iterable[Sequence[float]], bottom: float, height: float) -> None:
+    """A stacked strip by step: `height` is divided among the states by their share of the curves."""
+    shares = state_shares(curves)
+    steps = range(len(next(iter(shares.values()))))
+    base = [bottom] * len(steps)
+    for state in sorted(shares, reverse=True):
+        heights = [0.0 if math.isnan(share) else height * share for share in shares[state]]
+        drawn = [(k, base[k], heights[k]) for k in steps if heights[k]]
+        if drawn:
+            at, low, high = zip(*drawn, strict=True)
+            ax.bar(at, high, width=1.0, bottom=low, color=STATES[state][0], linewidth=0)
+        base = [a + b for a, b in zip(base, heights, strict=True)]

@@ -1,6 +1,8 @@
 """Reference results: the small files of a finished study, with its cost and its provenance.
 
 dynclip reference --scale laptop --out results/reference/laptop-2core
+
+The scales of a suite have a folder each below that.
 """
 
 import json
@@ -11,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynclip.report.evidence import Evidence, counts, load_evidence, read_run, read_score
+from dynclip.report.evidence import Evidence, base_folder, counts, load_evidence, read_run, read_score
 from dynclip.report.findings import findings
 from dynclip.report.tables import markdown_rows
 from dynclip.runtime.checkpoints import weights_sha256
@@ -67,7 +69,10 @@ def write_metrics(runs: Iterable[tuple[dict, list[dict]]], path: Path) -> None:
 
 
 def write_counts(results: Path, path: Path) -> None:
-    """Write the number of samples and of correct samples of every problem and score to one Parquet file."""
+    """Write the number of samples and of correct samples of every problem and score to one Parquet file.
+
+    An exact score has one sample of each problem, correct with a probability.
+    """
     import pandas as pd
 
     keys = ("method", "seed", "checkpoint", "step", "benchmark")
@@ -78,13 +83,13 @@ def write_counts(results: Path, path: Path) -> None:
         for problem, (n, c) in counts(score).items()
     ]
     table = pd.DataFrame(rows, columns=[*keys, "problem", "n", "c"])
-    table = table.astype({"seed": "int16", "step": "int32", "n": "int16", "c": "int16"})
+    table = table.astype({"seed": "int16", "step": "int32", "n": "int16", "c": "float64"})
     table.to_parquet(path, index=False, compression="zstd")
 
 
 def timings(results: Path, evidence: Evidence) -> dict:
     """Wall-clock seconds of every part, as recorded by Snakemake, the installation and the runs."""
-    warmup = base_record(results)
+    warmups = base_records(results, evidence.seeds)
     steps = {
         method: [row["time/step"] for (name, _), rows in evidence.rows.items() if name == method for row in rows]
         for method in evidence.methods
@@ -92,7 +97,7 @@ def timings(results: Path, evidence: Evidence) -> dict:
     return {
         "install": json.loads(STAMP.read_text())["seconds"] if STAMP.exists() else None,
         "all_jobs_minutes": round(sum(seconds(results, "**/*")) / 60, 1),
-        "warm_start": {name: warmup.get(name, 0) for name in ("steps", "seconds")}
+        "warm_start": {name: spread(each.get(name, 0) for each in warmups.values()) for name in ("steps", "seconds")}
         | {"job": benchmark(results, "warmup*")},
         "training_job": benchmark(results, "train/*"),
         "evaluation_job": benchmark(results, "evaluate/*"),
@@ -100,13 +105,20 @@ def timings(results: Path, evidence: Evidence) -> dict:
     }
 
 
-def base_record(results: Path) -> dict:
-    """The record of the base policy: its warm start, or the hub model and its supervised stage."""
-    tiny = results / "base" / "warmup.json"
-    if tiny.exists():
-        return json.loads(tiny.read_text())
-    record = json.loads((results / "base" / "base.json").read_text())
-    return record | record.get("supervised", {})
+def base_folders(results: Path, seeds: Iterable[int]) -> dict[str, Path]:
+    """Folder below results/<scale>, as text -> path, of every base policy of `seeds`."""
+    folders = dict.fromkeys(base_folder(results, seed) for seed in seeds)
+    return {str(folder.relative_to(results)): folder for folder in folders}
+
+
+def base_records(results: Path, seeds: Iterable[int]) -> dict[str, dict]:
+    """Folder -> record of every base policy: its warm start, or the hub model and its supervised stage."""
+    found = {}
+    for name, folder in base_folders(results, seeds).items():
+        warmup = folder / "warm_start.json"
+        record = json.loads((warmup if warmup.exists() else folder / "base.json").read_text())
+        found[name] = record | record.get("supervised", {})
+    return found
 
 
 def benchmark(results: Path, pattern: str) -> dict | None:
@@ -143,8 +155,8 @@ def provenance(results: Path, evidence: Evidence, runs: list[dict]) -> dict:
         "lock": {path.name: sha256(path) for path in sorted(Path("requirements").glob("*.txt"))},
         "data": json.loads((results / "data" / "manifest.json").read_text()),
         "base": {
-            "sha256": weights_sha256(results / "base"),
-            "warmup": base_record(results),
+            name: {"sha256": weights_sha256(results / name), "warmup": record}
+            for name, record in base_records(results, evidence.seeds).items()
         },
         "protocol": usual,
         "runs": {
@@ -166,8 +178,8 @@ def page(evidence: Evidence, costs: dict) -> str:
     parts = {
         "installation": costs["install"],
         "warm start, trainings and evaluations, one after the other": f"{60 * costs['all_jobs_minutes']:.0f}",
-        f"warm start, {warm['steps']} steps": str(warm["seconds"]),
-        "one training, with start-up": spread_text(costs["training_job"]),
+        f"warm start, {warm['steps']['median']:g} steps": spread_text(warm["seconds"]),
+        "one training job, with start-up": spread_text(costs["training_job"]),
         "one evaluation job": spread_text(costs["evaluation_job"]),
         **{f"rollout step, {method}": spread_text(found) for method, found in costs["rollout_step"].items()},
     }
@@ -242,7 +254,7 @@ def read_committed(folder: Path | str, arms: Iterable[str], seeds: Iterable[int]
 
 def _cells(table: "pd.DataFrame") -> list[dict]:
     cells = zip(table["problem"], table["n"], table["c"], strict=True)
-    return [{"id": str(problem), "n": int(n), "c": int(c)} for problem, n, c in cells]
+    return [{"id": str(problem), "n": int(n), "c": int(c) if c == int(c) else float(c)} for problem, n, c in cells]
 
 
 @lru_cache(maxsize=2)

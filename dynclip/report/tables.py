@@ -9,10 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynclip.report.comparisons import at_share, benchmark_differences, flexible_means, seed_means, training_differences
+from dynclip.report.comparisons import (
+    at_share,
+    average_name,
+    benchmark_differences,
+    flexible_means,
+    scores_of,
+    seed_means,
+    training_differences,
+)
 from dynclip.report.evidence import BASE, Evidence, load_evidence
 from dynclip.runtime.files import write_atomic
-from evals.stats import Interval, mean_interval
+from evals.stats import Interval, mean_interval, window_steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,14 +51,14 @@ class Table:
 
 def main_table(evidence: Evidence) -> Table:
     """Methods by benchmarks: avg@k of the last checkpoint with its interval, flexible avg@k (unmarked answers count as
-    well), and the paired difference to the baseline.
+    well) of sampled scores, and the paired difference to the baseline.
     """
     differences = {(d.a, d.where): d for d in benchmark_differences(evidence)}
     baseline = evidence.baseline
     header, notes = ["method"], []
-    for benchmark in evidence.benchmarks:
-        k = next(s["k"] for s in evidence.scores if s["benchmark"] == benchmark)
-        header += [f"{benchmark} avg@{k}, %", "flexible, %"]
+    averages = {benchmark: average_name(evidence, benchmark) for benchmark in evidence.benchmarks}
+    for benchmark, average in averages.items():
+        header += [f"{benchmark} {average}, %", *(["flexible, %"] if average != EXACT else [])]
         if len(evidence.methods) > 1:
             header.append(f"{benchmark} − {baseline}")
     rows, records = [], []
@@ -61,9 +69,12 @@ def main_table(evidence: Evidence) -> Table:
         for benchmark in evidence.benchmarks:
             means = seed_means(evidence, benchmark, method)
             interval = mean_interval(list(means.values()))
-            expected = 1 if method == BASE else len(evidence.seeds)
+            shared_base = method == BASE and len(scores_of(evidence, benchmark, BASE)) == 1
+            expected = 1 if shared_base else len(evidence.seeds)
             flexible = mean_interval(list(flexible_means(evidence, benchmark, method).values()))
-            row += [_scored(interval, expected, method == BASE), _mean_sd(flexible, 1)]
+            row.append(_scored(interval, expected, shared_base))
+            if averages[benchmark] != EXACT:
+                row.append(_mean_sd(flexible, 1))
             record = {
                 "method": method,
                 "benchmark": benchmark,
@@ -82,12 +93,29 @@ def main_table(evidence: Evidence) -> Table:
     if not evidence.scores:
         notes.append("No score is there yet.")
     notes.append(
-        "Last checkpoint, mean over training seeds [95 % t interval]. The headline is strict: an answer counts where "
-        "the response marks it; flexible counts unmarked answers as well (mean ± SD over seeds). "
-        f"Differences to {baseline} are paired by seed. A claim needs the paired t interval and the "
-        f"bootstrap over problems and seeds to exclude 0, also after Holm's correction. {_absent(evidence)}"
+        f"Last checkpoint, mean over training seeds [95 % t interval]. {_what_counts(averages.values())} "
+        f"Differences to {baseline} are paired by seed. {DECIDED} {_absent(evidence)}"
     )
     return Table("Scores", " ".join(notes), header, rows, records)
+
+
+EXACT = "pass@1"
+DECIDED = (
+    "A claim needs the paired t interval to exclude 0, also after Holm's correction; where all seeds are scored by "
+    "samples of the same problems, the bootstrap over problems and seeds as well."
+)
+
+
+def _what_counts(averages: Iterable[str]) -> str:
+    exact = {average == EXACT for average in averages}
+    return " ".join(
+        ["Success is calculated exactly, not sampled."] * (True in exact)
+        + [
+            "The headline is strict: an answer counts where the response marks it; flexible counts unmarked answers as "
+            "well (mean ± SD over seeds)."
+        ]
+        * (False in exact)
+    )
 
 
 def curves_table(evidence: Evidence) -> Table:
@@ -104,8 +132,8 @@ def curves_table(evidence: Evidence) -> Table:
                 records.append({"metric": key, "method": method, "percent": percent, "unit": unit, **_fields(spread)})
             rows.append([*row, f"{len(curves)}/{len(evidence.seeds)}"])
     note = (
-        "Mean ± SD over training seeds; every value is a mean over 5 % of the steps around the point. "
-        f"{evidence.steps} rollout steps. {_absent(evidence)}"
+        f"Mean ± SD over training seeds; every value is a mean over {window_steps(evidence.steps)} steps around the "
+        f"point, cut at the ends. {evidence.steps} rollout steps. {_absent(evidence)}"
     )
     return Table("Training curves", note, ["quantity", "method", *(f"{p} %" for p in POINTS), "seeds"], rows, records)
 
@@ -159,8 +187,8 @@ def differences_table(evidence: Evidence) -> Table:
         fields = {name: getattr(gap, name) for name in RECORDED}
         records.append(fields | {"comparisons_in_family": gap.family})
     note = (
-        "Paired by seed: 95 % t interval, bootstrap interval over problems and seeds (scores only), "
-        "Holm-corrected p within scores, entropy, reward and entropy at equal reward, and the smallest "
+        "Paired by seed: 95 % t interval, bootstrap interval over problems and seeds (sampled scores on the same "
+        "problems only), Holm-corrected p within scores, entropy, reward and entropy at equal reward, and the smallest "
         f"true difference that this design would have found with 80 % power. {_absent(evidence)}"
     )
     if not rows:

@@ -30,6 +30,17 @@ def publish_folder(aside: Path, target: Path) -> Path:
     return target
 
 
+def publish_links(source: Path, target: Path) -> None:
+    """Make `target` a folder of hard links to the files of `source`, the manifest last."""
+    aside = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside, copy_function=os.link, ignore=shutil.ignore_patterns(MANIFEST))
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    # A copy: the declared file has to be newer than the inputs of the job, and a link is as old as what it links to.
+    shutil.copy(source / MANIFEST, target / MANIFEST)
+
+
 def find_corruption(folder: Path) -> str | None:
     """The first missing or changed file of a checkpoint, as a message; None if every checksum holds."""
     manifest = folder / MANIFEST

@@ -29,6 +29,7 @@ REGISTRIES = {
     ("dynclip.studies.scales", "SCALES"),
     ("dynclip.studies.arms", "ARMS"),
     ("dynclip.studies.arms", "STUDIES"),
+    ("evals.benchmarks.worlds.generation", "WORLDS"),
     ("evals.benchmarks.registry", "BENCHMARKS"),
     ("evals.benchmarks.registry", "TRAIN_SETS"),
 }

@@ -1,10 +1,9 @@
 """The studies: which arms each compares. An arm is one line of a comparison: a method with its options.
 
 A method of the registry is an arm under its own name. Other arms of the studies are defined here and named by what
-differs; their thresholds are the paper's, before the scale's factor. A user's arm is named by its options, such as
-`id@switch=0.35`, see `dynclip.studies.method_options`. Every study is a target of the workflow
-(`snakemake --cores all phase_ratio`) at any scale. An arm that several studies share is trained once, under
-results/<scale>/runs/<arm>/.
+differs. A user's arm is named by its options, such as `id@switch=0.35`, see `dynclip.studies.method_options`. Every
+study is a target of the workflow (`snakemake --cores all phase_ratio`) at any scale. An arm that several studies share
+is trained once, under results/<scale>/runs/<arm>/.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from dynclip.methods.registry import METHODS
-from dynclip.methods.spec import MethodSpec, piece_options
+from dynclip.methods.spec import MethodSpec
 from dynclip.methods.types import Line
 from dynclip.runtime.errors import UserError
 from dynclip.studies.method_options import SEPARATOR, format_options, parse_options, try_options
@@ -34,10 +33,6 @@ class Arm:
         """The scale as this arm trains at it."""
         changed = {"minibatches": self.minibatches, "epochs": self.epochs}
         return replace(scale, **{name: value for name, value in changed.items() if value is not None})
-
-    def at(self, scale: Scale) -> "Arm":
-        """The arm with the options that it has at a scale: its clipping thresholds times the scale's factor."""
-        return replace(self, options=with_thresholds(self.spec, self.options, scale.thresholds))
 
     @property
     def all_options(self) -> dict:
@@ -65,29 +60,6 @@ class Study:
     ranked: bool = False
     signs: bool = False
     groups: tuple[tuple[str, ...], ...] = ()
-
-
-# Options of a method's bounds that are distances from 1, or grow as a power of one (BandPO's divergence).
-THRESHOLDS = {"eps": 1, "eps_low": 1, "eps_high": 1, "upper": 1, "lower": 1, "delta": 2}
-
-
-def with_thresholds(spec: MethodSpec, options: dict, factor: float) -> dict:
-    """`options` with every clipping threshold of the method `factor` times as far from 1.
-
-    A constant of 1 or more stands for "no bound" and stays. A factor of 1 changes nothing.
-    """
-    if factor == 1:
-        return options
-    changed = {}
-    for name, value in {**spec.defaults, **options}.items():
-        scale = factor ** THRESHOLDS.get(name, 0)
-        if name not in THRESHOLDS or name not in piece_options(spec.bounds):
-            continue
-        if isinstance(value, Line):
-            changed[name] = Line(scale * value.slope, scale * value.intercept)
-        elif value < 1:
-            changed[name] = scale * value
-    return {**options, **changed}
 
 
 UPDATES = {1: (1, 1), 4: (4, 1), 16: (4, 4)}  # updates per rollout batch -> minibatches, epochs

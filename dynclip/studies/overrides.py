@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from dynclip.runtime.errors import UserError
 from dynclip.studies.arms import arm
-from dynclip.studies.scales import SCALES, RunConfig, Scale
+from dynclip.studies.scales import SCALES, SUITES, RunConfig, Scale, WorldPolicy
 from evals.grading import REWARDS
 from evals.sampling.prompts import TEMPLATES
 
@@ -12,19 +12,23 @@ AGGREGATIONS = ("token", "sequence", "fixed")
 SHARDINGS = ("none", "fsdp2", "zero3")
 SAMPLERS = ("transformers", "vllm")
 DTYPES = ("float32", "bfloat16")
+TRAINERS = ("loop", "trl")
+
+
+def resolve_all(scale="laptop", **overrides) -> tuple[RunConfig, ...]:
+    """`resolve` for a scale, or for every scale of a suite, in its order. The overrides apply to each of them."""
+    return tuple(resolve(name, **overrides) for name in SUITES.get(str(scale), (scale,)))
 
 
 def resolve(
-    scale="laptop", methods=None, seeds=None, steps=None, updates=None, force=False, options=None, **settings
+    scale="facts", methods=None, seeds=None, steps=None, updates=None, force=False, options=None, **settings
 ) -> RunConfig:
     """The study for the user's overrides, each None (the scale's own), a value, or a comma-separated string.
 
     `options`: METHOD:NAME=VALUE items; a method with options takes its own place in the list of methods. `settings`
     are those of SETTABLE. Raises UserError, one line, for an unknown name, a bad value, or a comparison of equal runs.
     """
-    chosen = SCALES.get(str(scale))
-    if chosen is None:
-        raise UserError(f"unknown scale {str(scale)!r}; the scales are: {', '.join(SCALES)}")
+    chosen = find_scale(str(scale))
     if updates is not None:
         chosen = replace(chosen, minibatches=1, epochs=_whole("updates", updates, 1))
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -50,6 +54,19 @@ def resolve(
     return RunConfig(chosen, names, numbers, total, given | {name: str(value) for name, value in settings.items()})
 
 
+def find_scale(name: str) -> Scale:
+    """The scale of that name. Raises UserError for a suite, naming its scales, and for an unknown name."""
+    if name in SUITES:
+        raise UserError(
+            f"{name} is a suite of the scales {', '.join(SUITES[name])}; name one of them, as in scale=facts"
+        )
+    if name not in SCALES:
+        raise UserError(
+            f"unknown scale {name!r}; the scales are: {', '.join(SCALES)}; the suites are: {', '.join(SUITES)}"
+        )
+    return SCALES[name]
+
+
 def with_options(methods: tuple[str, ...], options: str | None) -> tuple[str, ...]:
     """The arms' names with `options`, METHOD:NAME=VALUE items separated by commas, added to them."""
     names = dict(zip(methods, methods, strict=True))
@@ -65,7 +82,7 @@ def with_options(methods: tuple[str, ...], options: str | None) -> tuple[str, ..
 
 # Other settings that a user may change: of the scale, or of its execution.
 SETTABLE = (
-    "minibatches", "epochs", "aggregation", "dual_clip", "template", "reward",
+    "minibatches", "epochs", "aggregation", "dual_clip", "template", "reward", "trainer",
     "nodes", "gpus", "processes", "sharding", "sampler", "dtype", "micro_batch",
 )  # fmt: skip
 
@@ -74,7 +91,7 @@ def with_settings(scale: Scale, settings: dict) -> Scale:
     """`scale` with some of SETTABLE replaced. Raises UserError for an unknown name or value."""
     choices = {
         "aggregation": AGGREGATIONS, "template": tuple(TEMPLATES), "reward": tuple(REWARDS),
-        "sharding": SHARDINGS, "sampler": SAMPLERS, "dtype": DTYPES,
+        "sharding": SHARDINGS, "sampler": SAMPLERS, "dtype": DTYPES, "trainer": TRAINERS,
     }  # fmt: skip
     for name, value in settings.items():
         if name not in SETTABLE:
@@ -94,6 +111,10 @@ def with_settings(scale: Scale, settings: dict) -> Scale:
         raise UserError(
             f"minibatches={scale.minibatches}: does not divide the {scale.completions} completions of a step"
         )
+    if scale.trainer == "loop" and not isinstance(scale.policy, WorldPolicy):
+        raise UserError(f"trainer=loop: for the synthetic worlds; {scale.name} trains a hub policy, use trainer=trl")
+    if scale.trainer == "trl" and not scale.has_language_policy:
+        raise UserError(f"trainer=trl: for language models; the policy of {scale.name} is none, use trainer=loop")
     if scale.execution.sharding == "fsdp2" and not scale.execution.gpus:
         raise UserError("sharding=fsdp2: for GPUs; accelerate leaves the processes of a CPU unsharded")
     processes, nodes = scale.execution.processes, scale.execution.nodes

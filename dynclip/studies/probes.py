@@ -118,6 +118,7 @@ PROBES: dict[str, MethodSpec] = {
                 name=f"{name}_mean",
                 title=f"{METHODS[name].title}, bounds at their mean",
                 surrogate=at_mean_bounds,
+                over_batch=True,
                 change="Each bound is its own mean over the mini-batch: as loose, but the same for every probability.",
             )
             for name in ("dynamic_upper", "dynamic_lower", "id", "did", "od")

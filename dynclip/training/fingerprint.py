@@ -6,7 +6,7 @@ from dynclip.runtime import checkpoints
 from dynclip.runtime.files import sha256
 from dynclip.runtime.provenance import code_digest, digest
 from dynclip.studies.arms import Arm
-from dynclip.studies.scales import RunConfig
+from dynclip.studies.scales import RunConfig, Scale
 
 
 def method_digest(arm: Arm) -> str:
@@ -32,22 +32,40 @@ def fingerprint(config: RunConfig, arm: Arm, seed: int, base: Path, data: Path) 
         "base model": checkpoints.weights_sha256(base),
         "sampler and precision": f"{scale.execution.sampler}, {scale.execution.dtype}",
         "data": sha256(data),
-        "code": code_digest(*SHARED_CODE),
+        "code": code_digest(*shared_code(scale)),
     }
 
 
 SETTINGS = (
     "prompts_per_step", "group_size", "minibatches", "epochs", "learning_rate", "max_completion", "early_fraction",
-    "thresholds", "threads", "max_prompt", "max_level", "repeats", "weight_decay", "aggregation", "dual_clip",
-    "template", "reward",
+    "rate_warmup", "threads", "max_prompt", "max_level", "repeats", "weight_decay", "aggregation", "dual_clip",
+    "template", "reward", "truncated", "trainer",
 )  # fmt: skip
 
 
-# Code of every training: loop, trainer, loss, reward.
+# Code of every training through TRL: trainer, loss, reward.
 SHARED_CODE = (
-    "dynclip.training.session:run_trainer",
-    "dynclip.training.trl_config:trainer_config",
+    "dynclip.training.trl_run.session:run_trainer",
+    "dynclip.training.trl_run.config:trainer_config",
     "dynclip.trl.trainer:DynClipTrainer",
     "dynclip.methods.objective:Method",
     "evals.grading:grade_many",
 )
+# Code of every training in the loop; the world's own is added to it.
+LOOP_CODE = (
+    "dynclip.training.company:train",
+    "dynclip.training.loop:Loop",
+    "dynclip.methods.objective:Method",
+    "evals.grading:grade_many",
+)
+
+
+def shared_code(scale: Scale) -> tuple[str, ...]:
+    """The entry points of the code that all trainings of a scale share."""
+    if scale.trainer == "trl":
+        return SHARED_CODE
+    task = "PathTask" if scale.policy.world == "paths" else "LanguageTask"
+    network = "PathNetwork" if scale.policy.world == "paths" else "Transformer"
+    world = f"evals.benchmarks.worlds.{scale.policy.world}:WORLD"
+    places = (f"dynclip.training.worlds.tasks:{task}", f"dynclip.training.worlds.networks:{network}", world)
+    return LOOP_CODE + places

@@ -1,7 +1,7 @@
 """The base policy of a hub scale: a language model of the hub, fine-tuned first if the scale has that stage.
 
 The result, in results/<scale>/base, is a plain Hugging Face folder in bfloat16. Its `base.json` holds the model's
-source and the record of the supervised stage. `tiny_policy` makes the laptop's policy.
+source and the record of the supervised stage.
 """
 
 import json
@@ -18,7 +18,6 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import detect
 from dynclip.studies.scales import HubPolicy, Scale, Supervised
 from dynclip.training.problems import within_level
-from dynclip.training.tiny_policy import pad
 from evals.benchmarks.problem import Problem
 from evals.sampling.engine import end_tokens, load_tokenizer
 from evals.sampling.models import FETCHED, Model, resolve
@@ -30,6 +29,7 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+IGNORED = -100  # transformers' label of a token without loss
 TOGETHER = 8  # rows in one forward pass of the supervised stage
 
 
@@ -231,6 +231,23 @@ def encode(problem: Problem, tokenizer, scale: Scale) -> tuple[list[int], list[i
     ]
     response = tokenizer(problem.solution or problem.answer, add_special_tokens=False)["input_ids"]
     return prompt[-(scale.max_prompt or len(prompt)) :], [*response[: scale.max_completion - 1], tokenizer.eos_token_id]
+
+
+def pad(rows: list[tuple[list[int], list[int]]], filler: int):
+    """(ids, attention, labels), each (batch, T) long, of rows (prompt ids, response ids), padded with `filler` on the
+    right; labels are IGNORED on prompts and padding."""
+    import torch
+
+    width = max(len(prompt) + len(response) for prompt, response in rows)
+    ids = torch.full((len(rows), width), filler)
+    attention = torch.zeros((len(rows), width), dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORED)
+    for i, (prompt, response) in enumerate(rows):
+        length = len(prompt) + len(response)
+        ids[i, :length] = torch.tensor(prompt + response)
+        attention[i, :length] = 1
+        labels[i, len(prompt) : length] = torch.tensor(response)
+    return ids, attention, labels
 
 
 def batches(rows: list, size: int, rng: random.Random):

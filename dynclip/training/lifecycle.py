@@ -7,6 +7,7 @@ removed.
 """
 
 import json
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -26,15 +27,15 @@ from dynclip.training.fingerprint import fingerprint
 from dynclip.training.problems import require_problems
 from dynclip.training.processes.launch import Job, run_workers
 from dynclip.training.processes.recovery import STOP_FILE, Preempted, with_recovery
-from dynclip.training.session import run_trainer
-from dynclip.training.trl_config import PROTOCOL_FILE
+from dynclip.training.trl_run.config import PROTOCOL_FILE
+from dynclip.training.trl_run.session import run_trainer
 from evals.benchmarks.registry import read_problems
 
 
 def arm_config(config: RunConfig, name: str) -> tuple[Arm, RunConfig]:
-    """The arm `name` with its options at the study's scale, and the study with the arm's own batch sizes."""
+    """The arm `name`, and the study with the arm's own batch sizes."""
     chosen = arm(name)
-    return chosen.at(config.scale), replace(config, scale=chosen.scale(config.scale))
+    return chosen, replace(config, scale=chosen.scale(config.scale))
 
 
 def train(config: RunConfig, name: str, seed: int, base: Path, data: Path, out: Path, log_file=None) -> dict:
@@ -66,6 +67,7 @@ def train_locked(config: RunConfig, arm: Arm, seed: int, base, problems, data, o
     if complete(exports):
         progress.log("training is already complete; publishing")
     else:
+        drop_late(state, exports, config.scale.updates_per_rollout)
 
         def attempt(micro_batch: int | None) -> None:
             resume, done = newest_checkpoint(state, config, progress.log)
@@ -92,7 +94,23 @@ def export_folders(config: RunConfig, state: Path) -> dict[int, Path]:
 
 
 def complete(exports: dict[int, Path]) -> bool:
-    return all((path / checkpoints.MANIFEST).exists() for path in exports.values())
+    return not damaged(exports)
+
+
+def damaged(exports: dict[int, Path]) -> list[int]:
+    """The steps whose policy is missing or damaged."""
+    return [step for step, path in exports.items() if checkpoints.find_corruption(path)]
+
+
+def drop_late(state: Path, exports: dict[int, Path], numbers_per_step: int) -> None:
+    """Delete the checkpoints from which a missing or damaged policy of `exports` would not be written again.
+
+    checkpoint-<n> is that of rollout step n / `numbers_per_step`.
+    """
+    first = min(damaged(exports), default=math.inf)
+    for path in state.glob("checkpoint-*"):
+        if int(path.name.split("-")[1]) >= first * numbers_per_step:
+            shutil.rmtree(path)
 
 
 def newest_checkpoint(state: Path, config: RunConfig, log) -> tuple[Path | None, int]:
@@ -162,7 +180,15 @@ def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, expo
         shutil.copytree(path, aside)
         checkpoints.publish_folder(aside, target)
     write_atomic(out / "metrics.jsonl", (out / "state" / "metrics.jsonl").read_bytes())
-    record = {
+    record = record_of(config, arm, seed, parts, base, data, out / "state", exports, seconds, restarts)
+    write_json(out / "run.json", record)
+    shutil.rmtree(out / "state")
+    return record
+
+
+def record_of(config: RunConfig, arm: Arm, seed: int, parts, base, data, state, exports, seconds, restarts) -> dict:
+    """The content of run.json of a finished run."""
+    return {
         "scale": config.name,
         "method": arm.name,
         "entry": arm.spec.name,
@@ -170,7 +196,7 @@ def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, expo
         "seed": seed,
         "steps": config.steps,
         "updates_per_rollout": config.scale.updates_per_rollout,
-        "protocol": json.loads((out / "state" / PROTOCOL_FILE).read_text()),
+        "protocol": json.loads((state / PROTOCOL_FILE).read_text()),
         "state": "finished",
         "fingerprint": digest(parts),
         "fingerprint_parts": parts,
@@ -181,6 +207,3 @@ def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, expo
         "execution": {**vars(config.scale.execution), **restarts, "processes": processes_of(config.scale.execution)},
         "environment": environment(),
     }
-    write_json(out / "run.json", record)
-    shutil.rmtree(out / "state")
-    return record

@@ -10,13 +10,15 @@ from safetensors.torch import save_file
 from dynclip.runtime.errors import UserError
 
 FAILED_BATCH = "failed_batch.safetensors"  # in the output folder: the mini-batch of a run that had to stop
-RATIO_LIMIT = 1e4  # beyond it one token outweighs its whole batch
+RATIO_LIMIT = 1e4  # of a token with A ≠ 0 that is not clipped: beyond it, it outweighs its whole batch
 SKIPS_IN_A_ROW = 3
 logger = logging.getLogger(__name__)
 
 
 class SkippedUpdates:
-    """Mixin before `GRPOTrainer`: no update where the gradient is not finite, or a ratio exceeds RATIO_LIMIT.
+    """Mixin before `GRPOTrainer`: no update where the gradient is not finite, or a live ratio exceeds RATIO_LIMIT.
+
+    A ratio is live where its token has an advantage and is not clipped (`LossOutput.live_ratio`).
 
     The trainer has `rollout_step`, `row` (a `MetricRow`) and `last_inputs`, the mini-batch of the last loss.
     """
@@ -36,7 +38,7 @@ class SkippedUpdates:
             self._skipped_in_a_row = 0
             return norm
         self._skipped_in_a_row += 1
-        what = f"gradient norm {size:.3g}, largest ratio {ratio:.3g}"
+        what = f"gradient norm {size:.3g}, largest live ratio {ratio:.3g}"
         if self.accelerator.is_main_process:
             logger.warning("rollout step %s: update skipped (%s)", self.rollout_step, what)
         if self._skipped_in_a_row >= SKIPS_IN_A_ROW:

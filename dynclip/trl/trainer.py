@@ -220,7 +220,7 @@ class DynClipTrainer(AtomicCheckpoints, SkippedUpdates, GRPOTrainer):
             replace(batch, weight=weight, prepared=True), self.rollout_step, dual_clip=self.args.delta
         )
         if self.model.training:
-            self.row.add_micro_batch(output.metrics, mask, self.accelerator.gather)
+            self.row.add_micro_batch(output, mask, self.accelerator.gather)
         self._metrics["train" if self.model.training else "eval"]["entropy"].append(
             ((entropy.detach() * mask).sum() / mask.sum().clamp(min=1)).item()
         )

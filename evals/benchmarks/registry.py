@@ -1,14 +1,13 @@
 """Benchmarks and training sets: one registry entry each. Loaded contents are compared with the entry's pins.
 
-A new generated benchmark needs a family in `families.py` and an entry here with the hash that `pins()` returns. A new
+A new generated benchmark needs a world in `worlds/` and an entry here with the hash that `pins()` returns. A new
 benchmark of the hub needs an entry here; loading it once prints the count and the hash to pin. See docs/benchmarks.md.
 """
 
 import hashlib
-import importlib.metadata
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError, rebuild_command
@@ -16,27 +15,27 @@ from dynclip.runtime.files import sha256, write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from evals.benchmarks import hub
 from evals.benchmarks.decontamination import decontaminate
-from evals.benchmarks.families import FAMILIES, generate
 from evals.benchmarks.hub import HubSet
 from evals.benchmarks.problem import Problem
+from evals.benchmarks.worlds import WORLDS, generate
 from evals.grading import grade_many
 from evals.sampling.settings import Sampling
 
-LAPTOP_SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=48)
+LAPTOP_SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=8)
 PAPER_SAMPLING = Sampling(temperature=0.7, top_p=0.8, top_k=20, max_tokens=4096)
 GOLD_TIMEOUT_S = 60  # for grading a gold answer against itself: long, since a busy machine proves no error
 
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """`count` problems drawn evenly from `families` with `seed`, on one side of the held-out split.
+    """`count` problems of `world` drawn with `seed`, on one side of the held-out split.
 
     `content` is the SHA-256 of the (problem, answer) rows: it detects a changed generator.
     """
 
     name: str
     title: str
-    families: tuple[str, ...]
+    world: str
     count: int
     seed: int
     content: str
@@ -49,7 +48,7 @@ class Benchmark(ProblemSet):
     """A held-out problem set with its sampling: `k` completions per problem under `sampling`."""
 
     held_out: bool = True
-    k: int = 16
+    k: int = 32
     sampling: Sampling = LAPTOP_SAMPLING
 
 
@@ -66,16 +65,17 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
     entry.name: entry
     for entry in (
         Benchmark(
-            name="chain_sum", title="Sums of digits", families=("chain_sum",), count=100, seed=101,
-            content="bc244496fb477f1e68c90554574bf8adc5115093f6f4a7b40e98e3f6d299d161",
+            name="paths", title="Ways through a graph", world="paths", count=15204, seed=101, k=1,
+            content="bd41bdd77e3d024abbee0a3c50087d98205633a564f7a1899dd49522ddfcf985",
         ),
         Benchmark(
-            name="basic_arithmetic", title="Expressions", families=("basic_arithmetic",), count=100, seed=102,
-            content="6a492ca13203a2700420d431e856b9e764dc2463df0fffa98836bd0ec393e121",
+            name="facts", title="Arithmetic modulo 11", world="facts", count=200, seed=102,
+            content="a4992712ef2cf1699a0d19fa5c19f0f3e7cc3b8fc17f0bb01f73df013f8e9421",
         ),
         Benchmark(
-            name="chain_mod", title="Sums modulo m", families=("chain_mod",), count=100, seed=103,
-            content="09d092fd1e0b835e3c5a054e86ece21e15d3db844b81c7b8bfb03551ae0ec899",
+            name="worded", title="Worded arithmetic", world="worded", count=200, seed=103,
+            content="5dd6523d1fe166d0675121e26c71532824749d2fbce388d480b7ebc47a9b9f36",
+            sampling=replace(LAPTOP_SAMPLING, max_tokens=32),
         ),
         HubBenchmark(
             name="aime24", title="AIME 2024", id="HuggingFaceH4/aime_2024", config="default", split="train",
@@ -118,8 +118,16 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
     entry.name: entry
     for entry in (
         ProblemSet(
-            name="laptop_train", title="All families", families=tuple(FAMILIES), count=3000, seed=7,
-            content="1a182ea1ab3e910e2b3e0af228fd7e75f6ef3fecd6b1fc672dec2a14453e2ab5",
+            name="paths_train", title="Ways through a graph", world="paths", count=60_024, seed=1,
+            content="65ba544bfe25a32407ce107b00a48f1ea7a64026783ec096135a5a7e2e48acec",
+        ),
+        ProblemSet(
+            name="facts_train", title="Arithmetic modulo 11", world="facts", count=20_000, seed=2,
+            content="6851cd33abf9f433ba0d44ea06f87a598da6feca1c03c38e5ed145ab1471f038",
+        ),
+        ProblemSet(
+            name="worded_train", title="Worded arithmetic", world="worded", count=20_000, seed=3,
+            content="b2413db2f13569f2f36774ecd97e0e24743ad74d720ad60c641155381bb9caf1",
         ),
         HubSet(
             name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",
@@ -178,11 +186,8 @@ def obtain(entry: ProblemSet | HubSet) -> tuple[list[Problem], dict]:
 
 
 def draw(entry: ProblemSet) -> list[Problem]:
-    """The problems of an entry, not yet compared with its pin. Families alternate, so that every batch has them all."""
-    share, rest = divmod(entry.count, len(entry.families))
-    counts = [share + (i < rest) for i in range(len(entry.families))]
-    parts = [generate(f, n, entry.seed, entry.held_out) for f, n in zip(entry.families, counts, strict=True)]
-    return [part[i] for i in range(share + 1) for part in parts if i < len(part)]
+    """The problems of an entry, not yet compared with its pin."""
+    return generate(entry.world, entry.count, entry.seed, entry.held_out)
 
 
 def make(entry: ProblemSet) -> list[Problem]:
@@ -192,7 +197,7 @@ def make(entry: ProblemSet) -> list[Problem]:
     if found != entry.content:
         raise UserError(
             f"{entry.name}: generated content has hash {found[:12]}, pinned is {entry.content[:12]}; "
-            "reasoning-gym or evals/benchmarks/families.py is not the pinned one: `make install`, or update the pin"
+            f"evals/benchmarks/worlds/{entry.world}.py is not the pinned one: undo its edit, or update the pin"
         )
     return problems
 
@@ -212,15 +217,16 @@ def pins() -> dict[str, str]:
 def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple[str, ...]) -> dict:
     """Write train.jsonl, <benchmark>.jsonl and, last, manifest.json; return the manifest.
 
-    Training problems that occur in any benchmark of the training set's kind, evaluated here or not, are dropped and
-    listed in the manifest. Raises UserError for an unknown name, for content that cannot be loaded or is not the pinned
-    one, and for a gold answer that is not graded correct against itself.
+    Training problems that occur in a benchmark of the same world or, for sets of the hub, in any benchmark of the hub,
+    evaluated here or not, are dropped and listed in the manifest. Raises UserError for an unknown name, for content
+    that cannot be loaded or is not the pinned one, and for a gold answer that is not graded correct against itself.
     """
     for name, known in ((train_set, TRAIN_SETS), *((name, BENCHMARKS) for name in benchmarks)):
         if name not in known:
             raise UserError(f"unknown problem set {name!r}; known: {', '.join(known)}")
     entries = [TRAIN_SETS[train_set]]
-    entries += [b for b in BENCHMARKS.values() if b.kind == entries[0].kind or b.name in benchmarks]
+    kind = _kind(entries[0])
+    entries += [entry for entry in BENCHMARKS.values() if _kind(entry) == kind or entry.name in benchmarks]
     progress = Progress("data", len(entries))
     progress.start()
     loaded, sources = {}, {}
@@ -243,11 +249,14 @@ def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple
         "overlaps_removed": {name: counts[name] for name in loaded},
         "removed": [asdict(overlap) for overlap in overlaps],
         "gold_self_check": "all correct",
-        "generator": {name: family.source for name, family in FAMILIES.items()}
-        | {"reasoning-gym version": importlib.metadata.version("reasoning-gym")},
+        "generator": {entry.world: WORLDS[entry.world].title for entry in entries if entry.kind == "generated"},
     }
     write_json(Path(folder) / "manifest.json", manifest)
     return manifest
+
+
+def _kind(entry: ProblemSet | HubSet) -> str:
+    return entry.world if entry.kind == "generated" else entry.kind
 
 
 def _line(problem: Problem) -> str:

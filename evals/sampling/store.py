@@ -190,10 +190,13 @@ def parts_folder(path: Path) -> Path:
 
 
 def write_samples(path: Path, rows: list[dict]) -> dict:
-    """Write `rows` (one per sample, keys COLUMNS) atomically. Returns path, sha256 and number of rows."""
+    """Write `rows` atomically: one per sample, keys COLUMNS, or one per problem with an exact score.
+
+    Returns path, sha256 and number of rows.
+    """
     import pandas as pd
 
     buffer = io.BytesIO()
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(buffer, index=False)
+    pd.DataFrame(rows, columns=list(COLUMNS) if "text" in rows[0] else None).to_parquet(buffer, index=False)
     write_atomic(path, buffer.getvalue())
     return {"path": str(path), "sha256": sha256(path), "rows": len(rows)}

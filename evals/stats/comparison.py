@@ -82,7 +82,7 @@ class Difference:
 
     @property
     def sentence(self) -> str:
-        """One line, e.g. `id vs grpo on chain_sum: +2.1 pt [-1.8, +6.0], 5 seeds: not distinguishable`."""
+        """One line, e.g. `id vs grpo on facts: +2.1 pt [-1.8, +6.0], 5 seeds: not distinguishable`."""
         where = f"{self.a} vs {self.b} on {self.where}"
         if self.n == 0:
             return f"{where}: {self.verdict}"

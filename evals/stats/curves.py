@@ -82,16 +82,33 @@ def area_between(
     return Area(gap, sign_flip_p(list(values.values()), seed=seed))
 
 
+LEAST_WINDOW = 3  # steps: a mean over fewer would be a single, noisy step
+
+
+def window_steps(steps: int, width: float = 5) -> int:
+    """Steps of a window over `width` % of a curve of `steps`: an odd number, LEAST_WINDOW or more where the curve has
+    so many. 1 for a width of 0.
+    """
+    return 1 if width == 0 else min(steps, max(LEAST_WINDOW, 2 * int(steps * width / 200) + 1))
+
+
+def window(steps: int, centre: "int | np.ndarray", width: float = 5) -> "tuple[np.ndarray, np.ndarray]":
+    """First and last + 1 step of the window around each step of `centre`. It is cut at the ends of the curve, but not
+    below LEAST_WINDOW steps.
+    """
+    half, least = (0, 1) if width == 0 else (max(1, int(steps * width / 200)), LEAST_WINDOW)
+    first = np.maximum(0, np.minimum(centre - np.int64(half), steps - least))
+    return first, np.minimum(steps, np.maximum(centre + half + 1, least))
+
+
 def smooth(curve: Curve, width: float = 5) -> np.ndarray:
-    """Centred running mean over `width` % of the steps, (steps,), over shorter windows at the ends and without NaN."""
+    """Running mean over the `window` around each step, (steps,), without NaN."""
     values = np.asarray(curve, dtype=float)
-    half = int(len(values) * width / 200)
-    if half == 0:
+    if width == 0 or len(values) < 2:
         return values  # a cumulative sum would add rounding errors
     sums = np.concatenate([[0.0], np.nancumsum(values)])
     counts = np.concatenate([[0], np.cumsum(~np.isnan(values))])
-    first = np.maximum(0, np.arange(len(values)) - half)
-    last = np.minimum(len(values), np.arange(len(values)) + half + 1)
+    first, last = window(len(values), np.arange(len(values)), width)
     with np.errstate(invalid="ignore"):
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
 

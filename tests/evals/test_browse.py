@@ -70,12 +70,12 @@ def test_samples_are_chosen(samples, chosen, ids):
 
 
 def test_problem_and_gold_come_from_the_study_beside_the_samples(study):
-    (path,) = find("grpo/seed0/final", ["chain_sum"], study.parent)
-    assert path == study / "samples/grpo/seed0/final/chain_sum.parquet"
-    write(path.with_name("chain_mod.parquet"))
+    (path,) = find("grpo/seed0/final", ["facts"], study.parent)
+    assert path == study / "samples/grpo/seed0/final/facts.parquet"
+    write(path.with_name("worded.parquet"))
     from evals.benchmarks.registry import BENCHMARKS, make
 
-    problem = make(BENCHMARKS["chain_mod"])[0]
+    problem = make(BENCHMARKS["worded"])[0]
     text = block(
         {"problem_id": problem.id, "index": 0, "text": "x", "tokens": 1, "finish": "stop", "status": "wrong"}, problem
     )
@@ -97,8 +97,8 @@ def test_a_selection_is_a_file_a_folder_a_model_or_the_rest_of_a_path(tmp_path, 
     assert find("owner/name", ["math500"], results) == both[1:]
     (folder / "gsm8k.json").write_text("{}")
     assert find(str(folder / "gsm8k.json"), None, results) == both[:1]
-    assert find("tiny/grpo/seed0/final", ["chain_sum"], results) == [
-        results / "tiny/samples/grpo/seed0/final/chain_sum.parquet"
+    assert find("tiny/grpo/seed0/final", ["facts"], results) == [
+        results / "tiny/samples/grpo/seed0/final/facts.parquet"
     ]
     with pytest.raises(UserError, match="no samples of aime24; there are: gsm8k, math500"):
         find("owner/name", ["aime24"], results)

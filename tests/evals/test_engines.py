@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import save_tiny
+from tiny_models import save_tiny, tiny_model, tiny_tokenizer
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import Gpu, Hardware
-from dynclip.studies.scales import MINIATURE
-from dynclip.training.tiny_policy import build_model, build_tokenizer
 from evals.sampling.choice import Job, choose_engine, fitting_batch
 from evals.sampling.engine import derived_seed, end_tokens, installed_engines
 from evals.sampling.settings import Sampling
@@ -21,14 +19,14 @@ from evals.sampling.transformers_engine import TransformersEngine
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=12)
-PROMPTS = ["1+2=", "(4+7)%6=", "9-8=", "3*3="]
+PROMPTS = ["1 +2 =", "Mia red pens 4 +7 =", "9 -8 =", "3 *3 ="]
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def engine():
-    tokenizer = build_tokenizer()
-    return TransformersEngine(build_model(MINIATURE.policy, tokenizer, 0).eval(), tokenizer, batch_size=6)
+    tokenizer = tiny_tokenizer()
+    return TransformersEngine(tiny_model(tokenizer).eval(), tokenizer, batch_size=6)
 
 
 @pytest.fixture(scope="module")
@@ -87,36 +85,36 @@ class Head(torch.nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("end", ["<eos>", ";"])
+@pytest.mark.parametrize("end", ["<eos>", "so "])
 def test_every_end_token_ends_a_sample_and_is_counted(end):
-    tokenizer = build_tokenizer()
-    model = build_model(MINIATURE.policy, tokenizer, 0).eval()
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer).eval()
     token = tokenizer.convert_tokens_to_ids(end)
     model.lm_head = Head(model.lm_head, token)
-    ends = end_tokens(tokenizer, None, [";", "not in the vocabulary"])
-    groups = TransformersEngine(model, tokenizer, ends=ends).generate(["1+2="], 2, SAMPLING, 0)
+    ends = end_tokens(tokenizer, None, ["so ", "not in the vocabulary"])
+    groups = TransformersEngine(model, tokenizer, ends=ends).generate(["1 +2 ="], 2, SAMPLING, 0)
     text = tokenizer.decode([token], skip_special_tokens=True)
     assert [(s.text, s.tokens, s.finish) for s in groups[0]] == [(text, 1, "stop")] * 2
 
 
 def test_end_tokens_come_from_the_model_the_tokenizer_and_the_template():
-    tokenizer = build_tokenizer()
-    semicolon = tokenizer.convert_tokens_to_ids(";")
+    tokenizer = tiny_tokenizer()
+    other = tokenizer.convert_tokens_to_ids("so ")
     assert end_tokens(tokenizer, None) == end_tokens(tokenizer, 1) == [1]
-    assert end_tokens(tokenizer, [7, 9], (";",)) == sorted([1, 7, 9, semicolon])
+    assert end_tokens(tokenizer, [7, 9], ("so ",)) == sorted([1, 7, 9, other])
 
 
 def test_the_prompt_of_another_length_does_not_change_a_greedy_answer(engine):
     """Left padding is invisible: a prompt alone and in a batch give the same text."""
-    alone = engine.generate(["1+2="], 1, GREEDY, 0)[0][0]
-    batched = engine.generate(["1+2=", "(4+7+9+3)%6="], 1, GREEDY, 0)[0][0]
+    alone = engine.generate(["1 +2 ="], 1, GREEDY, 0)[0][0]
+    batched = engine.generate(["1 +2 =", "4 +7 +9 +3 *6 +1 ="], 1, GREEDY, 0)[0][0]
     assert alone.text == batched.text
 
 
 def test_a_prompt_that_fills_the_context_is_reported_and_a_near_one_is_cut(tmp_path):
     engine = TransformersEngine.load(save_tiny(tmp_path / "short", positions=16))
-    near, full = "1+2+3+4+5+6+7=", "1+2+3+4+5+6+7+8="
-    groups = engine.generate(["1+2=", full, near], 2, SAMPLING, 0)
+    near, full = "1 " + "+2 " * 12 + "=", "1 " + "+2 " * 14 + "="
+    groups = engine.generate(["1 +2 =", full, near], 2, SAMPLING, 0)
     assert [(s.text, s.tokens, s.finish) for s in groups[1]] == [("", 0, "overflow")] * 2
     assert all(s.tokens <= 2 for s in groups[2]) and all(s.tokens <= 12 for s in groups[0])
     assert {s.finish for s in groups[2] if s.tokens == 2} <= {"length", "stop"}
@@ -221,7 +219,7 @@ found = {
     "other": [[vars(s) for s in g] for g in engine.generate(prompts, 3, sampled, 6)],
     "later": [[vars(s) for s in g] for c in engine.stream(prompts, 3, sampled, 5, first=3) for g in c.samples],
     "greedy": [[vars(s) for s in g] for g in engine.generate(prompts, 2, greedy, 0)],
-    "overflow": [vars(s) for s in engine.generate(["1+" * 48, prompts[0]], 2, sampled, 0)[0]],
+    "overflow": [vars(s) for s in engine.generate(["1 +1 " * 48, prompts[0]], 2, sampled, 0)[0]],
 }
 stream = engine.stream(prompts * 40, 1, sampled, 0)
 next(stream)
@@ -230,7 +228,7 @@ found["after"] = [[vars(s) for s in g] for g in engine.generate(prompts, 3, samp
 started = []
 evaluation.start_engine = lambda choice, *rest, **more: started.append(choice.engine) or engine
 how = Evaluation(k=2, limit=5, engine="vllm")
-records = evaluation.evaluate(evaluation.Request(resolve(folder), ("chain_sum", "chain_mod"), how, out, out))
+records = evaluation.evaluate(evaluation.Request(resolve(folder), ("facts", "worded"), how, out, out))
 found["started"] = started
 found["scores"] = {n: [r["engine"], r["n_problems"], r["k"], r["samples"]["rows"]] for n, r in records.items()}
 reference = TransformersEngine.load(folder)
@@ -261,4 +259,4 @@ def test_vllm_for_real(tiny, tmp_path):
     assert found["guarantees"]["repeatable"] and not found["guarantees"]["continues"]
     assert (found["guarantees"]["dtype"], found["guarantees"]["compiled"]) == ("float32", False)
     assert found["started"] == ["vllm"], "one start serves both benchmarks"
-    assert found["scores"] == {name: ["vllm", 5, 2, 10] for name in ("chain_sum", "chain_mod")}
+    assert found["scores"] == {name: ["vllm", 5, 2, 10] for name in ("facts", "worded")}

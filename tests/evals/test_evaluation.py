@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def score(model, out: Path, k: int, limit: int, max_tokens: int = 8, template: str = "auto") -> dict:
-    """The score record of `chain_sum`."""
+    """The score record of `facts`."""
     how = Evaluation(k=k, limit=limit, max_tokens=max_tokens, engine="transformers", template=template)
-    return evaluation.evaluate(Request(resolve(str(model)), ("chain_sum",), how, out, out))["chain_sum"]
+    return evaluation.evaluate(Request(resolve(str(model)), ("facts",), how, out, out))["facts"]
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +57,16 @@ def no_engine(monkeypatch):
     monkeypatch.setattr(evaluation, "start_engine", fail)
 
 
-def table(out: Path, name="chain_sum") -> pd.DataFrame:
+def table(out: Path, name="facts") -> pd.DataFrame:
     return pd.read_parquet(out / f"{name}.parquet")
 
 
 def test_a_record_says_what_was_done_and_what_is_promised(finished, tiny):
     out, record = finished
-    assert record == json.loads((out / "chain_sum.json").read_text())
+    assert record == json.loads((out / "facts.json").read_text())
     assert (record["k"], record["n_problems"], record["samples"]["rows"]) == (4, 5, 20)
     assert record["address"]["template"] == "plain/1" and record["address"]["model"] == resolve(str(tiny)).digest
-    assert record["sampling"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8, "seed": 101}
+    assert record["sampling"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8, "seed": 102}
     (maker,) = record["guarantees"]
     assert (maker["engine"], maker["samples"], maker["dtype"]) == ("transformers", 20, "float32")
     assert record["engine"] == "transformers" and record["grader"] == evaluation.grader_version()
@@ -82,8 +82,8 @@ def test_the_same_evaluation_again_loads_nothing_and_changes_nothing(tiny, finis
 
 def test_a_lost_sample_file_is_made_again_from_the_parts(tiny, finished, tmp_path, no_engine):
     shutil.copytree(finished[0], tmp_path / "out")
-    (tmp_path / "out" / "chain_sum.parquet").unlink()
-    (tmp_path / "out" / "chain_sum.json").unlink()
+    (tmp_path / "out" / "facts.parquet").unlink()
+    (tmp_path / "out" / "facts.json").unlink()
     assert again(tiny, finished, tmp_path)["samples"]["sha256"] == finished[1]["samples"]["sha256"]
 
 
@@ -116,7 +116,7 @@ def test_later_samples_are_not_the_first_ones_again(tiny, finished, tmp_path):
 def test_another_template_or_sampling_is_sampled_anew_beside_the_old(tiny, finished, tmp_path):
     again(tiny, finished, tmp_path, max_tokens=4)
     again(tiny, finished, tmp_path, template="dapo")
-    parts = tmp_path / "out" / "chain_sum.parts"
+    parts = tmp_path / "out" / "facts.parts"
     assert len([path for path in parts.iterdir() if path.is_dir()]) == 3
     addresses = [json.loads(path.read_text()) for path in parts.glob("*/address.json")]
     assert {address["template"] for address in addresses} == {"plain/1", "dapo/1"}
@@ -159,12 +159,12 @@ def test_a_damaged_part_is_generated_again_the_same(tiny, finished, tmp_path, ca
 
 
 def test_overflow_is_a_verdict_and_not_the_end(tmp_path):
-    short = save_tiny(tmp_path / "short", positions=8)
+    short = save_tiny(tmp_path / "short", positions=6)
     record = score(short, tmp_path / "out", 2, 20)
     found = table(tmp_path / "out")
     over = found[found["finish"] == "overflow"]
-    assert 0 < len(over) < 40 and set(over["status"]) == {"truncated"} and set(over["tokens"]) == {0}
-    assert record["overflow_share"] == len(over) / 40
+    assert len(over) == 40 and set(over["status"]) == {"truncated"} and set(over["tokens"]) == {0}
+    assert record["overflow_share"] == 1
 
 
 def test_a_chat_model_is_asked_through_its_template(tmp_path):
@@ -188,10 +188,10 @@ def test_vllm_that_cannot_run_a_model_gives_way_only_where_nobody_asked_for_it(t
         evaluation.start_engine(choice, resolve(str(tiny)), [task], machine, False)
 
 
-def command(tiny, out, k=16):
+def command(tiny, out, k=8):
     return [
-        sys.executable, "-m", "dynclip.cli", "evaluate", "--model", str(tiny), "--benchmark", "chain_sum",
-        "--benchmark", "chain_mod", "--k", str(k), "--max-tokens", "24",
+        sys.executable, "-m", "dynclip.cli", "evaluate", "--model", str(tiny), "--benchmark", "facts",
+        "--benchmark", "worded", "--k", str(k), "--limit", "100", "--max-tokens", "24",
         "--engine", "transformers", "--out", str(out),
     ]  # fmt: skip
 
@@ -210,15 +210,15 @@ def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(tiny, tmp_pa
     process.send_signal(signal.SIGKILL)
     process.wait()
     parts = {path: path.read_bytes() for path in killed.rglob("*+*.parquet")}
-    assert not (killed / "chain_mod.parquet").exists()
+    assert not (killed / "worded.parquet").exists()
 
     done = subprocess.run(command(tiny, killed), env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "of 1600 samples are stored" in done.stderr
+    assert "of 800 samples are stored" in done.stderr
     assert all(path.read_bytes() == content for path, content in parts.items()), "finished parts were left alone"
     done = subprocess.run(command(tiny, whole), env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("chain_sum", "chain_mod"):
+    for name in ("facts", "worded"):
         found = table(killed, name)
-        assert not found.duplicated(["problem_id", "index"]).any() and len(found) == 1600
+        assert not found.duplicated(["problem_id", "index"]).any() and len(found) == 800
         assert found.equals(table(whole, name)), "the transformers engine promises the very same samples"

@@ -130,9 +130,14 @@ def test_pass_at_k_is_left_out_where_some_problem_has_fewer_samples():
     found = score(rows_of({"a": [1, 0, 0, 0], "b": [1, 0]}))
     assert set(found["pass_at"]) == {"1", "2"}
     assert found["pass_at_missing"] == {
-        "4": "needs 4 samples of every problem, the fewest here is 2",
-        "8": "needs 8 samples of every problem, the fewest here is 2",
+        str(k): f"needs {k} samples of every problem, the fewest here is 2" for k in (4, 8, 16, 32, 64, 256)
     }
+
+
+def test_pass_at_large_k_is_there_where_the_samples_are():
+    found = score(rows_of({"a": [1] + [0] * 255, "b": [0] * 256}))
+    assert list(found["pass_at"]) == ["1", "2", "4", "8", "16", "32", "64", "256"] and not found["pass_at_missing"]
+    assert found["pass_at"]["64"] == pytest.approx(0.125) and found["pass_at"]["256"] == 0.5
 
 
 @given(st.lists(st.integers(0, 16).map(lambda c: c / 16), min_size=2, max_size=60))

@@ -1,10 +1,9 @@
 """Prompt templates: their texts, their versions, the choice by model family."""
 
 import pytest
-from tiny_models import CHAT
+from tiny_models import CHAT, tiny_tokenizer
 
 from dynclip.runtime.errors import UserError
-from dynclip.training.tiny_policy import build_tokenizer
 from evals.sampling.prompts import BOXED, TEMPLATES, choose_template, render
 
 QWEN = "{%- if messages[0]['role'] != 'system' %}" + BOXED + "{% endif %}"
@@ -12,7 +11,7 @@ QWEN = "{%- if messages[0]['role'] != 'system' %}" + BOXED + "{% endif %}"
 
 @pytest.fixture
 def chatty():
-    tokenizer = build_tokenizer()
+    tokenizer = tiny_tokenizer()
     tokenizer.chat_template = CHAT
     return tokenizer
 
@@ -24,17 +23,17 @@ def test_plain_is_the_text_as_it_is(chatty):
 def test_chat_uses_the_models_own_template_and_asks_for_a_box(chatty):
     assert render("1+2=", chatty, "chat") == f"(1+2=\n\n{BOXED})="
     with pytest.raises(UserError, match="no chat template; use --template dapo or plain"):
-        render("1+2=", build_tokenizer(), "chat")
+        render("1+2=", tiny_tokenizer(), "chat")
 
 
 def test_qwen_math_is_written_out_whatever_the_tokenizer(chatty):
     expected = f"<|im_start|>system\n{BOXED}<|im_end|>\n<|im_start|>user\nx?<|im_end|>\n<|im_start|>assistant\n"
-    assert render("x?", chatty, "qwen-math") == render("x?", build_tokenizer(), "qwen-math") == expected
+    assert render("x?", chatty, "qwen-math") == render("x?", tiny_tokenizer(), "qwen-math") == expected
     assert "<|im_end|>" in TEMPLATES["qwen-math"].stops
 
 
 def test_dapo_asks_for_a_last_answer_line_with_and_without_a_chat_template(chatty):
-    text = render("x?", build_tokenizer(), "dapo")
+    text = render("x?", tiny_tokenizer(), "dapo")
     assert text.startswith("Solve the following") and text.endswith('line after "Answer:".') and "\n\nx?\n\n" in text
     assert render("x?", chatty, TEMPLATES["dapo"]) == f"({text})="
 

@@ -12,17 +12,22 @@ pytestmark = pytest.mark.workflow
     ("words", "line"),
     [
         (["--config", "methods=grpo,idd"], "unknown method 'idd'; the methods are: grpo, clip_higher"),
-        (["--config", "scale=huge"], "unknown scale 'huge'; the scales are: laptop, workstation"),
+        (
+            ["--config", "scale=huge"],
+            "unknown scale 'huge'; the scales are: laptop, laptop_rehearsal, paths, facts, worded",
+        ),
         (["--config", "seeds=zero"], "seeds: expected whole numbers from 0"),
         (["--config", "steps=-3"], "steps: expected whole numbers from 1"),
         (["--config", "method=id"], "unknown --config key 'method'; the keys are: scale, methods, seeds"),
         (["--config", "options=id:swich=0.35"], "method 'id': unknown option 'swich'; its options are: eps=0.2"),
         (["--config", "updates=1"], "every importance ratio is 1"),
-        (["results/laptop/runs/id@switch=.35/seed0/run.json"], "this method is written 'id@switch=0.35'"),
-        (["results/laptop/scores/id/seed0/final/aime99.json"], "unknown benchmark 'aime99'; valid are: chain_sum"),
-        (["results/laptop/scores/idd/seed0/final/chain_sum.json"], "unknown method 'idd'; valid are: base, grpo"),
-        (["results/laptop/scores/id/seed0/step7/chain_sum.json"], "unknown checkpoint 'step7'; valid are: step9"),
-        (["results/paper/runs/id/seed0/run.json"], "add --config scale=paper (the scales are: laptop, workstation"),
+        (["results/facts/runs/id@switch=.35/seed20/run.json"], "this method is written 'id@switch=0.35'"),
+        (["results/facts/scores/id/seed20/final/aime99.json"], "unknown benchmark 'aime99'; valid are: facts"),
+        (["results/facts/scores/idd/seed20/final/facts.json"], "unknown method 'idd'; valid are: base, grpo"),
+        (["results/facts/scores/id/seed20/step7/facts.json"], "unknown checkpoint 'step7'; valid are: step30"),
+        (["results/facts/runs/id/seed77/run.json"], "seed 77 is not among this call's seeds; add --config seeds=77"),
+        (["results/paper/runs/id/seed0/run.json"], "add --config scale=paper (the scales are: paths, facts"),
+        (["results/laptop/runs/id/seed0/run.json"], "'laptop' is no scale; the scales are: paths, facts"),
     ],
 )
 def test_wrong_names_stop_before_any_work(tmp_path, words, line):
@@ -56,12 +61,12 @@ def damaged(workspace, name, harm, *words):
     [
         (
             f"{RESULTS}/data/train.jsonl", lambda b: b[: len(b) // 2],
-            ("dynclip", "train", "--scale", "miniature", "--method", "grpo", "--seed", "9"),
+            ("dynclip", "train", "--scale", "miniature", "--method", "id", "--seed", "0"),
             ("train.jsonl", "--forcerun data"),
         ),
         (
-            f"{RESULTS}/base/model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]),
-            ("dynclip", "train", "--scale", "miniature", "--method", "grpo", "--seed", "9"),
+            f"{RESULTS}/base/seed0/model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]),
+            ("dynclip", "train", "--scale", "miniature", "--method", "id", "--seed", "0"),
             ("model.safetensors", "--forcerun warmup"),
         ),
         (
@@ -70,14 +75,14 @@ def damaged(workspace, name, harm, *words):
             ("model.safetensors", "--forcerun train"),
         ),
         (
-            f"{RESULTS}/samples/od/seed0/final/chain_sum.parquet", lambda b: b[:-10],
+            f"{RESULTS}/samples/od/seed0/final/facts.parquet", lambda b: b[:-10],
             ("dynclip", "tables", "--scale", "miniature"),
-            ("chain_sum.parquet", "--forcerun evaluate"),
+            ("facts.parquet", "--forcerun evaluate"),
         ),
         (
-            f"{RESULTS}/scores/od/seed0/final/chain_sum.json", lambda b: b[:200],
+            f"{RESULTS}/scores/od/seed0/final/facts.json", lambda b: b[:200],
             ("dynclip", "tables", "--scale", "miniature"),
-            ("chain_sum.json", "--forcerun evaluate"),
+            ("facts.json", "--forcerun evaluate"),
         ),
         (
             f"{RESULTS}/runs/grpo/seed1/metrics.jsonl", lambda b: b[:-20],
@@ -96,10 +101,10 @@ def test_damage_is_an_error_that_names_the_file_and_the_remedy(finished, name, h
 
 def test_the_remedy_for_damaged_samples_works(finished):
     workspace, _ = finished
-    path = workspace.root / RESULTS / "samples" / "od" / "seed1" / "final" / "chain_mod.parquet"
+    path = workspace.root / RESULTS / "samples" / "od" / "seed1" / "final" / "facts.parquet"
     content = path.read_bytes()
     path.write_bytes(content[:-10])
-    target = f"{RESULTS}/scores/od/seed1/final/chain_mod.json"
+    target = f"{RESULTS}/scores/od/seed1/final/facts.json"
     done = workspace.run(*rebuild_command("evaluate", target).split())
     assert done.returncode == 0, done.stdout[-2000:]
     assert path.read_bytes() == content

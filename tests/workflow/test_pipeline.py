@@ -1,4 +1,4 @@
-"""The whole study end to end at miniature scale: real TRL, real MLflow, real report, in a fresh copy."""
+"""The whole study end to end at miniature scale: real training, real MLflow, real report, in a fresh copy."""
 
 import json
 import sqlite3
@@ -6,9 +6,11 @@ import sqlite3
 import pytest
 from workspace import RESULTS, ROOT, SCALE, copy_project
 
-from dynclip.cli.pipeline import figure_files, run_files, score_files, table_files
+from dynclip.cli.options import resolve_all
+from dynclip.cli.pipeline import figure_files, table_files
+from dynclip.plan.outputs import is_world, run_files, score_files
 from dynclip.studies.overrides import resolve
-from dynclip.studies.scales import SCALES
+from dynclip.studies.scales import SCALES, SUITES
 
 pytestmark = pytest.mark.workflow
 STUDY = resolve("miniature")
@@ -41,7 +43,6 @@ def test_runs_hold_one_row_per_rollout_step_and_whole_checkpoints(finished):
             assert {"train/reward", "policy/entropy", "clip/low_fraction", "train/grad_norm"} <= rows[0].keys()
             assert ("clip/state" in rows[0]) == (method == "od")
             assert json.loads((run / "run.json").read_text())["state"] == "finished"
-            assert not (run / "state").exists()
             for step in STUDY.checkpoints.values():
                 assert (run / "checkpoints" / f"step{step}" / "model.json").exists()
 
@@ -67,7 +68,7 @@ def test_mlflow_holds_every_run_with_its_curves_and_scores(finished):
         ).fetchone()[0]
         keys = {key for (key,) in db.execute("select distinct key from metrics")}
     assert seeds == len(STUDY.methods) * len(STUDY.seeds)
-    assert {"train/reward", "clip/high_fraction", "eval/chain_sum/avg_at_16", "eval/chain_sum/pass_at_8"} <= keys
+    assert {"train/reward", "clip/high_fraction", "eval/facts/avg_at_8", "eval/facts/pass_at_8"} <= keys
 
 
 def test_a_second_call_has_nothing_to_do(current):
@@ -81,24 +82,65 @@ def test_a_touched_file_with_the_same_content_reruns_nothing(current):
 
 def test_one_result_file_can_be_asked_for_by_name(finished):
     workspace, _ = finished
-    target = workspace.root / RESULTS / "scores" / "od" / "seed1" / "final" / "chain_sum.json"
+    target = workspace.root / RESULTS / "scores" / "od" / "seed1" / "final" / "facts.json"
     before = json.loads(target.read_text())
     target.unlink()
     done = workspace.snakemake(str(target.relative_to(workspace.root)))
     assert done.returncode == 0, done.stdout[-2000:]
     after = json.loads(target.read_text())
-    timing = ("seconds", "environment")
+    timing = ("seconds", "tokens_per_second", "guarantees", "environment")  # a world is scored again, not read again
     assert {k: v for k, v in after.items() if k not in timing} == {k: v for k, v in before.items() if k not in timing}
+
+
+def jobs_of(study):
+    """Rule -> jobs of a whole study on a clean tree."""
+    methods, runs = len(study.methods), len(study.methods) * len(study.seeds)
+    jobs = {"data": 1, "warmup": 1, "train": runs, "evaluate": 1 + runs * len(study.checkpoints)}
+    if is_world(study):  # one job for all seeds
+        jobs |= {"train": methods, "evaluate": methods, "evaluate_base": 1}
+    return jobs | REPORT
 
 
 def test_job_counts_of_a_dry_run_on_a_clean_tree(tmp_path):
     """The root Snakefile plans the whole study; counts follow from the scale."""
     workspace = copy_project(tmp_path)
     for scale in SCALES:
-        study = resolve(scale)
-        runs = len(study.methods) * len(study.seeds)
-        expected = {"data": 1, "warmup": 1, "train": runs, "evaluate": 1 + runs * len(study.checkpoints)}
-        assert workspace.planned(scale=scale) == expected | REPORT
+        assert workspace.planned(scale=scale) == jobs_of(resolve(scale))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_suite_is_one_graph_with_the_jobs_of_its_scales_and_a_front_page(tmp_path, suite):
+    workspace, studies = copy_project(tmp_path), resolve_all(suite)
+    jobs = {f"{scale}_{rule}": n for scale, study in studies.items() for rule, n in jobs_of(study).items()}
+    assert workspace.planned(scale=suite) == jobs | {"front": 1}
+    fewer = workspace.planned(scale=suite, config=("seeds=0", "methods=grpo"))
+    assert all(fewer[f"{scale}_train"] == 1 for scale in studies)
+    # A named study runs in every scale; a file by its name in its scale alone.
+    named = workspace.planned("phase_ratio", scale=suite)
+    assert all(named[f"{scale}_track_study"] == 1 for scale in studies) and "front" not in named
+    scale, study = next(iter(studies.items()))
+    alone = workspace.planned(f"results/{scale}/runs/od/seed{study.seeds[0]}/run.json", scale=suite)
+    assert alone == {f"{scale}_{rule}": 1 for rule in ("data", "warmup", "train")}
+
+
+def test_a_rehearsal_of_the_suite_is_one_of_each_scale(tmp_path):
+    workspace = copy_project(tmp_path)
+    planned = workspace.planned("rehearse", scale="laptop")
+    assert planned.pop("rehearse") == 1
+    assert planned == workspace.planned(scale="laptop_rehearsal")
+
+
+def test_fewer_seeds_run_nothing_and_more_seeds_train_the_missing_ones(current):
+    """One job makes the files of all seeds of a call, and what it made stays valid in calls with other seeds."""
+    runs = current.root / RESULTS / "runs" / "od"
+    target = f"{RESULTS}/runs/od/seed{{}}/run.json"
+    assert current.planned(target.format(0), config=("seeds=0",)) == {}
+    before = (runs / "seed0" / "run.json").read_bytes()
+    done = current.snakemake(target.format(2), config=("seeds=0-2",))
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (runs / "seed2" / "run.json").exists() and (runs / "seed0" / "run.json").read_bytes() == before
+    assert (current.root / RESULTS / "base" / "seed2" / "model.json").exists()
+    assert current.planned() == {}
 
 
 def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
@@ -111,7 +153,7 @@ def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
     assert done.returncode == 0, done.stdout[-4000:]
     run = current.root / RESULTS / "runs" / name / "seed0"
     changed, default = (json.loads((path / "run.json").read_text()) for path in (run, run.parents[1] / "od" / "seed0"))
-    assert (changed["method"], changed["options"]["eps"]) == (name, str(0.1 * SCALES["miniature"].thresholds))
+    assert (changed["method"], changed["options"]["eps"]) == (name, "0.1")
     assert changed["fingerprint_parts"]["method"] != default["fingerprint_parts"]["method"]
     assert changed["fingerprint_parts"]["settings"] == default["fingerprint_parts"]["settings"]
     for file in ("report.html", "tables/main.md", "tables/differences.md"):
@@ -121,8 +163,8 @@ def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
     shown = current.run("dynclip", "follow", "--scale", SCALE, "--method", "od", "--option", "eps=0.1", "--seed", "0")
     assert f"[{name}/seed0] 6/6" in shown.stdout and shown.returncode == 0
     words = ("evaluate", "--scale", SCALE, "--method", "od", "--option", "eps=0.10", "--seed", "0")
-    done = current.run("dynclip", *words, "--benchmark", "chain_sum")
-    assert done.returncode == 0 and "none to generate" in done.stdout, done.stdout[-2000:]
+    done = current.run("dynclip", *words, "--benchmark", "facts")
+    assert done.returncode == 0 and f"evaluate {name}" in done.stdout, done.stdout[-2000:]
 
 
 def edited(workspace, name, old, new):
@@ -136,15 +178,15 @@ def edited(workspace, name, old, new):
 @pytest.mark.parametrize(
     ("name", "old", "new", "jobs"),
     [
-        # One method's bounds: its two seeds, their two checkpoints each, and what is drawn from them.
+        # One method's bounds: its training and evaluation, of all seeds, and what is drawn from them.
         (
             "dynclip/methods/bounds.py", "    return eps, eps\n", "    return eps + 0.0, eps\n",
-            {"train": 2, "evaluate": 4, **REPORT},
+            {"train": 1, "evaluate": 1, **REPORT},
         ),
         # The loss is everybody's.
         (
             "dynclip/methods/surrogate.py", "return -torch.min(tokens", "return -1 * torch.min(tokens",
-            {"train": 4, "evaluate": 8, **REPORT},
+            {"train": 2, "evaluate": 2, **REPORT},
         ),
         # A comment is nobody's.
         ("dynclip/methods/surrogate.py", "import torch\n", "import torch  # tensors\n", {}),

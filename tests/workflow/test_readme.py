@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -21,16 +22,16 @@ RUN = {
     "make reproduce": "make reproduce CONFIG=scale=miniature",
     "make test": 'make test ARGS="tests/test_bounds.py"',
     "snakemake --cores all": f"snakemake --cores all {MINI}",
-    "snakemake --cores all results/laptop/scores/id/seed0/final/chain_sum.json": (
-        f"snakemake --cores all {RESULTS}/scores/od/seed0/final/chain_sum.json {MINI}"
+    "snakemake --cores all results/facts/scores/id/seed20/final/facts.json": (
+        f"snakemake --cores all {RESULTS}/scores/od/seed0/final/facts.json {MINI}"
     ),
-    "snakemake --cores all --config methods=grpo,id seeds=0-2 steps=20": (
+    "snakemake --cores all --config methods=grpo,id seeds=20-22 steps=20": (
         f"snakemake -n --cores all {MINI} methods=grpo,id seeds=0-2 steps=20"
     ),
     "snakemake --cores all phase_ratio": f"snakemake -n --cores all phase_ratio {MINI}",
     "snakemake --cores all studies": f"snakemake -n --cores all studies {MINI}",
     "dynclip plan --studies all": "dynclip plan --studies all --scale miniature",
-    "dynclip follow --method id --seed 0": "dynclip follow --scale miniature --method od --seed 0",
+    "dynclip follow --scale facts --method id --seed 20": "dynclip follow --scale miniature --method od --seed 0",
     "snakemake --unlock": f"snakemake --unlock {MINI}",
     "make plan": "make plan",
     "make doctor": "make doctor",
@@ -90,18 +91,18 @@ def test_adding_a_method_as_described_trains_it_alone(finished):
     workspace, _ = finished
     function, entry = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     bounds = workspace.root / "dynclip" / "methods" / "bounds.py"
-    before = bounds.read_text()
+    before, runs = bounds.read_text(), workspace.root / RESULTS / "runs" / "closing"
     try:
         head, tail = before.split("METHODS = (\n")
         bounds.write_text(f"{head}{function}\n\nMETHODS = (\n{entry.rstrip()},\n{tail}")
         planned = workspace.planned(config=("methods=grpo,closing",))
-        done = workspace.run(
-            "dynclip", "train", "--scale", "miniature", "--method", "closing", "--seed", "0", "--out", "closing"
-        )
+        done = workspace.run("dynclip", "train", "--scale", "miniature", "--method", "closing", "--seeds", "0")
+        written = runs / "seed0" / "run.json"
+        assert done.returncode == 0 and written.exists(), done.stdout[-2000:]
     finally:
         bounds.write_text(before)
-    assert planned["train"] == 2 and planned["evaluate"] == 4
-    assert done.returncode == 0, done.stdout[-2000:]
+        shutil.rmtree(runs, ignore_errors=True)
+    assert planned["train"] == 1 and planned["evaluate"] == 1, "one job for all seeds of the new method"
     assert "closing" not in METHODS
 
 

@@ -62,11 +62,11 @@ def run_file(method: str, seed: int, scale: str = "miniature") -> str:
 
 @pytest.mark.workflow
 def test_each_training_is_one_job_and_small_rules_stay_local(cluster):
-    targets = [run_file("grpo", 0), run_file("od", 0), f"{RESULTS}/scores/grpo/seed0/final/chain_sum.json"]
+    targets = [run_file("grpo", 0), run_file("od", 0), f"{RESULTS}/scores/grpo/seed0/final/facts.json"]
     done = cluster.run("--config", "scale=miniature", "methods=grpo,od", "seeds=0", "--", *targets)
     assert done.returncode == 0, done.stdout[-4000:]
     jobs = cluster.submitted()
-    wildcards = ("train_wildcards_grpo_0", "train_wildcards_od_0", "evaluate_wildcards_grpo_0_final")
+    wildcards = ("train_wildcards_grpo", "train_wildcards_od", "evaluate_wildcards_grpo")
     assert set(jobs) == {"rule_warmup", *(f"rule_{name}" for name in wildcards)}
     assert all(len(each) == 1 for each in jobs.values())
     for name, [words] in jobs.items():
@@ -90,12 +90,12 @@ def test_a_training_that_is_told_to_stop_is_submitted_again_and_goes_on(cluster)
     config = ("--config", "scale=miniature", "methods=grpo", "seeds=7", "steps=30")
     done = cluster.run(*config, "--", run_file("grpo", 7))
     assert done.returncode == 0, done.stdout[-4000:]
-    first, second = cluster.submitted()["rule_train_wildcards_grpo_7"]
+    first, second = cluster.submitted()["rule_train_wildcards_grpo"]
     assert (after(first, "-t"), after(second, "-t")) == ("60", "120")
-    [failed] = (cluster.workspace.root / ".snakemake" / "slurm_logs" / "rule_train" / "grpo_7").glob("*.log")
+    [failed] = (cluster.workspace.root / ".snakemake" / "slurm_logs" / "rule_train" / "grpo").glob("*.log")
     last_words = failed.read_text()
     assert 0 < last_words.find("a checkpoint is written") < last_words.find("Error in rule train"), last_words[-3000:]
-    assert "resuming at step" in (cluster.workspace.root / RESULTS / "logs/train/grpo-seed7.log").read_text()
+    assert "resuming at step" in (cluster.workspace.root / RESULTS / "logs/train/grpo.log").read_text()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(30))
 
@@ -105,7 +105,7 @@ def test_a_training_on_two_machines_is_a_job_of_two_nodes_that_starts_a_task_on_
     """Told to stop, at the end of its time, it too is submitted again and goes on: both machines hear of it."""
     run = cluster.workspace.root / Path(run_file("od", 8)).parent
     (cluster.folder / "end_early").write_text(str(run / "state" / "metrics.jsonl"))
-    config = ("--config", "scale=miniature", "methods=od", "seeds=8", "steps=20", "nodes=2")
+    config = ("--config", "scale=miniature", "methods=od", "seeds=8", "steps=20", "nodes=2", "trainer=trl")
     done = cluster.run(*config, "--", run_file("od", 8))
     assert done.returncode == 0, done.stdout[-4000:]
     jobs = cluster.submitted()["rule_train_wildcards_od_8"]
@@ -187,7 +187,7 @@ rule one:
 
 @pytest.mark.parametrize(
     ("scale", "words", "gpus"),
-    [("paper", (), 2), ("paper", ("--resources", "gpu=1"), 1), ("laptop", (), None)],
+    [("paper", (), 2), ("paper", ("--resources", "gpu=1"), 1), ("facts", (), None)],
 )
 def test_jobs_on_one_machine_take_no_more_gpus_than_are_visible(scale, words, gpus, tmp_path):
     """With bare `--cores all`, which Snakemake alone takes for any number of GPUs."""

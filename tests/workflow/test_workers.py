@@ -16,7 +16,10 @@ from dynclip.runtime.checkpoints import weights_sha256
 
 pytestmark = pytest.mark.workflow
 STEPS = 12
-TRAIN = ("dynclip", "train", "--scale", "miniature", "--method", "od", "--seed", "5", "--steps", str(STEPS))
+TRAIN = (
+    "dynclip", "train", "--scale", "miniature", "--set", "trainer=trl", "--method", "od", "--seed", "5", "--steps",
+    str(STEPS),
+)  # fmt: skip
 TWO = (*TRAIN, "--set", "processes=2")
 MACHINES = (*TWO, "--set", "nodes=2")
 
@@ -27,7 +30,7 @@ def rows(path: Path) -> int:
 
 def workers(out: str) -> list[int]:
     """Process numbers of the workers whose job is under folder `out`."""
-    return processes(f"dynclip.training.worker {out}/state/job")
+    return processes(f"dynclip.training.processes.worker {out}/state/job")
 
 
 def processes(pattern: str) -> list[int]:
@@ -49,6 +52,7 @@ def slurm(tmp_path_factory):
 def whole(finished):
     """The run in two processes that nothing happens to."""
     workspace, _ = finished
+    assert workspace.run("dynclip", "warmup", "--scale", "miniature", "--seeds", "5").returncode == 0
     done = workspace.run(*TWO, "--out", "two")
     assert done.returncode == 0, done.stdout[-3000:]
     return workspace.root / "two"

@@ -1,12 +1,13 @@
 rule tables:
     input:
-        pipeline.run_files(RUN),
-        pipeline.score_files(RUN),
+        outputs.run_files(RUN),
+        outputs.score_files(RUN),
     output:
         scores=f"{RESULTS}/scores.parquet",
         tables=pipeline.table_files(RUN),
     log:
         f"{RESULTS}/logs/tables.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -21,7 +22,7 @@ rule tables:
 rule figures:
     input:
         rules.tables.output.scores,
-        pipeline.run_files(RUN),
+        outputs.run_files(RUN),
     output:
         report(
             pipeline.figure_files(RUN, "svg"),
@@ -31,6 +32,7 @@ rule figures:
         pipeline.figure_files(RUN, "png"),
     log:
         f"{RESULTS}/logs/figures.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -50,6 +52,7 @@ rule page:
         f"{RESULTS}/report.html",
     log:
         f"{RESULTS}/logs/page.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -64,13 +67,14 @@ rule page:
 # The single writer of results/mlflow.db. The database is not declared: it belongs to all scales and is never deleted.
 rule track:
     input:
-        pipeline.run_files(RUN),
-        pipeline.score_files(RUN),
+        outputs.run_files(RUN),
+        outputs.score_files(RUN),
         rules.figures.output,
     output:
         f"{RESULTS}/tracking.json",
     log:
         f"{RESULTS}/logs/track.log",
+    localrule: True
     conda:
         "../../environment.yml"
     resources:
@@ -120,6 +124,7 @@ rule study:
         f"{RESULTS}/studies/{{study}}/README.md",
     log:
         f"{RESULTS}/logs/studies/{{study}}.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -137,6 +142,7 @@ rule track_study:
         f"{RESULTS}/studies/{{study}}/tracking.json",
     log:
         f"{RESULTS}/logs/studies/{{study}}-track.log",
+    localrule: True
     conda:
         "../../environment.yml"
     resources:
@@ -157,6 +163,7 @@ rule claims:
         f"{RESULTS}/claims.md",
     log:
         f"{RESULTS}/logs/claims.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:

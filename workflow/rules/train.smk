@@ -1,8 +1,9 @@
+# TRL: one job trains one arm with one seed.
 # The training state lives in <run>/state, undeclared, so that Snakemake neither deletes it before an attempt nor after a
 # failed one: a killed training continues. Declared are only the files that appear when a run is finished.
 rule train:
     input:
-        base=rules.warmup.output,
+        base=lambda wildcards: outputs.base_file(RUN, wildcards.seed),
         data=rules.data.output.train,
         manifest=rules.data.output.manifest,
     output:
@@ -27,29 +28,8 @@ rule train:
         overrides=RUN.overrides,
         settings=pipeline.settings_of("train", RUN),
         method=lambda wildcards: pipeline.method_code(wildcards.method),
-        code=pipeline.code_of("train"),
+        code=pipeline.code_of("train", RUN),
     # exec: a shell in between (bash before 5.1 keeps one) would end at the SIGTERM of a batch system, and the job with it,
     # while the training still writes its checkpoint.
     shell:
         "exec python -m dynclip.cli train {params.overrides} --method {wildcards.method} --seed {wildcards.seed} --log {log}"
-
-
-# With engine=verl the workflow trains nothing itself: it writes what verl is to be started with.
-rule launch:
-    input:
-        data=rules.data.output,
-        base=rules.warmup.output,
-    output:
-        pipeline.launch_files(RUN),
-    log:
-        f"{RESULTS}/logs/launch.log",
-    conda:
-        "../../environment.yml"
-    params:
-        overrides=RUN.overrides,
-        methods=",".join(RUN.methods),
-        seeds=",".join(map(str, RUN.seeds)),
-        settings=pipeline.settings_of("train", RUN),
-        code=pipeline.code_of("launch"),
-    shell:
-        "python -m dynclip.cli launch {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"

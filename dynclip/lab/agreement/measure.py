@@ -1,7 +1,7 @@
 """How often the token-only region rule has the sign of the exact inner product: the counts behind docs/regions.md.
 
     python -m dynclip.lab.agreement
-    python -m dynclip.lab.agreement --model results/laptop/base --prompts results/laptop/data/train.jsonl --samples 8
+    python -m dynclip.lab.agreement --model results/facts/base/seed0 --prompts results/facts/data/train.jsonl
 
 The first command measures random logits. The second adds a policy's own samples at temperature 1. Each writes its
 numbers to `--out`, then makes the tables and the figure of everything in that folder again. The rule (arXiv 2602.09782)

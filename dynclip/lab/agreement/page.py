@@ -21,6 +21,7 @@ MAPPED = "zipf, V = 32000"  # the random logits of the right heat map
 CURVES = (MAPPED, "gaussian, V = 32000", "gaussian, V = 64")
 # Of neighbouring edges. The lowest bin reaches 0 and is drawn as wide as the others.
 RATIO = P_EDGES[3] / P_EDGES[2]
+ABSENT = "–"  # in place of a number that was not measured
 
 
 def write_page(out: Path) -> None:
@@ -58,7 +59,7 @@ def page(policies: list[dict], random: dict | None) -> str:
 
 
 def policy_table(policies: list[dict]) -> str:
-    """A column per policy: what was measured, with intervals."""
+    """A column per policy: what was measured, with intervals. A row that no policy has is left out."""
     shares = {
         "**sign agrees, % of tokens**": "",
         "… surprisal < H (E1, E3)": "_expected",
@@ -78,9 +79,8 @@ def policy_table(policies: list[dict]) -> str:
         "mean of −A [p (ln p + H) − B], 10⁻³": lambda p: interval(p.get("change_exact"), 1000),
         "their difference, mean of −A B, 10⁻³": lambda p: interval(p.get("change_baseline"), 1000),
     }
-    return markdown_rows(
-        ["", *(p["name"] for p in policies)], [[name, *map(cell, policies)] for name, cell in rows.items()]
-    )
+    table = [[name, *map(cell, policies)] for name, cell in rows.items()]
+    return markdown_rows(["", *(p["name"] for p in policies)], [row for row in table if set(row[1:]) != {ABSENT}])
 
 
 def random_table(random: dict, draw: str) -> str:
@@ -98,7 +98,7 @@ def random_table(random: dict, draw: str) -> str:
 def interval(row: list | None, factor: float = 100, digits: int = 1) -> str:
     """`value [low, high]`, or a dash where nothing was measured."""
     if row is None or row[0] is None:
-        return "–"
+        return ABSENT
     value, low, high = (f"{factor * part:.{digits}f}" for part in row)
     return f"{value} [{low}, {high}]"
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from dynclip.studies.arms import STUDIES
 
 HEAD = ("claim", "verdict", "effect [95 % interval], seeds", "detectable", "paper")
 NOTE = (
-    "Verdicts follow a rule that is fixed in the code. Decided is only what more than three seeds show in "
-    "every route (t interval, bootstrap over problems and seeds or sign flips), after Holm's correction over a claim's "
-    "parts. Detectable: the smallest true effect that this design finds with 80 % power, before Holm's correction. "
-    "Inconclusive is not refuted: see what could have been seen."
+    "Verdicts follow a rule that is fixed in the code. Decided is only what more than three seeds show in every route "
+    "that applies (t interval; bootstrap over problems and seeds; sign flips from six seeds on), after Holm's "
+    "correction over a claim's parts. Detectable: the smallest true effect that this design finds with 80 % power, "
+    "before Holm's correction. Inconclusive is not refuted: see what could have been seen. Not testable here: the runs "
+    "lack what the claim is about, for example a collapse of entropy under GRPO."
 )
 
 
@@ -32,32 +33,17 @@ def write_claims(results: Path, seeds: Sequence[int]) -> list[Path]:
     present = [arm for arm in arms if (results / "runs" / arm).is_dir()]
     # Read once for all claims. Whether runs may be compared is checked for each claim: no claim compares all of them.
     evidence = load_evidence(results, present, seeds, comparable=False) if present else None
-    seen = []
 
     def runs_of(claim: Claim) -> Evidence | None:
         if not set(claim.arms) & set(present):
             return None
-        seen.append(subset_of(evidence, claim))
-        check_comparable(seen[-1])
-        return seen[-1]
+        chosen = subset_of(evidence, claim)
+        check_comparable(chosen)
+        return chosen
 
     decisions = decide_all(runs_of)
     text = json.dumps(records(decisions), indent=1, ensure_ascii=False) + "\n"
-    written = page(decisions, thresholds_note(seen))
-    return [write_atomic(results / "claims.json", text), write_atomic(results / "claims.md", written)]
-
-
-def thresholds_note(evidence: Iterable[Evidence]) -> str:
-    """A sentence with the thresholds of these runs where their scale multiplies those of the paper, else ""."""
-    protocols = [run["protocol"] for each in evidence for run in each.runs.values()]
-    factors = sorted({float(protocol.get("factor on thresholds", 1)) for protocol in protocols})
-    sentences = [
-        f"In these runs every threshold is {factor:g} times the one named: 0.2 is {0.2 * factor:g}, 0.7-1.3 is "
-        f"{1 - 0.3 * factor:g}-{1 + 0.3 * factor:g}."
-        for factor in factors
-        if factor != 1
-    ]
-    return " ".join(sentences)
+    return [write_atomic(results / "claims.json", text), write_atomic(results / "claims.md", page(decisions))]
 
 
 def decide_all(runs_of: Callable[[Claim], Evidence | None]) -> list[Decision]:
@@ -83,22 +69,29 @@ def records(decisions: Sequence[Decision]) -> list[dict]:
         fields = {name: getattr(claim, name) for name in ("id", "sentence", "study", "arms", "statistic", "paper")}
         parts = [{name: _number(value) for name, value in asdict(part).items()} for part in made.parts]
         found.append(
-            {**fields, "rule": RULES[claim.decide], "verdict": made.verdict, "seeds": made.seeds, "parts": parts}
+            {
+                **fields,
+                "rule": RULES[claim.decide],
+                "verdict": made.verdict,
+                "reason": made.reason,
+                "seeds": made.seeds,
+                "parts": parts,
+            }
         )
     return found
 
 
-def page(decisions: Sequence[Decision], conditions: str = "") -> str:
-    """The text of claims.md. conditions: a sentence on how all these runs differ from the paper."""
+def page(decisions: Sequence[Decision]) -> str:
+    """The text of claims.md."""
     counted = ", ".join(f"{sum(made.verdict == word for made in decisions)} {word}" for word in VERDICTS)
     lines = ["# The paper's claims", "", f"{len(decisions)} claims: {counted}.", "", NOTE, ""]
-    lines += [conditions, ""] if conditions else []
     lines += [markdown_rows(HEAD, rows(decisions)), "", "## Rules and parts", ""]
     for made in decisions:
         claim = made.claim
         lines.append(
             f"* **{claim.sentence}** (`{claim.id}`, study `{claim.study}`) {claim.statistic}; {RULES[claim.decide]}."
         )
+        lines += [f"  * {made.verdict}: {made.reason}"] if made.reason else []
         lines += [f"  * {part.what}: {number(part)}; {part.finding}" for part in made.parts]
     lines += ["", "## The paper's own scores", "", PUBLISHED, "", published_table(methods=METHODS_SHOWN)]
     return "\n".join(lines) + "\n"
@@ -116,8 +109,7 @@ def table_of(evidence: Evidence) -> Table:
     decisions = decide_all(lambda claim: part_of(evidence, claim))
     decided = [made for made in decisions if made.verdict != NOT_RUN]
     rest = f"{len(decisions) - len(decided)} more need other runs: snakemake --cores all studies, then claims.md."
-    note = " ".join(filter(None, [NOTE.replace("`", ""), thresholds_note([evidence]), rest]))
-    return Table("The paper's claims", note, list(HEAD), rows(decided))
+    return Table("The paper's claims", f"{NOTE.replace('`', '')} {rest}", list(HEAD), rows(decided))
 
 
 def rows(decisions: Sequence[Decision]) -> list[list[str]]:

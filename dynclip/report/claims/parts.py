@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dynclip.report.comparisons import at_share, benchmark_differences, common_reward, entropy_at_reward
-from dynclip.report.evidence import Evidence, counts
-from evals.metrics import pass_at_k
+from dynclip.methods.registry import METHODS
+from dynclip.report.comparisons import at_share, benchmark_differences, common_reward, entropy_at_reward, spread_of_pass
+from dynclip.report.evidence import Evidence
 from evals.stats import (
     EXPLORATORY_SEEDS,
     Difference,
@@ -87,12 +87,42 @@ def log_change(curve: Sequence[float]) -> float:
     return math.log(last / first) if first > 0 and last > 0 else math.nan
 
 
-def changes(key: str, arms: Sequence[str], expected: int, unit: str) -> Parts:
-    """The change of a curve over training, of each arm."""
+def changes(key: str, arms: Sequence[str], expected: int, unit: str, against: str = "") -> Parts:
+    """The change of a curve over training, of each arm; minus that of the arm `against` where one is named."""
     where = f"{key.split('/')[1]} at the end − at the start"
-    return lambda evidence: judged(
-        [against_null(per_seed(evidence, key, arm, change), arm, where, unit) for arm in arms], expected
-    )
+
+    def parts(evidence: Evidence) -> list[Part]:
+        values = {arm: per_seed(evidence, key, arm, change) for arm in (*arms, against) if arm}
+        if against:
+            gaps = [difference(values[arm], values[against], (arm, against), where, unit=unit) for arm in arms]
+        else:
+            gaps = [against_null(values[arm], arm, where, unit) for arm in arms]
+        return judged(gaps, expected)
+
+    return parts
+
+
+def not_collapsed(evidence: Evidence) -> str:
+    """Why a claim about collapse cannot be tested: GRPO's entropy keeps half of its start or more. "" if it can."""
+    left = [math.exp(value) for value in per_seed(evidence, ENTROPY, "grpo", log_change).values() if value == value]
+    if not left:
+        return ""
+    mean = sum(left) / len(left)
+    return "" if mean < 0.5 else f"grpo's entropy keeps {mean:.0%} of its start"
+
+
+def od_not_triggered(evidence: Evidence) -> str:
+    """Why OD cannot swing: no collapse, or an entropy that never falls to its lower threshold. "" if it can."""
+    reason, curves = not_collapsed(evidence), evidence.curves(ENTROPY, "od")
+    if reason or not curves:
+        return reason
+    reached = sum(min(curve) <= od_fraction(evidence, seed) * curve[0] for seed, curve in curves.items())
+    return "" if reached else "od's entropy never falls to its lower threshold"
+
+
+def od_fraction(evidence: Evidence, seed: int) -> float:
+    """OD's lower threshold as a share of the first entropy, as the run had it."""
+    return float(evidence.runs["od", seed]["options"].get("fraction", METHODS["od"].defaults["fraction"]))
 
 
 def halves(key: str) -> Parts:
@@ -173,7 +203,7 @@ def swings(evidence: Evidence) -> list[Part]:
     curves = evidence.curves(ENTROPY, "od")
     low, high = {}, {}
     for seed, curve in curves.items():
-        low[seed] = 0.2 * curve[0]
+        low[seed] = od_fraction(evidence, seed) * curve[0]
         high[seed] = [low[seed] + (curve[0] - low[seed]) * (1 - k / len(curve)) for k in range(len(curve))]
     found = oscillation(curves, low, high)
     n, growth = len(found.seeds), found.growth
@@ -201,7 +231,7 @@ def accuracy(evidence: Evidence) -> list[Part]:
 
 
 def pass_gap(evidence: Evidence) -> list[Part]:
-    """(pass@K − pass@1) minus GRPO's, mean over benchmarks, for every method and checkpoint. K: number of samples."""
+    """(pass@K − pass@1) minus GRPO's, mean over benchmarks, for every method and checkpoint."""
     gaps = []
     for checkpoint in evidence.checkpoints:
         spread = {arm: spread_of_pass(evidence, arm, checkpoint) for arm in ("grpo", *OURS)}
@@ -211,26 +241,15 @@ def pass_gap(evidence: Evidence) -> list[Part]:
     return judged(gaps, 1)
 
 
-def spread_of_pass(evidence: Evidence, arm: str, checkpoint: str) -> dict[int, float]:
-    """seed -> pass@K − pass@1 in points, mean over the benchmarks that all seeds have."""
-    by_benchmark = []
-    for benchmark in evidence.benchmarks:
-        found = {}
-        for seed, score in evidence.select(benchmark, arm, checkpoint).items():
-            cells = counts(score).values()
-            k = min(n for n, _ in cells)
-            found[seed] = 100 * sum(pass_at_k(n, c, k) - c / n for n, c in cells) / len(cells)
-        by_benchmark.append(found)
-    shared = set.intersection(*map(set, by_benchmark)) if by_benchmark else set()
-    return {seed: sum(found[seed] for found in by_benchmark) / len(by_benchmark) for seed in sorted(shared)}
-
-
 def clipped_late(evidence: Evidence) -> list[Part]:
-    """ID's clipped share of tokens: second half minus first half of training."""
-    low, high = (evidence.curves(f"clip/{side}_fraction", "id") for side in ("low", "high"))
-    totals = {s: [100 * (a + b) for a, b in zip(low[s], high[s], strict=True)] for s in low.keys() & high.keys()}
-    values = {s: at_share(curve, 75, 50) - at_share(curve, 25, 50) for s, curve in totals.items()}
-    return judged([against_null(values, "id", "clipped tokens, second half − first half", "pt")], 1)
+    """Clipped share of tokens, second half minus first half of training: ID's minus GRPO's."""
+    late = {}
+    for arm in ("id", "grpo"):
+        low, high = (evidence.curves(f"clip/{side}_fraction", arm) for side in ("low", "high"))
+        totals = {s: [100 * (a + b) for a, b in zip(low[s], high[s], strict=True)] for s in low.keys() & high.keys()}
+        late[arm] = {s: at_share(curve, 75, 50) - at_share(curve, 25, 50) for s, curve in totals.items()}
+    where = "clipped tokens, second half − first half"
+    return judged([difference(late["id"], late["grpo"], ("id", "grpo"), where)], 1)
 
 
 def extra_time(evidence: Evidence) -> list[Part]:

@@ -1,9 +1,10 @@
 """The paper's claims as code: the sentence, the runs that can decide it, and the rule for the verdict.
 
 A claim has parts. Each part is a number with its interval and the side on which the claim expects it. Reproduced: every
-part is significantly on its side. Contradicted: one part is significantly on the other side. Not run: no run exists.
-Inconclusive: everything else. Significant means `Difference.claim`: every interval excludes the null value, also after
-Holm's correction over the claim's parts, with more than three seeds. `dynclip.report.claims.page` writes the verdicts.
+part is significantly on its side. Contradicted: one part is significantly on the other side. Not testable here: the
+runs lack what the claim is about, such as a collapse under GRPO. Not run: no run exists. Inconclusive: everything else.
+Significant means `Difference.claim`: every interval excludes the null value, also after Holm's correction over the
+claim's parts, with more than three seeds. `dynclip.report.claims.page` writes the verdicts.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from dynclip.report.claims.parts import (
     clipped_late,
     extra_time,
     halves,
+    not_collapsed,
+    od_not_triggered,
     pass_gap,
     reward_gaps,
     same_run,
@@ -35,13 +38,16 @@ from dynclip.report.evidence import Evidence
 from dynclip.studies.arms import PHASES, UPDATES
 from evals.stats import falls_rises_falls, rises_then_falls
 
-VERDICTS = REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_RUN = "reproduced", "contradicted", "inconclusive", "not run"
+VERDICTS = REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, NOT_RUN = (
+    "reproduced", "contradicted", "inconclusive", "not testable here", "not run"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Claim:
     """A sentence of the paper. study, arms: its runs. statistic: the number per seed. paper: what the paper shows for
-    it. parts: runs -> parts. decide: parts -> verdict.
+    it. parts: runs -> parts. decide: parts -> verdict. obstacle: runs -> why they cannot test the claim, "" if they
+    can.
     """
 
     id: str
@@ -52,15 +58,17 @@ class Claim:
     paper: str
     parts: Parts
     decide: Callable[[Sequence[Part]], str]
+    obstacle: Callable[[Evidence], str] = lambda evidence: ""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A claim with its verdict and parts."""
+    """A claim with its verdict and parts. reason: why the runs cannot test it, for NOT_TESTABLE."""
 
     claim: Claim
     verdict: str
     parts: tuple[Part, ...]
+    reason: str = ""
 
     @property
     def seeds(self) -> int:
@@ -71,8 +79,10 @@ class Decision:
 def decide(claim: Claim, evidence: Evidence | None) -> Decision:
     """The verdict from the runs of the claim's arms. evidence: None where no run exists."""
     parts = tuple(claim.parts(evidence)) if evidence else ()
-    verdict = claim.decide(parts) if any(part.n for part in parts) else NOT_RUN
-    return Decision(claim, verdict, parts)
+    if not any(part.n for part in parts):
+        return Decision(claim, NOT_RUN, parts)
+    reason = claim.obstacle(evidence)
+    return Decision(claim, NOT_TESTABLE if reason else claim.decide(parts), parts, reason)
 
 
 # Rules
@@ -127,18 +137,19 @@ _ENTRIES = (
     ),
     Claim(
         "entropy_collapses", "It collapses: to less than half of where it began.", "collapse", ("grpo",),
-        "ln(last 5 % / first 5 %) of entropy, against ln ½", _FIGURE, halves(ENTROPY), all_parts,
+        "ln(last 5 % / first 5 %) of entropy, against ln ½", _FIGURE, halves(ENTROPY), all_parts, not_collapsed,
     ),
     Claim(
         "gradient_falls", "The gradient norm falls with it.", "collapse", ("grpo",),
         "gradient norm, last 5 % − first 5 % of the steps", _FIGURE, changes("train/grad_norm", ("grpo",), -1, ""),
-        all_parts,
+        all_parts, not_collapsed,
     ),
     *(
         Claim(
             f"{region}_alone", f"Training on the tokens of {region} alone {verb} entropy.", "regions",
-            (f"only_{region}_surprisal",), "entropy, last 5 % − first 5 % of the steps", "derivation and " + _FIGURE,
-            changes(ENTROPY, (f"only_{region}_surprisal",), sign, "nats"), all_parts,
+            ("grpo", f"only_{region}_surprisal"), "entropy, last 5 % − first 5 % of the steps, minus GRPO's",
+            "derivation and " + _FIGURE,
+            changes(ENTROPY, (f"only_{region}_surprisal",), sign, "nats", against="grpo"), all_parts,
         )
         for region, (verb, sign) in _SIGNS.items()
     ),
@@ -179,20 +190,20 @@ _ENTRIES = (
         areas((("dynamic_lower", "clip_lower"), ("dynamic_lower", "lower_0.4")), -1), all_parts,
     ),
     Claim(
-        "id_curve", "Under ID entropy rises, then falls.", "curves", ("id",), "slope before and after half time",
-        _FIGURE, slopes("id", rises_then_falls), all_parts,
+        "id_curve", "Under ID entropy rises, then falls.", "curves", ("grpo", "id"), "slope before and after half time",
+        _FIGURE, slopes("id", rises_then_falls), all_parts, not_collapsed,
     ),
     Claim(
-        "did_curve", "Under DID entropy falls, rises, and falls.", "curves", ("did",), "slope in each third",
-        _FIGURE, slopes("did", falls_rises_falls), all_parts,
+        "did_curve", "Under DID entropy falls, rises, and falls.", "curves", ("grpo", "did"), "slope in each third",
+        _FIGURE, slopes("did", falls_rises_falls), all_parts, not_collapsed,
     ),
     Claim(
-        "od_curve", "Under OD entropy oscillates with decaying amplitude.", "curves", ("od",),
-        "switches between OD's thresholds; growth of the log amplitude", _FIGURE, swings, all_parts,
+        "od_curve", "Under OD entropy oscillates with decaying amplitude.", "curves", ("grpo", "od"),
+        "switches between OD's thresholds; growth of the log amplitude", _FIGURE, swings, all_parts, od_not_triggered,
     ),
     Claim(
-        "id_clips_late", "ID clips few tokens early and many late.", "curves", ("id",),
-        "clipped share of tokens, second half − first half", _FIGURE, clipped_late, all_parts,
+        "id_clips_late", "ID clips few tokens early and many late.", "curves", ("grpo", "id"),
+        "clipped share of tokens, second half − first half, minus GRPO's", _FIGURE, clipped_late, all_parts,
     ),
     Claim(
         "reward_early", "The schedules earn less reward than GRPO early.", "curves", ("grpo", *OURS),

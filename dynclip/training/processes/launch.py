@@ -169,7 +169,7 @@ def main(job_file: str, endpoint: str, nodes: str, workers: str, gpus: str, run_
         # Not SIGTERM: torchrun would send it on and kill the workers before the rollout step has ended.
         "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT", f"--shutdown-timeout={SHUTDOWN_GRACE_S}",
         f"--log-dir={failure.with_name('torchrun')}",
-        "--module", "dynclip.training.worker", job_file,
+        "--module", "dynclip.training.processes.worker", job_file,
     ]  # fmt: skip
     try:
         # After a failure srun sends SIGTERM to the other machines: then it is no request to stop the training.

@@ -101,7 +101,7 @@ def protocol_settings(scale: Scale, steps: int, seed: int) -> dict:
         "algorithm.norm_adv_by_std_in_grpo": True,
         "algorithm.use_kl_in_reward": False,
         "algorithm.filter_groups.enable": False,
-        # As in `dynclip.training.trl_config.sampler_options`: each token's weight is π_trainer / π_sampler, at most 2.
+        # As in `trl_run.config.sampler_options`: each token's weight is π_trainer / π_sampler, at most 2.
         "algorithm.rollout_correction.rollout_is": "token" if corrected else None,
         "algorithm.rollout_correction.rollout_is_threshold": 2.0,
         "algorithm.rollout_correction.rollout_rs": None,

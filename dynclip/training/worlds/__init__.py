@@ -1,0 +1,1 @@
+"""Tiny policies of the synthetic worlds, R seeds side by side: networks, tasks, warm start, evaluation."""

@@ -1,0 +1,16 @@
+rule front:
+    input:
+        CALL.pages,
+    output:
+        f"results/{CALL.name}/report.html",
+    log:
+        f"results/{CALL.name}/logs/front.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        scale=CALL.name,
+        overrides=CALL.options,
+        code=pipeline.code_of("front"),
+    shell:
+        "python -m dynclip.cli front --scale {params.scale} {params.overrides} > {log} 2>&1"
