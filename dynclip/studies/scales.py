@@ -206,7 +206,7 @@ FACTS = Scale(
     methods=THE_FIVE,
     seeds=tuple(range(20, 40)),  # the search for the regime used 1000 to 1003, and in `paths` other graphs
     steps=100,
-    prompts_per_step=64, group_size=8, minibatches=16, epochs=1,
+    prompts_per_step=48, group_size=8, minibatches=16, epochs=1,
     learning_rate=6e-4,
     rate_warmup=1,
     max_completion=8,
@@ -229,7 +229,6 @@ PATHS = replace(
     ),
     train_set="paths_train",
     only=("paths",),
-    steps=120,
     prompts_per_step=32,
     learning_rate=1e-3,
     max_completion=7,
@@ -246,8 +245,9 @@ WORDED = replace(
     train_set="worded_train",
     only=("worded",),
     seeds=tuple(range(20, 26)),
-    steps=80,
+    steps=120,
     prompts_per_step=32,
+    learning_rate=7e-4,
     max_completion=16,
 )  # fmt: skip
 

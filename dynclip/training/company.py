@@ -18,11 +18,9 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
 
 from dynclip.methods.objective import Method
 from dynclip.runtime import checkpoints
-from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import rebuild_command
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.progress import Progress
@@ -43,12 +41,10 @@ from dynclip.training.problems import require_problems
 from dynclip.training.processes.recovery import Preempted
 from dynclip.training.trl_run.config import PROTOCOL_FILE
 from dynclip.training.worlds import folders
+from dynclip.training.worlds.checkpoint import newest_common, restore, write_checkpoint
 from dynclip.training.worlds.networks import stack
 from dynclip.training.worlds.tasks import task_of
 from evals.benchmarks.registry import read_problems
-
-STATE = "loop.safetensors"  # weights and moments of a checkpoint
-FACTS = "loop.json"  # its plain numbers
 
 
 def train_company(config: RunConfig, name: str, seeds: Sequence[int], folder: Path, log_file: Path | None = None):
@@ -98,7 +94,7 @@ def train(config: RunConfig, arm: Arm, seeds, problems, bases: dict, runs: dict,
         drop_late(state, exports[seed], 1)
     done = newest_common(states.values())
     if done:
-        loop.restore([read_checkpoint(state / f"checkpoint-{done}") for state in states.values()])
+        restore(loop, [state / f"checkpoint-{done}" for state in states.values()])
         progress.log(f"resuming at step {done} of {config.steps}")
     for state in states.values():
         write_json(state / PROTOCOL_FILE, protocol(config))
@@ -116,7 +112,7 @@ def train(config: RunConfig, arm: Arm, seeds, problems, bases: dict, runs: dict,
         last = loop.done == config.steps
         if (loop.done % config.scale.checkpoint_every == 0 or stop.is_set()) and not last:
             for r, seed in enumerate(seeds):
-                write_checkpoint(states[seed], *loop.state(r))
+                write_checkpoint(loop, r, states[seed])
         progress.step(loop.done, summary(rows))
         if stop.is_set() and not last:
             raise Preempted(
@@ -137,31 +133,6 @@ def summary(rows: Sequence[dict]) -> str:
         f"reward {mean('train/reward'):.2f}  entropy {mean('policy/entropy'):.3f} nats  "
         f"clipped {mean('clip/low_fraction', 'clip/high_fraction'):.2%}"
     )
-
-
-def write_checkpoint(state: Path, tensors: dict, facts: dict) -> None:
-    """Write checkpoint-<step> of one seed and delete all but the newest two."""
-    aside = state / ".checkpoint.writing"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file(tensors, aside / STATE)
-    (aside / FACTS).write_text(json.dumps(facts))
-    publish_folder(aside, state / f"checkpoint-{facts['rollout_step']}")
-    checkpoints.prune(state)
-
-
-def read_checkpoint(folder: Path) -> tuple[dict, dict]:
-    """What `write_checkpoint` was given."""
-    return load_file(folder / STATE), json.loads((folder / FACTS).read_text())
-
-
-def newest_common(states) -> int:
-    """The newest rollout step of which every state folder has an intact checkpoint; 0 where there is none."""
-    found = [
-        {int(path.name.split("-")[1]) for path in state.glob("checkpoint-*") if not checkpoints.find_corruption(path)}
-        for state in states
-    ]
-    return max(set.intersection(*found), default=0)
 
 
 def publish(config: RunConfig, arm: Arm, seed: int, parts: dict, base: Path, data: Path, out: Path, seconds: float):

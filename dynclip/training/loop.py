@@ -3,7 +3,7 @@
     for each rollout step k:
         sample completions, grade them                    task.rollout
         advantages of each group                          advantages
-        log-probabilities of the sampling policy          evaluate
+        log-probabilities of the sampling policy          read
         the method's controller and token weights         observe, prepare
         minibatches x epochs updates                      update: Method.loss -> gradient clip of each seed -> AdamW
         a row of metrics for each seed
@@ -55,28 +55,27 @@ class Loop:
 
     def step(self) -> list[dict]:
         """Do one rollout step. Returns a row of metrics for each seed; all names are in docs/metrics.md."""
-        began = time.perf_counter()
-        k = self.done
+        k, began = self.done, time.perf_counter()
         with torch.no_grad():
             rollout = self.task.rollout(self.weights, k)
             batch = self.prepare(rollout, k)
         rows = describe(self, rollout, batch)
         sampled = time.perf_counter()
-        logs: list[list[dict[str, float]]] = [[] for _ in self.seeds]
+        logs: list[list[dict[str, float]]] = []  # of each update, of each seed
         order = shuffle(self.seeds, k, rollout.tokens.shape[1])
         batch, inputs = take(batch, order), take(rollout.inputs, order)
         size = rollout.tokens.shape[1] // self.scale.minibatches
         for update in range(self.scale.updates_per_rollout):
             number = update % self.scale.minibatches
             cut = slice(number * size, (number + 1) * size)
-            values_of = self.update(part_of(batch, cut), part_of(inputs, cut), k, update)
-            for log, values in zip(logs, values_of, strict=True):
-                log.append(values)
+            logs.append(self.update(part_of(batch, cut), part_of(inputs, cut), k, update))
+        first = slice(size)  # a mini-batch is enough for the change of the means
         with torch.no_grad():
-            finish_rows(rows, logs, batch, self.evaluate(inputs, batch["tokens"]))
-        ended = time.perf_counter()
+            late = self.evaluate(part_of(inputs, first), batch["tokens"][:, first])
+        finish_rows(rows, zip(*logs, strict=True), part_of(batch, first), late)
+        whole = time.perf_counter() - began
         for row in rows:
-            row |= {"time/rollout": sampled - began, "time/update": ended - sampled, "time/step": ended - began}
+            row |= {"time/rollout": sampled - began, "time/update": whole - (sampled - began), "time/step": whole}
         self.done += 1
         return rows
 
@@ -86,22 +85,16 @@ class Loop:
         Every seed's controller observes the mean entropy of its own tokens. Methods that decide something once per
         rollout batch do it here, seed by seed.
         """
-        method = self.methods[0]
-        batch = {"tokens": rollout.tokens, "mask": rollout.mask}
+        method, batch = self.methods[0], {"tokens": rollout.tokens, "mask": rollout.mask}
         if self.task.neutral is not None:
             batch["neutral"] = self.task.neutral[rollout.tokens] & rollout.mask
         batch["advantages"], batch["success"] = advantages(rollout.rewards, self.scale.group_size)
-        size = rollout.tokens.shape[1] // self.scale.minibatches
-        parts = [
-            self.evaluate(part_of(rollout.inputs, slice(at, at + size)), rollout.tokens[:, at : at + size])
-            for at in range(0, rollout.tokens.shape[1], size)
-        ]
-        batch |= {f"old_{name}": torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+        batch |= {f"old_{name}": value for name, value in self.read(rollout.logits, rollout.tokens).items()}
         reduced = batch.pop("old_reduced", None)
         observed = batch["old_entropy"] if method.spec.observes == "entropy" else reduced
         for each, entropy in zip(self.methods, mean(observed, rollout.mask).tolist(), strict=True):
             each.observe(k, entropy)
-        weights, changed = [], []
+        prepared = []
         for r, each in enumerate(self.methods):
             sampled = TokenBatch(
                 logprob=batch["old_logprob"][r],
@@ -112,20 +105,20 @@ class Loop:
                 old_baseline=reduced[r] if "old_baseline" in method.needs else None,
                 success=batch["success"][r],
             )
-            prepared = each.prepare(sampled, k)
-            changed.append(prepared.advantages)
-            weights.append(prepared.weight)
-        batch["advantages"] = torch.stack(changed)
-        if weights[0] is not None:
-            batch["weight"] = torch.stack(weights)
+            prepared.append(each.prepare(sampled, k))
+        batch["advantages"] = torch.stack([each.advantages for each in prepared])
+        if prepared[0].weight is not None:
+            batch["weight"] = torch.stack([each.weight for each in prepared])
         batch["denominator"] = rollout.mask.sum((1, 2)).clamp(min=1) / self.scale.minibatches
         return batch
 
     def evaluate(self, inputs: dict, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What `read` returns of the present policy."""
+        return self.read(self.task.network.logits(self.weights, inputs), tokens)
+
+    def read(self, logits: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """`logprob` and `entropy` (R, B, T) of `tokens`, and `reduced` where the method reduces full logits."""
-        method = self.methods[0]
-        logits = self.task.network.logits(self.weights, inputs)
-        logprob = torch.log_softmax(logits, -1)
+        method, logprob = self.methods[0], torch.log_softmax(logits, -1)
         found = {"logprob": logprob.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)}
         with torch.set_grad_enabled(torch.is_grad_enabled() and "entropy_gradient" in method.needs):
             found["entropy"] = -(logprob.exp() * logprob).sum(-1)
@@ -135,7 +128,7 @@ class Loop:
 
     def update(self, batch: dict, inputs: dict, k: int, update: int) -> list[dict[str, float]]:
         """One optimizer step on a mini-batch (R, b, T). Returns each seed's measurements."""
-        self.set_rate(k * self.scale.updates_per_rollout + update)
+        rate = self.set_rate(k * self.scale.updates_per_rollout + update)
         now = self.evaluate(inputs, batch["tokens"])
         losses, metrics = self.losses(batch, now, k, update)
         gradients = torch.autograd.grad(losses.sum(), list(self.weights.values()))
@@ -146,7 +139,6 @@ class Loop:
         harmful = [values.pop("live_ratio") > RATIO_LIMIT for values in metrics]
         skipped = [bad or not math.isfinite(norm) for bad, norm in zip(harmful, norms.tolist(), strict=True)]
         self.descend(skipped, k)
-        rate = self.optimizer.param_groups[0]["lr"]
         for values, loss, norm, bad in zip(metrics, losses.tolist(), norms.tolist(), skipped, strict=True):
             values |= {"train/loss": loss, "train/grad_norm": norm, "train/lr": rate, "train/skipped": float(bad)}
         return metrics
@@ -157,8 +149,8 @@ class Loop:
         One call serves all seeds, or one seed where the method takes statistics over its batch.
         """
         needs, everyone = self.methods[0].needs, range(len(self.seeds))
-        stacked, sums, metrics = separable(self.methods[0].spec), [], []
-        for group in [list(everyone)] if stacked else [[r] for r in everyone]:
+        sums, metrics = [], []
+        for group in [list(everyone)] if separable(self.methods[0].spec) else [[r] for r in everyone]:
             cut = slice(group[0], group[-1] + 1)
             rows = {name: value[cut].flatten(0, 1) for name, value in (batch | now).items() if name != "denominator"}
             part = TokenBatch(
@@ -199,26 +191,26 @@ class Loop:
             return (losses.sum(1) / mask.sum(1).clamp(min=1)).view(runs, -1).mean(1)
         return losses.view(runs, -1).sum(1) / (len(losses) // runs * self.scale.max_completion)
 
-    def set_rate(self, done: int) -> None:
-        """The learning rate after `done` updates: a linear rise from 0 over `rate_warmup` rollout steps."""
+    def set_rate(self, done: int) -> float:
+        """Set the learning rate after `done` updates, a linear rise from 0 over `rate_warmup` rollout steps."""
         warm = self.scale.rate_warmup * self.scale.updates_per_rollout
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.scale.learning_rate * (min(1.0, done / warm) if warm else 1.0)
+        rate = self.scale.learning_rate * (min(1.0, done / warm) if warm else 1.0)
+        self.optimizer.param_groups[0]["lr"] = rate
+        return rate
 
     def descend(self, skipped: list[bool], k: int) -> None:
         """The optimizer's step for all seeds but the skipped ones, whose weights and moments stay.
 
         Raises UserError after three updates in a row that a seed had to skip.
         """
-        kept = []
-        for r in (r for r, bad in enumerate(skipped) if bad):
-            kept += [(tensor, r, tensor[r].clone()) for tensor in self.tensors()]
-            for value in self.weights.values():
-                value.grad[r] = 0.0
+        still = [r for r, bad in enumerate(skipped) if bad]
+        kept = [(tensor, tensor[still].clone()) for tensor in self.tensors()] if still else []
+        for value in self.weights.values() if still else ():
+            value.grad[still] = 0.0
         self.optimizer.step()
         with torch.no_grad():
-            for tensor, r, before in kept:
-                tensor[r] = before
+            for tensor, before in kept:
+                tensor[still] = before
         for r, bad in enumerate(skipped):
             self.skips[r] = self.skips[r] + 1 if bad else 0
             if self.skips[r] == SKIPS_IN_A_ROW:
@@ -231,30 +223,6 @@ class Loop:
         """Weights and moments, (R, ...) each."""
         moments = [state[name] for state in self.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
         return [*(value.data for value in self.weights.values()), *moments]
-
-    def state(self, r: int) -> tuple[Weights, dict]:
-        """What a checkpoint of seed number `r` holds: tensors (weights, moments), and plain numbers."""
-        tensors = {name: value.detach()[r].clone() for name, value in self.weights.items()}
-        for name, value in self.weights.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{moment}.{name}"] = self.optimizer.state[value][moment][r].clone()
-        facts = {"rollout_step": self.done, "tokens": self.tokens[r], "skips": self.skips[r]}
-        return tensors, facts | {"controller": self.methods[r].state_dict()}
-
-    def restore(self, states: Sequence[tuple[Weights, dict]]) -> None:
-        """Go on from the states of all seeds, which must be of the same rollout step."""
-        self.done = states[0][1]["rollout_step"]
-        updates = torch.tensor(float(self.done * self.scale.updates_per_rollout))
-        with torch.no_grad():
-            for name, value in self.weights.items():
-                value.copy_(torch.stack([tensors[name] for tensors, _ in states]))
-                self.optimizer.state[value] = {"step": updates.clone()} | {
-                    moment: torch.stack([tensors[f"{moment}.{name}"] for tensors, _ in states])
-                    for moment in ("exp_avg", "exp_avg_sq")
-                }
-        for r, (_, facts) in enumerate(states):
-            self.tokens[r], self.skips[r] = facts["tokens"], facts["skips"]
-            self.methods[r].load_state_dict(facts["controller"])
 
 
 def advantages(rewards: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -69,12 +69,12 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
             content="bd41bdd77e3d024abbee0a3c50087d98205633a564f7a1899dd49522ddfcf985",
         ),
         Benchmark(
-            name="facts", title="Arithmetic modulo 11", world="facts", count=200, seed=102,
-            content="a4992712ef2cf1699a0d19fa5c19f0f3e7cc3b8fc17f0bb01f73df013f8e9421",
+            name="facts", title="Arithmetic modulo 7", world="facts", count=200, seed=102,
+            content="2c75faabe711c2ad0935e9c48ae31ddb5285467e6707d2560b6ace53cef919df",
         ),
         Benchmark(
             name="worded", title="Worded arithmetic", world="worded", count=200, seed=103,
-            content="5dd6523d1fe166d0675121e26c71532824749d2fbce388d480b7ebc47a9b9f36",
+            content="e935a5d33ee8cdd6900cfef53589819283a7e0ace112ee0603e74ecd20d01399",
             sampling=replace(LAPTOP_SAMPLING, max_tokens=32),
         ),
         HubBenchmark(
@@ -122,12 +122,12 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
             content="65ba544bfe25a32407ce107b00a48f1ea7a64026783ec096135a5a7e2e48acec",
         ),
         ProblemSet(
-            name="facts_train", title="Arithmetic modulo 11", world="facts", count=20_000, seed=2,
-            content="6851cd33abf9f433ba0d44ea06f87a598da6feca1c03c38e5ed145ab1471f038",
+            name="facts_train", title="Arithmetic modulo 7", world="facts", count=20_000, seed=2,
+            content="e70cb483a7dc58aec0f96c7a179253bca7f80298d89a150963e90e489dfc179a",
         ),
         ProblemSet(
             name="worded_train", title="Worded arithmetic", world="worded", count=20_000, seed=3,
-            content="b2413db2f13569f2f36774ecd97e0e24743ad74d720ad60c641155381bb9caf1",
+            content="90496dead9f2f6364e5807d4b216bd413d660a214e4823999ce8d7d3eb5423a7",
         ),
         HubSet(
             name="gsm8k_train", title="GSM8K", id="openai/gsm8k", config="main", split="train",

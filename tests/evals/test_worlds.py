@@ -84,7 +84,7 @@ def test_answers_are_the_value_from_left_to_right_modulo_11(problems, name):
     for problem in problems[name]:
         value, operations = expression(problem)
         for operator, right in operations:
-            value = eval(f"{value} {operator} {right}") % 11
+            value = eval(f"{value} {operator} {right}") % MODULUS
         assert problem.answer == str(value) and len(operations) == problem.level
 
 
@@ -177,13 +177,13 @@ def test_every_trace_is_graded_as_its_last_number_says(problems, name):
     assert {v.status for v in verdicts} <= {"correct", "wrong"}
 
 
-def test_a_teacher_knows_290_facts_and_73_wrongly_by_its_seed():
+def test_a_teacher_knows_118_facts_and_29_wrongly_by_its_seed():
     table = fact_probabilities(4)
     right = np.array([
         [[table[i, a, b, apply(operator, a, b)] for b in range(MODULUS)] for a in range(MODULUS)]
         for i, operator in enumerate(OPERATORS)
     ])  # fmt: skip
-    assert Counter(right.round(4).ravel().tolist()) == {0.97: 290, 0.08: 73}
+    assert Counter(right.round(4).ravel().tolist()) == {0.97: 118, 0.08: 29}
     assert np.allclose(table.sum(-1), 1) and table.min() > 0
     assert np.isclose(table[right < 0.5].max(-1), 0.6).all()
     assert not np.array_equal(table, fact_probabilities(5)) and np.array_equal(table, fact_probabilities.__wrapped__(4))
@@ -205,7 +205,9 @@ def test_the_share_of_right_steps_and_of_right_answers_is_the_teachers(name):
             value = result  # each step continues from the value written
     assert steps[True] / steps.total() == pytest.approx(expected / steps.total(), abs=0.015)
     assert 0.76 < steps[True] / steps.total() < 0.82
-    assert right / len(rows) == pytest.approx(sum(0.79**p.level for p in rows) / len(rows), abs=0.05)
+    without_error = sum(0.79**p.level for p in rows) / len(rows)
+    # Some wrong results still lead to the right answer, such as those before a multiplication by 0.
+    assert without_error - 0.02 < right / len(rows) < without_error + 0.1
 
 
 def test_facts_has_one_token_for_each_result_and_worded_three_words_before_it(problems):
@@ -242,7 +244,7 @@ def test_neutral_words_never_change_a_verdict(problems):
     texts = [[f"{word} " if "{" not in word else word for word in t.split()] for t in traces("worded", rows, 6)]
     # As a policy may write it: any order, with no box or with several.
     texts += [[rng.choice(neutral if rng.random() < 0.6 else decisive) for _ in range(9)] for _ in range(200)]
-    golds = [p.answer for p in rows] + ["7"] * 200
+    golds = [p.answer for p in rows] + ["3"] * 200
     changed = [[rng.choice(neutral) if piece in world.neutral else piece for piece in text] for text in texts]
     before, after = (
         grade_many([("".join(text), gold) for text, gold in zip(version, golds, strict=True)], flexible=True)

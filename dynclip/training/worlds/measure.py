@@ -2,6 +2,7 @@
 
 import math
 import resource
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -44,13 +45,14 @@ def describe(loop, rollout: Rollout, batch: dict) -> list[dict]:
     return rows
 
 
-def finish_rows(rows: list[dict], logs: list[list[dict]], batch: dict, now: dict) -> None:
+def finish_rows(rows: list[dict], logs: Iterable[Sequence[dict]], batch: dict, now: dict) -> None:
     """Add to each seed's row the means over its updates in `logs`, and what the policy after the last update does.
 
-    `now`: log-probabilities and entropies (R, B, T) of that policy on the step's tokens. Values that are not finite
-    belong to skipped updates and do not count.
+    `now`: log-probabilities and entropies (R, b, T) of that policy on the tokens of `batch`, a part of the step's.
+    Values that are not finite belong to skipped updates and do not count.
     """
-    columns = {"policy/entropy_after": mean(now["entropy"], batch["mask"])}
+    change = mean(now["entropy"] - batch["old_entropy"], batch["mask"])
+    columns = {"policy/entropy_after": torch.tensor([row["policy/entropy"] for row in rows]) + change}
     if "neutral" in batch:
         columns["policy/drift_neutral"] = mean(now["logprob"] - batch["old_logprob"], batch["neutral"])
     for row, log, late in zip(rows, logs, as_rows(columns), strict=True):

@@ -199,12 +199,19 @@ class Transformer:
         return Cache(*([like.new_zeros(shape) for _ in range(self.layers)] for _ in range(2)))
 
     def sample(
-        self, weights: Weights, prompts: torch.Tensor, attend: torch.Tensor, uniforms: torch.Tensor, end: int
+        self,
+        weights: Weights,
+        prompts: torch.Tensor,
+        attend: torch.Tensor,
+        uniforms: torch.Tensor,
+        end: int,
+        logits: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Completions (R, P · G, T) at temperature 1, `end` (the end token) after the end token.
 
         `prompts` and `attend` (R, P, L) are padded on the left, `uniforms` (R, P · G, T) are the numbers in [0, 1) that
-        draw the tokens. The G completions of a prompt follow one another and share one pass over the prompt.
+        draw the tokens. The G completions of a prompt follow one another and share one pass over the prompt. The logits
+        (R, P · G, V) of each place are appended to `logits`; it ends where all completions have.
         """
         replicas, number, width = prompts.shape
         rows, length = uniforms.shape[1:]
@@ -220,7 +227,10 @@ class Transformer:
         tokens = torch.full((replicas, rows, length), end)
         finished = torch.zeros(replicas, rows, dtype=torch.bool)
         for place in range(length):
-            drawn = draw(self.head(weights, hidden).squeeze(2), uniforms[..., place])
+            scores = self.head(weights, hidden).squeeze(2)
+            if logits is not None:
+                logits.append(scores)
+            drawn = draw(scores, uniforms[..., place])
             tokens[..., place] = drawn.masked_fill(finished, end)
             finished |= drawn == end
             if finished.all() or place == length - 1:

@@ -25,10 +25,12 @@ from evals.grading import rewards
 @dataclass(frozen=True)
 class Rollout:
     """A rollout batch. `inputs` of the network, (R, B, ...) each; `tokens` and `mask` (R, B, T), the mask is True up to
-    and with the end token; `rewards` and `truncated` (R, B). Groups are consecutive rows."""
+    and with the end token; `logits` (R, B, T, V) that the tokens were drawn from, right where the mask is True;
+    `rewards` and `truncated` (R, B). Groups are consecutive rows."""
 
     inputs: dict[str, torch.Tensor]
     tokens: torch.Tensor
+    logits: torch.Tensor
     mask: torch.Tensor
     rewards: torch.Tensor
     truncated: torch.Tensor
@@ -112,12 +114,12 @@ class LanguageTask:
         scale, count = self.scale, len(self.prompts.problems)
         places = torch.stack([chosen(seed, step, scale.prompts_per_step, count) for seed in self.seeds])
         uniforms = uniform_numbers(self.seeds, step, scale.completions, scale.max_completion)
-        tokens = self.network.sample(
-            weights, self.prompts.ids[places], self.prompts.attend[places], uniforms, self.vocabulary.end
-        )
-        return self.graded(tokens, places)
+        prompts, attend, logits = self.prompts.ids[places], self.prompts.attend[places], []
+        tokens = self.network.sample(weights, prompts, attend, uniforms, self.vocabulary.end, logits)
+        logits += [torch.zeros_like(logits[0])] * (tokens.shape[-1] - len(logits))
+        return self.graded(tokens, torch.stack(logits, 2), places)
 
-    def graded(self, tokens: torch.Tensor, places: torch.Tensor) -> Rollout:
+    def graded(self, tokens: torch.Tensor, logits: torch.Tensor, places: torch.Tensor) -> Rollout:
         """The rollout of completions `tokens` (R, B, T) of the problems `places` (R, P)."""
         ended = tokens == self.vocabulary.end
         # A completion that is cut off counts as no answer (`Scale.truncated`).
@@ -129,7 +131,7 @@ class LanguageTask:
         ids = torch.cat([self.prompts.ids[problems], tokens], -1)
         attend = torch.nn.functional.pad(self.prompts.attend[problems], (0, tokens.shape[-1]), value=True)
         inputs = {"ids": ids, "attend": attend, "prompt": self.prompts.ids.shape[1]}
-        return Rollout(inputs, tokens, mask_until(ended), earned, ~ended.any(-1))
+        return Rollout(inputs, tokens, logits, mask_until(ended), earned, ~ended.any(-1))
 
 
 def graded_once(reward: str, texts: Sequence[str], golds: Sequence[str]) -> list[float]:
@@ -166,11 +168,11 @@ class PathTask:
         uniforms = uniform_numbers(self.seeds, step, scale.completions, length)
         node, goal = pairs[..., 0], pairs[..., 1]
         everyone = torch.arange(len(self.seeds)).unsqueeze(1)
-        nodes, tokens, ended = [], [], []
+        nodes, tokens, logits, ended = [], [], [], []
         for move in range(length):
             inputs = {"node": node, "goal": goal, "move": torch.full_like(node, move)}
-            logits = self.network.logits(weights, {name: value.unsqueeze(-1) for name, value in inputs.items()})
-            token = draw(logits.squeeze(2), uniforms[..., move])
+            logits.append(self.network.logits(weights, {name: value.unsqueeze(-1) for name, value in inputs.items()}))
+            token = draw(logits[-1].squeeze(2), uniforms[..., move])
             ended.append((token == goal) | ~self.edges[everyone, node, token])
             nodes.append(node)
             tokens.append(token)
@@ -185,7 +187,7 @@ class PathTask:
             "move": torch.arange(length).expand_as(nodes),
         }
         earned = won.float() if self.scale.reward == "correct" else 2 * won.float() - 1
-        return Rollout(inputs, tokens, mask, earned, ~torch.stack(ended, -1).any(-1))
+        return Rollout(inputs, tokens, torch.cat(logits, 2), mask, earned, ~torch.stack(ended, -1).any(-1))
 
 
 def edge_matrix(seed: int) -> torch.Tensor:

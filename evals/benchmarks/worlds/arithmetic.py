@@ -1,9 +1,9 @@
-r"""Chained arithmetic modulo 11, and a teacher who knows some of its facts wrongly. Used by `facts` and `worded`.
+r"""Chained arithmetic modulo 7, and a teacher who knows some of its facts wrongly. Used by `facts` and `worded`.
 
-An expression such as `3 +10 *4 . . =` is evaluated from left to right: 3 + 10 is 2, 2 * 4 is 8. An operation and its
+An expression such as `3 +6 *4 . . =` is evaluated from left to right: 3 + 6 is 2, 2 * 4 is 1. An operation and its
 right number are one piece, and a dot stands in a place without operation, so that all expressions of a world have the
 same length and a result is as far from its operation in every problem: one layer of attention can find it. A fact is
-one operation on two numbers, so that there are 3 x 11 x 11 = 363 facts.
+one operation on two numbers, so that there are 3 x 7 x 7 = 147 facts.
 """
 
 import random
@@ -14,7 +14,7 @@ import numpy as np
 
 from evals.benchmarks.worlds.world import derive_seed
 
-MODULUS = 11
+MODULUS = 7
 OPERATORS = "+-*"
 WRONG_SHARE = 0.2  # of the facts that a teacher knows wrongly
 RIGHT_WHERE_WRONG = 0.08  # probability of the right value of such a fact
@@ -31,7 +31,7 @@ PIECES = (
 
 
 def apply(operator: str, left: int, right: int) -> int:
-    """The value of one operation modulo 11."""
+    """The value of one operation modulo 7."""
     return {"+": left + right, "-": left - right, "*": left * right}[operator] % MODULUS
 
 
@@ -48,7 +48,7 @@ def draw_operations(rng: random.Random, operations: int, places: int) -> tuple[l
 
 @cache
 def fact_probabilities(seed: int) -> np.ndarray:
-    """(3, 11, 11, 11): by operator, left and right number, the probability of each value that the teacher writes."""
+    """(3, 7, 7, 7): by operator, left and right number, the probability of each value that the teacher writes."""
     rng = random.Random(derive_seed("facts", seed))
     facts = [(i, a, b) for i in range(len(OPERATORS)) for a in range(MODULUS) for b in range(MODULUS)]
     wrong = set(rng.sample(facts, round(WRONG_SHARE * len(facts))))

@@ -1,4 +1,4 @@
-r"""The world `facts`: chained arithmetic modulo 11 with worked results, such as `3 +10 *4 . . =` and `2 \boxed{8}`.
+r"""The world `facts`: chained arithmetic modulo 7 with worked results, such as `3 +6 *4 . . =` and `2 \boxed{1}`.
 
 Every token of a response decides the reward.
 """
@@ -33,7 +33,7 @@ def teacher(seed: int) -> Teacher:
 
 WORLD = World(
     name="facts",
-    title="chained arithmetic modulo 11",
+    title="chained arithmetic modulo 7",
     levels=LEVELS,
     vocabulary=PIECES,
     neutral=frozenset(),

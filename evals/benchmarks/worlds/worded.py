@@ -1,7 +1,7 @@
 r"""The world `worded`: the arithmetic of `facts` in free wording, most of whose tokens do not touch the reward.
 
-A problem such as `Mia red pens 3 Ben new cups +10 Ana old hats *4 Tom big maps . =` names persons and things, so that a
-prompt practically never recurs. A response such as `so clearly gives 2 then nearly overall \boxed{8}` has three neutral
+A problem such as `Mia red pens 3 Ben new cups +6 Ana old hats *4 Tom big maps . =` names persons and things, so that a
+prompt practically never recurs. A response such as `so clearly gives 2 then nearly overall \boxed{1}` has three neutral
 words before each result. Every class of words has its own lexicon, and the teacher draws from it with Zipf's law.
 
 A prompt has three words before each number or place as well, so that a result is as far from its operation in every
@@ -63,7 +63,7 @@ def _chooser(words: tuple[str, ...]) -> Callable[[random.Random], str]:
 
 WORLD = World(
     name="worded",
-    title="chained arithmetic modulo 11 in free wording",
+    title="chained arithmetic modulo 7 in free wording",
     levels=LEVELS,
     vocabulary=(*PIECES, *WORDS),
     neutral=frozenset(WORDS),

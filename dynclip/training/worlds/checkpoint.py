@@ -1,0 +1,55 @@
+"""The state of one seed of the stacked loop as a folder checkpoint-<step>: weights, moments, plain numbers."""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from dynclip.runtime import checkpoints
+
+TENSORS = "loop.safetensors"  # weights and moments
+FACTS = "loop.json"  # step, tokens, skips, the controller's state
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def write_checkpoint(loop, r: int, state: Path) -> None:
+    """Write checkpoint-<step> of seed number `r` of `loop` into `state`, and delete all but the newest two."""
+    tensors = {name: value.detach()[r].clone() for name, value in loop.weights.items()}
+    for name, value in loop.weights.items():
+        tensors |= {f"{moment}.{name}": loop.optimizer.state[value][moment][r].clone() for moment in MOMENTS}
+    facts = {"rollout_step": loop.done, "tokens": loop.tokens[r], "skips": loop.skips[r]}
+    aside = state / ".checkpoint.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(tensors, aside / TENSORS)
+    (aside / FACTS).write_text(json.dumps(facts | {"controller": loop.methods[r].state_dict()}))
+    checkpoints.publish_folder(aside, state / f"checkpoint-{loop.done}")
+    checkpoints.prune(state)
+
+
+def restore(loop, folders: Sequence[Path]) -> None:
+    """Let `loop` go on from the checkpoints of its seeds, which must be of the same rollout step."""
+    tensors = [load_file(folder / TENSORS) for folder in folders]
+    facts = [json.loads((folder / FACTS).read_text()) for folder in folders]
+    loop.done = facts[0]["rollout_step"]
+    updates = torch.tensor(float(loop.done * loop.scale.updates_per_rollout))
+    with torch.no_grad():
+        for name, value in loop.weights.items():
+            value.copy_(torch.stack([each[name] for each in tensors]))
+            moments = {moment: torch.stack([each[f"{moment}.{name}"] for each in tensors]) for moment in MOMENTS}
+            loop.optimizer.state[value] = {"step": updates.clone()} | moments
+    for r, each in enumerate(facts):
+        loop.tokens[r], loop.skips[r] = each["tokens"], each["skips"]
+        loop.methods[r].load_state_dict(each["controller"])
+
+
+def newest_common(states: Iterable[Path]) -> int:
+    """The newest rollout step of which every state folder has an intact checkpoint; 0 where there is none."""
+    found = [
+        {int(path.name.split("-")[1]) for path in state.glob("checkpoint-*") if not checkpoints.find_corruption(path)}
+        for state in states
+    ]
+    return max(set.intersection(*found), default=0)
