@@ -1,6 +1,6 @@
 """Seconds of a rollout step of the loop, against TRL's path and against a bare forward and backward pass.
 
-    python bench/loop.py [rounds] [steps] [--method grpo] [--json FILE]
+    python bench/loop.py [rounds] [steps] [--method grpo] [--busy 0,1,2] [--json FILE]
 
 All of it at the scale facts, from the same untrained policy, on one thread. A round measures, in turns,
 
@@ -10,10 +10,16 @@ All of it at the scale facts, from the same untrained policy, on one thread. A r
 
 It prints the median of the rounds' ratios with least and greatest. Goals: a seed's share of a step of 20 seeds at most
 0.1 of TRL's step, a single seed 0.6, the update part 1.3 of the bare passes.
+
+`--busy` measures something else: the loop's step of 20 seeds beside so many other processes that compute all the time,
+as a ratio to the first number of the list. A fair share of c cores beside n of them is max(1, (n + 1) / c).
 """
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -88,14 +94,41 @@ def once(name: str, steps: int, folder: Path) -> dict[str, float]:
     }
 
 
+def beside(counts: list[int], rounds: int, steps: int, name: str, folder: Path) -> dict[int, list[float]]:
+    """Number of busy processes -> seconds of a step of 20 seeds in each round."""
+    loop = make_loop(SCALE, name, SEEDS, folder)
+    found: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(rounds):
+        for count in counts:
+            others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+            found[count].append(loop_step(loop, steps)["step"])
+            for other in others:
+                other.kill()
+                other.wait()
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rounds", type=int, nargs="?", default=5)
     parser.add_argument("steps", type=int, nargs="?", default=5)
     parser.add_argument("--method", default="grpo")
+    parser.add_argument("--busy", help="numbers of other processes, separated by commas")
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
     torch.set_num_threads(through_trl(SCALE.name, words.steps).scale.threads)
+    if words.busy:
+        counts = [int(count) for count in words.busy.split(",")]
+        with tempfile.TemporaryDirectory() as folder:
+            found = beside(counts, words.rounds, words.steps, words.method, Path(folder))
+        print(
+            f"{processor()}, {len(os.sched_getaffinity(0))} cores, {SCALE.name}, {SEEDS} seeds, {words.rounds} rounds"
+        )
+        for count, seconds in found.items():
+            ratios = [one / first for one, first in zip(seconds, found[counts[0]], strict=True)]
+            spread = f"{statistics.median(ratios):5.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+            print(f"beside {count} busy processes: {statistics.median(seconds):.3f} s a step, ratio {spread}")
+        return
     with tempfile.TemporaryDirectory() as folder:
         rounds = [once(words.method, words.steps, Path(folder)) for _ in range(words.rounds)]
     print(f"{processor()}, {SCALE.name}, {words.method}, {words.rounds} rounds x {words.steps} rollout steps, 1 thread")

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from dynclip.report.evidence import read_score
+from dynclip.runtime.errors import UserError
 from dynclip.studies.overrides import resolve
+from dynclip.studies.scales import Execution
 from dynclip.training import loop
 from dynclip.training.company import train_company
 from dynclip.training.loop import Loop
-from dynclip.training.worlds import folders
+from dynclip.training.worlds import draws, folders
 from dynclip.training.worlds.networks import stack
 from dynclip.training.worlds.scoring import path_success, score_company
-from dynclip.training.worlds.tasks import PathTask, network_of, pairs_of
+from dynclip.training.worlds.tasks import PathTask, network_of, pairs_of, task_of
 from dynclip.training.worlds.warm_start import warm_start
 from evals.benchmarks.registry import read_problems, write_data
 
@@ -231,3 +233,45 @@ def test_exact_success_is_what_walks_show(paths):
     for r, success in enumerate(exact):
         error = (success * (1 - success) / 400).mean().div(50).sqrt()  # every pair is walked 400 times
         assert success.mean() > 0 and (walks.rewards[r].mean() - success.mean()).abs() < 4 * error
+
+
+def test_a_pass_stays_on_one_device():
+    """The device "meta" computes shapes alone, and a tensor of the CPU in between raises. It stands in for a GPU."""
+    scale, seeds = resolve("paths").scale, (0, 1)
+    with torch.device("meta"):
+        network = network_of(scale.policy, 100)
+        weights = stack([network.start(draws.generator(seed, 3)) for seed in seeds])
+        task = PathTask(scale, seeds, network, (torch.zeros(50, 2, dtype=torch.long),) * 2)
+        walks = task.rollout(weights, 0)
+        assert walks.tokens.device.type == walks.rewards.device.type == "meta"
+        assert network.logits(weights, walks.inputs).shape == walks.logits.shape
+        language = network_of(resolve("facts").scale.policy, 40)
+        weights = stack([language.start(draws.generator(seed, 3)) for seed in seeds])
+        prompts, seen = torch.zeros(2, 3, 6, dtype=torch.long), torch.ones(2, 3, 6, dtype=torch.bool)
+        uniforms = torch.stack([draws.uniform((12, 1), seed, 0) for seed in seeds])
+        tokens = language.sample(weights, prompts, seen, uniforms, 1)
+        ids = torch.cat([prompts.repeat_interleave(4, 1), tokens], -1)
+        inputs = {"ids": ids, "attend": torch.ones_like(ids, dtype=torch.bool), "prompt": 6}
+        assert language.logits(weights, inputs).shape == (2, 12, 1, 40)
+    assert draws.permutation(7, 1, 2).tolist() == draws.permutation(7, 1, 2).tolist()
+
+
+def test_a_gpu_that_is_not_there_is_one_line(study, monkeypatch):
+    config, folder = study
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = replace(config, scale=replace(config.scale, execution=Execution(gpus=1)))
+    with pytest.raises(UserError, match="miniature: needs a CUDA GPU, and torch sees none; use --set gpus=0"):
+        train_company(asked, "od", SEEDS[:1], folder)
+
+
+@pytest.mark.parametrize("name", ["paths_rehearsal", "miniature"])
+def test_the_logits_of_a_rollout_are_those_of_a_whole_pass(name, tmp_path):
+    """The sampler reads each token alone, with keys and values of those before it."""
+    config, folder = prepared(tmp_path, name, (0, 1))
+    bases = {seed: folder / "base" / f"seed{seed}" for seed in (0, 1)}
+    task = task_of(config.scale, (0, 1), bases, read_problems(folder / "data" / "train.jsonl"))
+    weights = stack([folders.load(base, task.network) for base in bases.values()])
+    with torch.no_grad():
+        found = task.rollout(weights, 0)
+        whole = task.network.logits(weights, found.inputs)
+    assert torch.allclose(found.logits[found.mask], whole[found.mask], atol=1e-5)

@@ -14,7 +14,7 @@ import pytest
 from dynclip.cli import commands
 from dynclip.plan import assess, cost, disk, doctor, memory
 from dynclip.plan.assess import choose_scale
-from dynclip.plan.cost import REFERENCE_SPEED, WORLDS, Cost, makespan, measure_speed, phase_seconds
+from dynclip.plan.cost import MEASURED, REFERENCE_SPEED, Cost, makespan, measure_speed, phase_seconds
 from dynclip.plan.describe import describe, print_plan
 from dynclip.plan.pins import ROLES
 from dynclip.runtime import hardware
@@ -94,14 +94,17 @@ def test_a_study_of_jobs_ends_when_its_last_job_ends():
 def test_a_slow_machine_takes_longer(tmp_path, monkeypatch):
     monkeypatch.setattr(cost, "measure_speed", lambda: REFERENCE_SPEED / 2)
     slow = cost.estimate(SCALES["facts"], LAPTOP, tmp_path)
-    assert slow.step_s == 2 * WORLDS["facts"].step_s and slow.report_s == 2 * WORLDS["facts"].report_s
+    assert slow.step_s == 2 * MEASURED["facts"].step_s and slow.report_s == 2 * MEASURED["facts"].report_s
     assert measure_speed(2) > 0  # the function itself, not the fixture's
 
 
 def test_a_step_with_other_batches_takes_its_share(tmp_path):
-    """The miniature samples 16 completions a step instead of 256, and trains twice on each instead of four times."""
+    """The miniature samples 16 completions a step instead of 384, trains twice on each, and has a smaller policy."""
+    small = cost.products(SCALES["miniature"].policy) / cost.products(SCALES["facts"].policy)
     tiny = cost.estimate(SCALES["miniature"], LAPTOP, tmp_path)
-    assert tiny.step_s == pytest.approx(WORLDS["facts"].step_s * (16 * 3) / (256 * 5))
+    assert tiny.step_s == pytest.approx(MEASURED["facts"].step_s * small * (16 * 3) / (384 * 2))
+    large = cost.estimate(SCALES["laptop_large"], LAPTOP, tmp_path)
+    assert 10 < large.step_s / cost.estimate(SCALES["worded"], LAPTOP, tmp_path).step_s < 40
 
 
 @pytest.mark.parametrize(
@@ -227,6 +230,8 @@ def test_what_fits_is_not_refused(here, tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert not any(map(refusal, ("facts", "workstation_small", "paper_rehearsal", "workstation_rehearsal")))
     assert "workstation: needs 1 GPU of about 10 GiB" in refusal("workstation")
+    assert "gpu_generated: needs 1 GPU, this machine has none" in refusal("gpu_generated")
+    assert not refusal("gpu_generated", gpus="0") and not refusal("gpu_generated_rehearsal")
     assert not refusal("paper", remote=True) and not refusal("paper", remote=True, nodes="2")
     here(replace(H100, memory_gib=22.0))
     assert not refusal("workstation") and "the largest scale that fits is workstation" in refusal("paper")

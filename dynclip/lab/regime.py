@@ -77,12 +77,12 @@ CANDIDATES = {
         Candidate(32, 8, 16, 1, 1e-3, 100), Candidate(64, 8, 16, 1, 1e-3, 100), Candidate(32, 8, 4, 4, 6e-4, 100),
     ),
     "facts": (
-        Candidate(32, 8, 16, 1, 4e-4, 100), Candidate(48, 8, 16, 1, 6e-4, 100), Candidate(64, 8, 16, 1, 6e-4, 100),
+        Candidate(40, 8, 16, 1, 6e-4, 100), Candidate(48, 8, 16, 1, 6e-4, 100), Candidate(64, 8, 16, 1, 6e-4, 100),
         Candidate(64, 8, 16, 1, 8e-4, 100), Candidate(32, 8, 4, 4, 3e-4, 100),
     ),
     "worded": (
         Candidate(16, 8, 16, 1, 6e-4, 100), Candidate(32, 8, 16, 1, 6e-4, 100), Candidate(32, 8, 16, 1, 8e-4, 100),
-        Candidate(32, 8, 16, 1, 7e-4, 120), Candidate(16, 8, 4, 4, 3e-4, 100),
+        Candidate(40, 8, 16, 1, 8e-4, 100), Candidate(16, 8, 4, 4, 3e-4, 100),
     ),
 }  # fmt: skip
 

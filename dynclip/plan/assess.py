@@ -104,7 +104,11 @@ def refuse(
             f"nodes={scale.execution.nodes}: trainings on several machines are jobs of SLURM: add --workflow-profile "
             "profiles/slurm; or in verl: engine=verl"
         )
-    reason = memory.fits(scale, machine) if is_large(scale) and not remote else None
+    reason = None
+    if not remote and is_large(scale):
+        reason = memory.fits(scale, machine)
+    elif not remote and scale.execution.gpus > len(machine.gpus):
+        reason = f"needs {scale.execution.gpus} GPU, this machine has {len(machine.gpus) or 'none'}"
     if reason:
         rehearsed = f"; or ask for {scale.name + REHEARSAL}" if scale.name + REHEARSAL in SCALES else ""
         return f"{scale.name}: {reason}; the largest scale that fits is {choose_scale(machine)[0]}{rehearsed}"

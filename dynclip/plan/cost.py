@@ -20,6 +20,7 @@ from dynclip.plan.memory import architecture, is_large, length
 from dynclip.runtime.hardware import Hardware
 from dynclip.studies.architectures import QWEN25_7B, SMOLLM2_135M
 from dynclip.studies.scales import SCALES, Scale, WorldPolicy
+from evals.benchmarks.worlds import WORLDS, paths
 from evals.sampling.choice import WAYS, Job
 
 
@@ -48,7 +49,7 @@ class Cost:
 REFERENCE_SPEED = 22.5
 START_S, REPORT_S = 5.0, 60.0  # a job up to its first step; all report jobs of a study
 SOURCE = "estimate for the reference machine"
-WORLDS = {
+MEASURED = {
     "paths": Cost(1.5, START_S, 0.05, 0.1, REPORT_S, SOURCE),
     "facts": Cost(3.0, START_S, 0.08, 0.5, REPORT_S, SOURCE),
     "worded": Cost(8.0, START_S, 0.3, 2.0, REPORT_S, SOURCE),
@@ -56,6 +57,7 @@ WORLDS = {
 # Tiny policies through TRL: the rehearsal of a hub scale, and how many times as long a world's step takes. Assumed.
 REHEARSED = Cost(15.0, 8.0, 1.0, 8.0, REPORT_S, "tiny policy in TRL on the reference machine")
 TRL_STEP = 10
+GPU_CORES = 500  # cores whose work one GPU does in the stacked loop, assumed
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,20 @@ def estimate(scale: Scale, machine: Hardware, folder: Path) -> Cost:
 
 
 def world_cost(scale: Scale) -> Cost:
-    """The cost of a scale on a synthetic world: that of the world's own scale, with other batches in proportion."""
-    usual, parts = SCALES[scale.policy.world], WORLDS[scale.policy.world]
-    step_s = parts.step_s * work(scale) / work(usual)
-    if scale.trainer == "loop":
-        return replace(parts, step_s=step_s)
-    return replace(parts, step_s=TRL_STEP * step_s, start_s=REHEARSED.start_s)
+    """The cost of a scale on a world: that of the world's own scale, other batches and sizes in proportion."""
+    usual, parts = SCALES[scale.policy.world], MEASURED[scale.policy.world]
+    size = products(scale.policy) / products(usual.policy) / (GPU_CORES if scale.execution.gpus else 1)
+    step_s = parts.step_s * size * work(scale) / work(usual)
+    parts = replace(parts, base_s=parts.base_s * size, step_s=step_s, evaluation_s=parts.evaluation_s * size)
+    return parts if scale.trainer == "loop" else replace(parts, step_s=TRL_STEP * step_s, start_s=REHEARSED.start_s)
+
+
+def products(policy: WorldPolicy) -> int:
+    """Multiplications of a world's policy for one token, without attention."""
+    if not policy.layers:
+        return policy.hidden * (3 * policy.intermediate + policy.hidden + paths.NODES)
+    layer = policy.hidden * (4 * policy.hidden + 3 * policy.intermediate)
+    return policy.layers * layer + policy.hidden * len(WORLDS[policy.world].vocabulary)
 
 
 def work(scale: Scale) -> int:

@@ -59,9 +59,9 @@ def needs(config: RunConfig) -> dict[str, Needs]:
     one_gpu = min(1, gpus)
     if not isinstance(scale.policy, HubPolicy):
         return {
-            "warmup": Needs(1, 0, TINY_PROCESS_MIB, 60),
-            "train": Needs(scale.threads * processes, 0, TINY_PROCESS_MIB * processes, 60),
-            "evaluate": Needs(1, 0, TINY_PROCESS_MIB, 60),
+            "warmup": Needs(1, one_gpu, TINY_PROCESS_MIB, 60),
+            "train": Needs(scale.threads * processes, gpus, TINY_PROCESS_MIB * processes, 60),
+            "evaluate": Needs(1, one_gpu, TINY_PROCESS_MIB, 60),
         }
     warmup_gpus = one_gpu if scale.policy.supervised else 0
     weights = 0 if scale.policy.random else -(-4 * scale.policy.architecture.parameters // 2**20)

@@ -209,7 +209,7 @@ FACTS = Scale(
     prompts_per_step=48, group_size=8, minibatches=16, epochs=1,
     learning_rate=6e-4,
     rate_warmup=1,
-    max_completion=8,
+    max_completion=6,
     repeats=True,
     checkpoint_every=20,
     early_fraction=0.3,
@@ -245,10 +245,37 @@ WORDED = replace(
     train_set="worded_train",
     only=("worded",),
     seeds=tuple(range(20, 26)),
-    steps=120,
     prompts_per_step=32,
-    learning_rate=7e-4,
-    max_completion=16,
+    max_completion=14,
+)  # fmt: skip
+
+# Larger policies, trained from random weights in the world `worded`. Their rates follow the common rule that the rate
+# falls with the width; no search has chosen them.
+LAPTOP_LARGE = replace(
+    WORDED,
+    name="laptop_large",
+    title="the world worded with a policy of 2 million parameters, hours on a CPU",
+    policy=WorldPolicy(
+        "worded", hidden=192, intermediate=512, layers=4, heads=6,
+        warm_start=WarmStart(batch=128, learning_rate=1e-3, check_every=50, max_steps=3000, pass_at_1=0.25),
+    ),
+    seeds=tuple(range(20, 24)),
+    learning_rate=3e-4,
+    checkpoint_every=5,
+)  # fmt: skip
+
+GPU_GENERATED = replace(
+    LAPTOP_LARGE,
+    name="gpu_generated",
+    title="the world worded with a policy of 14 million parameters, on one GPU, nothing to download",
+    policy=WorldPolicy(
+        "worded", hidden=384, intermediate=1024, layers=8, heads=6,
+        warm_start=WarmStart(batch=128, learning_rate=5e-4, check_every=50, max_steps=3000, pass_at_1=0.25),
+    ),
+    seeds=tuple(range(20, 26)),
+    prompts_per_step=64,
+    learning_rate=1e-4,
+    execution=Execution(gpus=1),
 )  # fmt: skip
 
 MINIATURE = replace(
@@ -374,23 +401,29 @@ PAPER_7B = replace(
 )
 
 REHEARSAL = "_rehearsal"
-REAL_SCALES = (PATHS, FACTS, WORDED, WORKSTATION, WORKSTATION_QWEN, WORKSTATION_SMALL, PAPER, PAPER_7B)
+SMALL = {"hidden": 64, "intermediate": 128, "layers": 2, "heads": 4}  # at most, in the rehearsal of a world
+REAL_SCALES = (
+    PATHS, FACTS, WORDED, LAPTOP_LARGE, GPU_GENERATED,
+    WORKSTATION, WORKSTATION_QWEN, WORKSTATION_SMALL, PAPER, PAPER_7B,
+)  # fmt: skip
 
 
 def rehearsal(scale: Scale) -> Scale:
     """`scale` with all its rules and methods, but only two steps a run, two seeds and a few problems."""
     if isinstance(scale.policy, WorldPolicy):
         anything = replace(scale.policy.warm_start, check_every=20, max_steps=20, pass_at_1=0.0)
+        small = {name: min(getattr(scale.policy, name), most) for name, most in SMALL.items()}
         return replace(
             scale,
             name=scale.name + REHEARSAL,
             title=f"rehearsal of {scale.name}: its numbers mean nothing",
-            policy=replace(scale.policy, warm_start=anything),
+            policy=replace(scale.policy, warm_start=anything, **small),
             seeds=scale.seeds[:2],
             steps=2,
             prompts_per_step=4, group_size=4, minibatches=2, epochs=1,
             checkpoint_every=1,
             early_fraction=0.5,
+            execution=Execution(),
             evaluation=Evaluation(k=2, limit=4),
         )  # fmt: skip
     return replace(

@@ -42,6 +42,7 @@ from dynclip.training.processes.recovery import Preempted
 from dynclip.training.trl_run.config import PROTOCOL_FILE
 from dynclip.training.worlds import folders
 from dynclip.training.worlds.checkpoint import newest_common, restore, write_checkpoint
+from dynclip.training.worlds.draws import placed_for
 from dynclip.training.worlds.networks import stack
 from dynclip.training.worlds.tasks import task_of
 from evals.benchmarks.registry import read_problems
@@ -70,7 +71,8 @@ def train_company(config: RunConfig, name: str, seeds: Sequence[int], folder: Pa
             reset_if_changed(runs[seed] / "state", parts[seed], progress.log)
         left = [seed for seed in seeds if not complete(export_folders(config, runs[seed] / "state"))]
         if left:
-            train(config, arm, left, problems, bases, runs, progress)
+            with placed_for(config.scale):
+                train(config, arm, left, problems, bases, runs, progress)
         else:
             progress.log("all seeds are trained; publishing")
         seconds = (time.perf_counter() - began) / max(1, len(left))
@@ -107,7 +109,7 @@ def train(config: RunConfig, arm: Arm, seeds, problems, bases: dict, runs: dict,
                 file.write(json.dumps(row) + "\n")
         for r, seed in enumerate(seeds):
             if target := exports[seed].get(loop.done):
-                weights = {name: value.detach()[r].clone() for name, value in loop.weights.items()}
+                weights = {name: value.detach()[r].cpu() for name, value in loop.weights.items()}
                 folders.copy_with(bases[seed], target, weights)
         last = loop.done == config.steps
         if (loop.done % config.scale.checkpoint_every == 0 or stop.is_set()) and not last:

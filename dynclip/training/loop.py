@@ -25,6 +25,7 @@ from dynclip.methods.types import TokenBatch
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import Scale
+from dynclip.training.worlds.draws import permutation
 from dynclip.training.worlds.measure import describe, finish_rows, mean
 from dynclip.training.worlds.networks import Weights, gradient_norms
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, Rollout
@@ -235,8 +236,7 @@ def advantages(rewards: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.T
 
 def shuffle(seeds: Sequence[int], k: int, rows: int) -> torch.Tensor:
     """The order (R, rows) in which each seed's completions are cut into mini-batches at step `k`."""
-    orders = [torch.randperm(rows, generator=torch.Generator().manual_seed(derive_seed(s, k, 1))) for s in seeds]
-    return torch.stack(orders)
+    return torch.stack([permutation(rows, seed, k, 1) for seed in seeds])
 
 
 def take(values: dict, order: torch.Tensor) -> dict:

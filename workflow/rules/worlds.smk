@@ -15,6 +15,7 @@ rule warmup:
         "../../environment.yml"
     threads: NEEDS["warmup"].threads
     resources:
+        gpu=NEEDS["warmup"].gpus,
         mem_mb=NEEDS["warmup"].memory_mib,
         runtime=lambda wildcards, attempt: NEEDS["warmup"].limit(attempt),
         nodes=1,
@@ -45,6 +46,7 @@ rule evaluate:
         "../../environment.yml"
     threads: NEEDS["evaluate"].threads
     resources:
+        gpu=NEEDS["evaluate"].gpus,
         mem_mb=NEEDS["evaluate"].memory_mib,
         runtime=lambda wildcards, attempt: NEEDS["evaluate"].limit(attempt),
         nodes=1,

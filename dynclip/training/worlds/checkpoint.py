@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dynclip.runtime import checkpoints
+from dynclip.training.worlds.draws import here
 
 TENSORS = "loop.safetensors"  # weights and moments
 FACTS = "loop.json"  # step, tokens, skips, the controller's state
@@ -17,9 +18,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def write_checkpoint(loop, r: int, state: Path) -> None:
     """Write checkpoint-<step> of seed number `r` of `loop` into `state`, and delete all but the newest two."""
-    tensors = {name: value.detach()[r].clone() for name, value in loop.weights.items()}
+    tensors = {name: value.detach()[r].cpu() for name, value in loop.weights.items()}
     for name, value in loop.weights.items():
-        tensors |= {f"{moment}.{name}": loop.optimizer.state[value][moment][r].clone() for moment in MOMENTS}
+        tensors |= {f"{moment}.{name}": loop.optimizer.state[value][moment][r].cpu() for moment in MOMENTS}
     facts = {"rollout_step": loop.done, "tokens": loop.tokens[r], "skips": loop.skips[r]}
     aside = state / ".checkpoint.writing"
     shutil.rmtree(aside, ignore_errors=True)
@@ -39,7 +40,7 @@ def restore(loop, folders: Sequence[Path]) -> None:
     with torch.no_grad():
         for name, value in loop.weights.items():
             value.copy_(torch.stack([each[name] for each in tensors]))
-            moments = {moment: torch.stack([each[f"{moment}.{name}"] for each in tensors]) for moment in MOMENTS}
+            moments = {kind: here(torch.stack([each[f"{kind}.{name}"] for each in tensors])) for kind in MOMENTS}
             loop.optimizer.state[value] = {"step": updates.clone()} | moments
     for r, each in enumerate(facts):
         loop.tokens[r], loop.skips[r] = each["tokens"], each["skips"]

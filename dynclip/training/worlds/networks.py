@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from dynclip.training.worlds.draws import here, normal
+
 Weights = dict[str, torch.Tensor]
 
 
@@ -61,7 +63,7 @@ class PathNetwork:
                 found[name] = torch.zeros(shape)
             else:
                 deviation = 1 / math.sqrt(shape[1]) if name.endswith("weight") else 0.5
-                found[name] = torch.randn(shape, generator=generator) * deviation
+                found[name] = normal(shape, generator) * deviation
         return found
 
     def logits(self, weights: Weights, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -128,7 +130,7 @@ class Transformer:
             elif "norm" in name:
                 found[name] = torch.ones(shape)
             else:
-                found[name] = torch.randn(shape, generator=generator) / math.sqrt(shape[1])
+                found[name] = normal(shape, generator) / math.sqrt(shape[1])
         return found
 
     def logits(self, weights: Weights, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -187,11 +189,11 @@ class Transformer:
         return hidden
 
     def rotation(self, position: int, length: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and sine (length, head size) of the rotary embedding."""
+        """Cosine and sine (length, head size) of the rotary embedding, the first half of the sine negated."""
         rates = 1 / self.theta ** (torch.arange(0, self.head_size, 2, dtype=torch.float32) / self.head_size)
         angles = torch.arange(position, position + length, dtype=torch.float32).unsqueeze(1) * rates
-        angles = torch.cat([angles, angles], -1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        cosine, sine = angles.cos().to(dtype), angles.sin().to(dtype)
+        return torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)
 
     def empty_cache(self, rows: int, length: int, like: torch.Tensor) -> Cache:
         """A cache for `rows` sequences of up to `length` tokens."""
@@ -233,7 +235,7 @@ class Transformer:
             drawn = draw(scores, uniforms[..., place])
             tokens[..., place] = drawn.masked_fill(finished, end)
             finished |= drawn == end
-            if finished.all() or place == length - 1:
+            if place == length - 1 or finished.all():
                 break
             at = width + place
             hidden = self.hidden_states(weights, tokens[..., place : place + 1], seen[..., : at + 1], at, 0, full)
@@ -241,9 +243,8 @@ class Transformer:
 
 
 def rotate(value: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of `value` (..., length, head size)."""
-    left, right = value.chunk(2, -1)
-    return value * cosine + torch.cat([-right, left], -1) * sine
+    """Rotary position embedding of `value` (..., length, head size); the first half of `sine` is negated."""
+    return torch.addcmul(value * cosine, value.roll(value.shape[-1] // 2, -1), sine)
 
 
 def mask_of(attend: torch.Tensor, length: int) -> torch.Tensor:
@@ -266,7 +267,7 @@ def draw(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 
 def stack(policies: Sequence[Weights]) -> Weights:
     """Weights of R policies with a leading dimension R."""
-    return {name: torch.stack([policy[name] for policy in policies]) for name in policies[0]}
+    return {name: here(torch.stack([policy[name] for policy in policies])) for name in policies[0]}
 
 
 def gradient_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -10,9 +10,8 @@ from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import rebuild_command
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import digest
-from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import RunConfig, Scale
-from dynclip.training.worlds import folders
+from dynclip.training.worlds import draws, folders
 from dynclip.training.worlds.networks import Weights, stack
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, graph_of, mask_until, pairs_of, task_of
 from evals import evaluation
@@ -49,9 +48,6 @@ def score_company(
         for place in places.values():
             checkpoints.verify(place, rebuild_command("warmup" if method == "base" else "train", place))
         problems = limited(scale, read_problems(folder / "data" / f"{name}.jsonl"), seeds)
-        task = task_of(scale, tuple(seeds), bases, problems)
-        weights = stack([folders.load(place, task.network) for place in places.values()])
-        score = score_of(task)
         made = [
             task_for(
                 scale,
@@ -63,7 +59,10 @@ def score_company(
             for seed in seeds
         ]
         began = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), draws.placed_for(scale):
+            task = task_of(scale, tuple(seeds), bases, problems)
+            weights = stack([folders.load(place, task.network) for place in places.values()])
+            score = score_of(task)
             found = score(task, weights, made)
         seconds = time.perf_counter() - began
         for seed, each, (rows, numbers) in zip(seeds, made, found, strict=True):
@@ -144,16 +143,8 @@ def score_texts(task: LanguageTask, weights: Weights, made: Sequence[evaluation.
         prompts, attend = (
             each[cut].expand(len(task.seeds), -1, -1) for each in (task.prompts.ids, task.prompts.attend)
         )
-        uniforms = torch.stack(
-            [
-                torch.rand(
-                    (cut.stop - start) * k,
-                    length,
-                    generator=torch.Generator().manual_seed(derive_seed(first.seed, seed, start)),
-                )
-                for seed in task.seeds
-            ]
-        )
+        shape = ((cut.stop - start) * k, length)
+        uniforms = torch.stack([draws.uniform(shape, first.seed, seed, start) for seed in task.seeds])
         drawn.append(task.network.sample(weights, prompts, attend, uniforms, end))
     tokens = torch.cat(drawn, 1)
     ended = tokens == end

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import Scale, WorldPolicy
+from dynclip.training.worlds import draws
 from dynclip.training.worlds.networks import PathNetwork, Transformer, Weights, draw
 from dynclip.training.worlds.tokenizer import EOS, PAD, neutral_mask
 from evals.benchmarks.problem import Problem
@@ -41,14 +41,13 @@ def chosen(seed: int, step: int, per_step: int, count: int) -> torch.Tensor:
     places = range(step * per_step, (step + 1) * per_step)
     orders = {p // count: None for p in places}
     for turn in orders:
-        orders[turn] = torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, turn, 2)))
+        orders[turn] = draws.permutation(count, seed, turn, 2)
     return torch.stack([orders[p // count][p % count] for p in places])
 
 
 def uniform_numbers(seeds: Sequence[int], step: int, rows: int, length: int) -> torch.Tensor:
     """Numbers (R, rows, length) in [0, 1) that draw the tokens of a step."""
-    generators = [torch.Generator().manual_seed(derive_seed(seed, step, 0)) for seed in seeds]
-    return torch.stack([torch.rand(rows, length, generator=generator) for generator in generators])
+    return torch.stack([draws.uniform((rows, length), seed, step, 0) for seed in seeds])
 
 
 def mask_until(ended: torch.Tensor) -> torch.Tensor:
@@ -192,7 +191,7 @@ class PathTask:
 
 def edge_matrix(seed: int) -> torch.Tensor:
     """(N, N) bool: the edges of the graph of a seed."""
-    edges = torch.from_numpy(np.asarray(paths.graph(graph_of(seed)).edges))
+    edges = torch.tensor(np.asarray(paths.graph(graph_of(seed)).edges))
     return torch.zeros(paths.NODES, paths.NODES, dtype=torch.bool).scatter(1, edges, True)
 
 

@@ -17,7 +17,7 @@ from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import Scale
-from dynclip.training.worlds import folders, scoring
+from dynclip.training.worlds import draws, folders, scoring
 from dynclip.training.worlds.networks import Weights, gradient_norms, stack
 from dynclip.training.worlds.tasks import (
     LanguageTask,
@@ -51,7 +51,8 @@ def warm_start(scale: Scale, problems: Sequence[Problem], base: dict[int, Path],
         if missing:
             torch.set_num_threads(1)
             course = walk_course if scale.policy.world == "paths" else text_course
-            train(scale, course(scale, problems, tuple(missing), first), missing, log)
+            with draws.placed_for(scale):
+                train(scale, course(scale, problems, tuple(missing), first), missing, log)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Course:
 def train(scale: Scale, course: Course, base: dict[int, Path], log: Callable[[str], None]) -> None:
     """Cross-entropy with AdamW until every seed has stopped; each seed's policy is published when it stops."""
     stage, seeds, began = scale.policy.warm_start, course.seeds, time.perf_counter()
-    starts = [course.network.start(torch.Generator().manual_seed(derive_seed(seed, 3))) for seed in seeds]
+    starts = [course.network.start(draws.generator(seed, 3)) for seed in seeds]
     weights = {name: value.requires_grad_() for name, value in stack(starts).items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=stage.learning_rate, weight_decay=0.01, foreach=True)
     open_seeds = set(seeds)
@@ -95,7 +96,7 @@ def train(scale: Scale, course: Course, base: dict[int, Path], log: Callable[[st
                 open_seeds.remove(seed)
                 record = {"steps": step, "pass_at_1": found[r], "loss": loss[r].item()}
                 record["seconds"] = round(time.perf_counter() - began, 1)
-                own = {name: value.detach()[r].clone() for name, value in weights.items()}
+                own = {name: value.detach()[r].cpu() for name, value in weights.items()}
                 folders.publish(base[seed], scale, course.network, own, record, course.tokenizer)
         log(
             f"warm start: step {step}, loss {loss.mean().item():.3f}, pass@1 {min(found):.3f} to {max(found):.3f}, "
@@ -134,11 +135,8 @@ def text_course(scale: Scale, problems: Sequence[Problem], seeds: tuple[int, ...
     places, tokens = torch.stack([p for p, _ in pools]), torch.stack([t for _, t in pools])[..., :width]
 
     def batch(step: int):
-        drawn = [
-            torch.randint(SOLUTIONS, (scale.policy.warm_start.batch,), generator=torch.Generator().manual_seed(at))
-            for at in (derive_seed(seed, step, 5) for seed in seeds)
-        ]
-        picked = torch.stack(drawn)
+        count = (scale.policy.warm_start.batch,)
+        picked = torch.stack([draws.integers(SOLUTIONS, count, seed, step, 5) for seed in seeds])
         problem, target = places[everyone, picked], tokens[everyone, picked]
         attend = torch.nn.functional.pad(prompts.attend[problem], (0, width), value=True)
         inputs = {
@@ -161,13 +159,12 @@ def walk_course(scale: Scale, problems: Sequence[Problem], seeds: tuple[int, ...
     """
     network, stage, moves = network_of(scale.policy, paths.NODES), scale.policy.warm_start, paths.MOVES
     graphs = [paths.graph(graph_of(seed)) for seed in seeds]
-    edges = torch.stack([torch.from_numpy(graph.edges.copy()) for graph in graphs])
-    held_out = torch.stack([torch.from_numpy(paths.held_out(graph_of(seed))) for seed in seeds])
+    edges = torch.stack([torch.tensor(graph.edges) for graph in graphs])
+    held_out = torch.stack([torch.tensor(paths.held_out(graph_of(seed))) for seed in seeds])
     everyone = torch.arange(len(seeds)).unsqueeze(1)
 
     def numbers(step: int, high: int, kind: int, shape: tuple[int, ...]) -> torch.Tensor:
-        seeded = (torch.Generator().manual_seed(derive_seed(seed, step, kind)) for seed in seeds)
-        return torch.stack([torch.randint(high, shape, generator=generator) for generator in seeded])
+        return torch.stack([draws.integers(high, shape, seed, step, kind) for seed in seeds])
 
     def batch(step: int):
         node = numbers(step, paths.NODES, 5, (stage.batch,))
