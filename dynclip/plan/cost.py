@@ -41,18 +41,17 @@ class Cost:
     source: str
 
 
-# Per seed, on one core of an AMD EPYC (Zen 5) virtual machine with jobs of one thread; REFERENCE_SPEED is what
-# `measure_speed()` gives there. Fill in from results/reference/laptop-2core/*/timings.json: base_s is the warm-up job's
-# time over its seeds; step_s and evaluation_s are a job's time without its start over the seed-steps or checkpoints in
-# it, with 20 seeds in a job (6 in `worded`). Not measured yet: the numbers below are taken from the search for the
-# regime (steps) and guessed (the others).
-REFERENCE_SPEED = 22.5
-START_S, REPORT_S = 5.0, 60.0  # a job up to its first step; all report jobs of a study
-SOURCE = "estimate for the reference machine"
+# Per seed, two jobs of one thread side by side on an AMD EPYC virtual machine of 2 cores; REFERENCE_SPEED is what
+# `measure_speed()` gives there. From results/reference/laptop-2core/*/timings.json: base_s is the warm-up job's time
+# over its seeds; step_s and evaluation_s are a job's time without its start over the seed-steps or checkpoints in it,
+# with 20 seeds in a job (6 in `worded`).
+REFERENCE_SPEED = 13.5
+START_S, REPORT_S = 5.0, 90.0  # a job up to its first step; all report jobs of a study
+SOURCE = "measured on the reference machine"
 MEASURED = {
-    "paths": Cost(1.5, START_S, 0.05, 0.1, REPORT_S, SOURCE),
-    "facts": Cost(3.0, START_S, 0.08, 0.5, REPORT_S, SOURCE),
-    "worded": Cost(8.0, START_S, 0.3, 2.0, REPORT_S, SOURCE),
+    "paths": Cost(4.0, START_S, 0.0285, 0.5, REPORT_S, SOURCE),
+    "facts": Cost(4.3, START_S, 0.0575, 0.5, REPORT_S, SOURCE),
+    "worded": Cost(17.8, START_S, 0.22, 4.2, REPORT_S, SOURCE),
 }
 # Tiny policies through TRL: the rehearsal of a hub scale, and how many times as long a world's step takes. Assumed.
 REHEARSED = Cost(15.0, 8.0, 1.0, 8.0, REPORT_S, "tiny policy in TRL on the reference machine")

@@ -175,6 +175,10 @@ def page(evidence: Evidence, costs: dict) -> str:
     state = " with uncommitted changes" if machine["git_dirty"] else ""
     scale = next(iter(evidence.runs.values()))["scale"]
     warm = costs["warm_start"]
+    made, named = "snakemake --cores all", ""
+    if costs["trainings"] > len(evidence.runs):  # arms of the named studies
+        made += " all studies"
+        named = "the named studies' pages in `studies/`; what became of the paper's claims in `claims.md`; "
     parts = {
         "installation": costs["install"],
         "warm start, trainings and evaluations, one after the other": f"{60 * costs['all_jobs_minutes']:.0f}",
@@ -190,11 +194,10 @@ def page(evidence: Evidence, costs: dict) -> str:
         f"{machine['cores']} cores; torch {machine['torch']}, trl {machine['trl']}, "
         f"transformers {machine['transformers']}; code at commit {machine['git_commit']}{state}.",
         "",
-        f"Made by `snakemake --cores all all studies`, then `dynclip reference --scale {scale} --out <this folder>`. "
-        "Tables in `tables/`, figures in `figures/`; the named studies' pages in `studies/`; what became of the "
-        "paper's claims in `claims.md`; every metrics row in `metrics.parquet`, every score in `scores.parquet` and by "
-        "problem in `counts.parquet`; hashes and fingerprints in `provenance.json`. Every number and sentence "
-        "here is computed from those files.",
+        f"Made by `{made}`, then `dynclip reference --scale {scale} --out <this folder>`. Tables in `tables/`, figures "
+        f"in `figures/`; {named}every metrics row in `metrics.parquet`, every score in `scores.parquet` and by problem "
+        "in `counts.parquet`; hashes and fingerprints in `provenance.json`. Every number and sentence here is computed "
+        "from those files.",
         "",
         "![Entropy](figures/entropy.png)",
         "",

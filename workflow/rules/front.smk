@@ -1,6 +1,6 @@
 rule front:
     input:
-        CALL.pages,
+        [page for page in CALL.pages if page.endswith(".html")],
     output:
         f"results/{CALL.name}/report.html",
     log:

@@ -1,3 +1,4 @@
+# A scale's tables, figures and MLflow runs come before the trainings of other scales, so that no core waits at the end.
 rule tables:
     input:
         outputs.run_files(RUN),
@@ -7,6 +8,7 @@ rule tables:
         tables=pipeline.table_files(RUN),
     log:
         f"{RESULTS}/logs/tables.log",
+    priority: 1
     localrule: True
     conda:
         "../../environment.yml"
@@ -32,6 +34,7 @@ rule figures:
         pipeline.figure_files(RUN, "png"),
     log:
         f"{RESULTS}/logs/figures.log",
+    priority: 1
     localrule: True
     conda:
         "../../environment.yml"
@@ -52,6 +55,7 @@ rule page:
         f"{RESULTS}/report.html",
     log:
         f"{RESULTS}/logs/page.log",
+    priority: 1
     localrule: True
     conda:
         "../../environment.yml"
@@ -74,6 +78,7 @@ rule track:
         f"{RESULTS}/tracking.json",
     log:
         f"{RESULTS}/logs/track.log",
+    priority: 1
     localrule: True
     conda:
         "../../environment.yml"
