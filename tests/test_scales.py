@@ -11,7 +11,7 @@ from dynclip.studies.scales import FACTS, REHEARSAL, SCALES, SUITES, WorldPolicy
 
 def test_a_world_s_study_is_five_methods_by_twenty_seeds_with_several_updates_per_rollout():
     study = resolve()
-    assert study.methods == ("grpo", "clip_higher", "id", "did", "od") and study.seeds == tuple(range(20))
+    assert study.methods == ("grpo", "clip_higher", "id", "did", "od") and study.seeds == tuple(range(20, 40))
     assert study.scale.updates_per_rollout > 1 and study.steps == FACTS.steps
     assert list(study.checkpoints) == [f"step{round(0.3 * study.steps)}", "final"]
 
