@@ -72,7 +72,7 @@ def test_each_training_is_one_job_and_small_rules_stay_local(cluster):
     for name, [words] in jobs.items():
         assert {"--nodes=1", "--ntasks=1", "--requeue"} <= set(words), name
         assert (after(words, "-t"), after(words, "--mem"), after(words, "-p")) == ("60", "4096", "gpu"), name
-        assert f"--cpus-per-task={2 if name == 'rule_warmup' else 1}" in words, name
+        assert "--cpus-per-task=1" in words, name
         assert ("--signal=TERM@600" in words) == name.startswith("rule_train"), name
         assert not [word for word in words if word.startswith("--gpus")], name
     steps = cluster.calls("srun")
@@ -94,7 +94,7 @@ def test_a_training_that_is_told_to_stop_is_submitted_again_and_goes_on(cluster)
     assert (after(first, "-t"), after(second, "-t")) == ("60", "120")
     [failed] = (cluster.workspace.root / ".snakemake" / "slurm_logs" / "rule_train" / "grpo").glob("*.log")
     last_words = failed.read_text()
-    assert 0 < last_words.find("a checkpoint is written") < last_words.find("Error in rule train"), last_words[-3000:]
+    assert 0 < last_words.find("checkpoints are written") < last_words.find("Error in rule train"), last_words[-3000:]
     assert "resuming at step" in (cluster.workspace.root / RESULTS / "logs/train/grpo.log").read_text()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(30))
