@@ -212,8 +212,8 @@ def table(world: str, found: dict[Candidate, Outcome]) -> str:
     rule = (
         f"Search seeds {SEARCH_SEEDS[0]} to {SEARCH_SEEDS[-1]}. A candidate passes if entropy ends below "
         f"{ENTROPY[world]:.0%} of its start, {CLIPPED[0]:.0%} to {CLIPPED[1]:.0%} of the tokens are clipped, held-out "
-        f"pass@1 rises by at least {100 * GAIN[world]:.0f} points, and the last tenth's reward is at most {DROP} below the "
-        "best."
+        f"pass@1 rises by at least {100 * GAIN[world]:.0f} points, and the last tenth's reward is at most {DROP} below "
+        "the best."
     )
     rows = markdown_rows(HEAD, [cells(world, *each) for each in found.items()])
     return f"## {world}\n\n{rule}\n\n{rows}\n\n" + (f"Taken: **{best.label}**." if best else "None passes.")
