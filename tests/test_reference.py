@@ -9,11 +9,13 @@ import pytest
 from synthetic_study import write_study
 
 from dynclip.report.claims.page import decide_all, records, write_claims
+from dynclip.report.comparisons import at_share
 from dynclip.report.reference import read_committed, spread, write_reference
 from dynclip.runtime.files import write_json
 from dynclip.studies.arms import STUDIES
 from dynclip.studies.scales import SCALES, SUITES
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
+from evals.stats import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "reference" / "laptop-2core"
@@ -169,6 +171,24 @@ def test_the_committed_claims_follow_from_the_committed_numbers(folder):
     page = (folder / "claims.md").read_text()
     for verdict in {claim["verdict"] for claim in committed}:
         assert page.count(f"| {verdict} |") >= sum(claim["verdict"] == verdict for claim in committed)
+
+
+@each_world
+def test_the_documents_state_the_committed_numbers(folder):
+    """The share of GRPO's entropy that is left, and ID against GRPO in pass@1 and in entropy at the end."""
+    rows = pd.read_parquet(folder / "metrics.parquet")
+    rows = rows[rows["method"] == "grpo"].sort_values("step")
+    curves = [list(part["policy/entropy"]) for _, part in rows.groupby("seed")]
+    left = mean_interval([100 * at_share(curve, 100) / curve[0] for curve in curves])
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/laptop.md"))
+    share = f"{left.mean:.1f} % [{left.low:.1f}, {left.high:.1f}]"
+    assert share in readme and share in page
+    table = pd.read_csv(folder / "tables" / "differences.csv")
+    table = table[(table["a"] == "id") & (table["b"] == "grpo")].set_index("where")
+    for where, digits in ((folder.name, 1), ("entropy at the end", 3)):
+        mean, low, high = table.loc[where, ["effect", "low", "high"]]
+        text = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]".replace("-", "−")
+        assert text in readme, (where, text)
 
 
 @each_world

@@ -181,3 +181,20 @@ def test_harder_problems_and_longer_prompts_are_left_out_and_counted():
     said = []
     assert prompts(scale, problems, tokenizer(), said.append) == [{"prompt": "abc", "answer": "1"}]
     assert said == ["1 of 3 problems left out: above level 2", "1 of 2 problems left out: prompts over 4 tokens"]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"gpus": "2"}, "gpus=2: trainer=loop knows gpus=0 and 1 alone; leave it out, or use trainer=trl"),
+        ({"nodes": "2"}, "nodes=2: trainer=loop knows nodes=1 alone"),
+        ({"dtype": "bfloat16"}, "dtype=bfloat16: trainer=loop knows dtype=float32 alone"),
+        ({"template": "chat"}, "template=chat: trainer=loop knows template=plain alone"),
+        ({"micro_batch": "4"}, "micro_batch=4: trainer=loop has no micro_batch"),
+    ],
+)
+def test_what_the_loop_lacks_is_refused(given, text):
+    with pytest.raises(UserError) as error:
+        resolve("facts", **given)
+    assert str(error.value).startswith(text)
+    assert resolve("facts", trainer="trl", **given).scale.trainer == "trl"

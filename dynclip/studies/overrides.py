@@ -86,6 +86,12 @@ SETTABLE = (
     "nodes", "gpus", "processes", "sharding", "sampler", "dtype", "micro_batch",
 )  # fmt: skip
 
+# What `dynclip.training.loop` knows of the settings that it does not take as they are.
+LOOP_KNOWS = {
+    "nodes": ("1",), "gpus": ("0", "1"), "processes": ("1",), "sharding": ("none",), "sampler": ("transformers",),
+    "dtype": ("float32",), "template": ("plain",), "micro_batch": (),
+}  # fmt: skip
+
 
 def with_settings(scale: Scale, settings: dict) -> Scale:
     """`scale` with some of SETTABLE replaced. Raises UserError for an unknown name or value."""
@@ -113,6 +119,11 @@ def with_settings(scale: Scale, settings: dict) -> Scale:
         )
     if scale.trainer == "loop" and not isinstance(scale.policy, WorldPolicy):
         raise UserError(f"trainer=loop: for the synthetic worlds; {scale.name} trains a hub policy, use trainer=trl")
+    for name in settings if scale.trainer == "loop" else ():
+        known = LOOP_KNOWS.get(name)
+        if known is not None and str(settings[name]) not in known:
+            only = f"knows {name}={' and '.join(known)} alone" if known else f"has no {name}"
+            raise UserError(f"{name}={settings[name]}: trainer=loop {only}; leave it out, or use trainer=trl")
     if scale.trainer == "trl" and not scale.has_language_policy:
         raise UserError(f"trainer=trl: for language models; the policy of {scale.name} is none, use trainer=loop")
     if scale.execution.sharding == "fsdp2" and not scale.execution.gpus:

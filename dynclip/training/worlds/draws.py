@@ -18,7 +18,7 @@ def placed_for(scale: Scale) -> contextlib.AbstractContextManager:
     if not scale.execution.gpus:
         return contextlib.nullcontext()
     if not torch.cuda.is_available():
-        raise UserError(f"{scale.name}: needs a CUDA GPU, and torch sees none; use --set gpus=0 for the CPU")
+        raise UserError(f"{scale.name}: needs a CUDA GPU, and torch sees none; use gpus=0 for the CPU")
     return torch.device("cuda")
 
 
