@@ -223,7 +223,7 @@ def test_exact_success_is_what_walks_show(paths):
     """pass@1 against the share of 20 000 walks of each seed that meet the goal, within 4 standard errors."""
     config, folder = paths
     problems, seeds = read_problems(folder / "data" / "train.jsonl"), (0, 1)
-    pairs = tuple(pairs_of(problems, seed)[:50] for seed in seeds)
+    pairs = tuple(each[:50] for each in pairs_of(problems, seeds))
     scale = replace(config.scale, prompts_per_step=50, group_size=400)
     task = PathTask(scale, seeds, network_of(scale.policy, 100), pairs)
     weights = stack([folders.load(folder / "base" / f"seed{seed}", task.network) for seed in seeds])
@@ -244,7 +244,7 @@ def test_a_pass_stays_on_one_device():
         task = PathTask(scale, seeds, network, (torch.zeros(50, 2, dtype=torch.long),) * 2)
         walks = task.rollout(weights, 0)
         assert walks.tokens.device.type == walks.rewards.device.type == "meta"
-        assert network.logits(weights, walks.inputs).shape == walks.logits.shape
+        assert network.logits(weights, walks.inputs).shape == torch.stack(walks.logits, 2).shape
         language = network_of(resolve("facts").scale.policy, 40)
         weights = stack([language.start(draws.generator(seed, 3)) for seed in seeds])
         prompts, seen = torch.zeros(2, 3, 6, dtype=torch.long), torch.ones(2, 3, 6, dtype=torch.bool)
@@ -273,4 +273,4 @@ def test_the_logits_of_a_rollout_are_those_of_a_whole_pass(name, tmp_path):
     with torch.no_grad():
         found = task.rollout(weights, 0)
         whole = task.network.logits(weights, found.inputs)
-    assert torch.allclose(found.logits[found.mask], whole[found.mask], atol=1e-5)
+    assert torch.allclose(torch.stack(found.logits, 2)[found.mask], whole[found.mask], atol=1e-5)

@@ -100,7 +100,7 @@ class Replay:
         inputs = {"ids": ids[None], "attend": attend[None], "prompt": batch["prompt_ids"].shape[1]}
         tokens, mask = batch["completion_ids"][None], batch["completion_mask"][None].bool()
         rewards = self.recorder.rewards[step].sum(1)[None]
-        logits = self.network.logits(weights, inputs)
+        logits = self.network.logits(weights, inputs).unbind(2)
         return Rollout(inputs, tokens, logits, mask, rewards, torch.zeros_like(rewards, dtype=torch.bool))
 
 

@@ -8,6 +8,7 @@ RUN = pipeline.call_from(config, []).studies[config["scale"]]
 RESULTS = f"results/{RUN.name}"
 BENCHMARKS = RUN.scale.benchmarks
 NEEDS = needs(RUN)
+PRIORITY = pipeline.priority_of(RUN.name)
 share_gpus(workflow, RUN)
 
 

@@ -172,6 +172,12 @@ def method_pattern() -> str:
     return f"(?:{BASE}|{arm_pattern()})"
 
 
+def priority_of(scale: str) -> int:
+    """The priority of a scale's jobs: those of a suite's first scale run first, so that its reports, whose priority is
+    10, are made while later scales train."""
+    return next((len(names) - names.index(scale) for names in SUITES.values() if scale in names), 1)
+
+
 def check_start(call: Call, words: list[str], elsewhere: bool = False) -> None:
     """Print the plan of the targets in `words`. Exit with status 2 if it cannot finish (full disk, unwritable results).
 

@@ -30,8 +30,7 @@ from dynclip.training.worlds.measure import describe, finish_rows, mean
 from dynclip.training.worlds.networks import Weights, gradient_norms
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, Rollout
 
-RATIO_LIMIT, SKIPS_IN_A_ROW = 1e4, 3  # as in dynclip.trl.skipping
-MAX_NORM = 1.0  # of a seed's gradient
+RATIO_LIMIT, SKIPS_IN_A_ROW, MAX_NORM = 1e4, 3, 1.0  # as in dynclip.trl.skipping; the norm of a seed's gradient
 
 
 class Loop:
@@ -47,9 +46,8 @@ class Loop:
     ):
         self.scale, self.methods, self.seeds, self.task = scale, list(methods), tuple(seeds), task
         self.weights = {name: value.clone().requires_grad_() for name, value in weights.items()}
-        self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=scale.learning_rate, weight_decay=scale.weight_decay, foreach=True
-        )
+        settings = {"lr": scale.learning_rate, "weight_decay": scale.weight_decay}
+        self.optimizer = torch.optim.AdamW(self.weights.values(), **settings, fused=True)
         self.done = 0  # rollout steps
         self.tokens = [0] * len(self.seeds)  # sampled so far
         self.skips = [0] * len(self.seeds)  # in a row
@@ -70,10 +68,9 @@ class Loop:
             number = update % self.scale.minibatches
             cut = slice(number * size, (number + 1) * size)
             logs.append(self.update(part_of(batch, cut), part_of(inputs, cut), k, update))
-        first = slice(size)  # a mini-batch is enough for the change of the means
-        with torch.no_grad():
-            late = self.evaluate(part_of(inputs, first), batch["tokens"][:, first])
-        finish_rows(rows, zip(*logs, strict=True), part_of(batch, first), late)
+        with torch.no_grad():  # a mini-batch is enough for the change of the means
+            late = self.evaluate(part_of(inputs, slice(size)), batch["tokens"][:, :size])
+        finish_rows(rows, zip(*logs, strict=True), part_of(batch, slice(size)), late)
         whole = time.perf_counter() - began
         for row in rows:
             row |= {"time/rollout": sampled - began, "time/update": whole - (sampled - began), "time/step": whole}
@@ -90,7 +87,9 @@ class Loop:
         if self.task.neutral is not None:
             batch["neutral"] = self.task.neutral[rollout.tokens] & rollout.mask
         batch["advantages"], batch["success"] = advantages(rollout.rewards, self.scale.group_size)
-        batch |= {f"old_{name}": value for name, value in self.read(rollout.logits, rollout.tokens).items()}
+        # Place by place: the logits of a whole rollout batch exceed a CPU's cache.
+        places = [self.read(*each) for each in zip(rollout.logits, rollout.tokens.unbind(-1), strict=True)]
+        batch |= {f"old_{name}": torch.stack([each[name] for each in places], -1) for name in places[0]}
         reduced = batch.pop("old_reduced", None)
         observed = batch["old_entropy"] if method.spec.observes == "entropy" else reduced
         for each, entropy in zip(self.methods, mean(observed, rollout.mask).tolist(), strict=True):
@@ -118,7 +117,7 @@ class Loop:
         return self.read(self.task.network.logits(self.weights, inputs), tokens)
 
     def read(self, logits: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`logprob` and `entropy` (R, B, T) of `tokens`, and `reduced` where the method reduces full logits."""
+        """`logprob` and `entropy` (...) of `tokens` (...), and `reduced` where the method reduces full logits."""
         method, logprob = self.methods[0], torch.log_softmax(logits, -1)
         found = {"logprob": logprob.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)}
         with torch.set_grad_enabled(torch.is_grad_enabled() and "entropy_gradient" in method.needs):
@@ -136,7 +135,8 @@ class Loop:
         norms = gradient_norms(gradients)
         factor = (MAX_NORM / (norms + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
         for value, gradient in zip(self.weights.values(), gradients, strict=True):
-            value.grad = gradient * factor.view(-1, *[1] * (gradient.dim() - 1))
+            # The fused AdamW misreads gradients with other strides than the weights, without an error.
+            value.grad = (gradient * factor.view(-1, *[1] * (gradient.dim() - 1))).contiguous()
         harmful = [values.pop("live_ratio") > RATIO_LIMIT for values in metrics]
         skipped = [bad or not math.isfinite(norm) for bad, norm in zip(harmful, norms.tolist(), strict=True)]
         self.descend(skipped, k)

@@ -12,6 +12,7 @@ rule train:
         f"{RESULTS}/logs/train/{{method}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{method}}.tsv"
+    priority: PRIORITY
     conda:
         "../../environment.yml"
     threads: NEEDS["train"].threads

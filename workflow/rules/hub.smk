@@ -9,6 +9,7 @@ rule warmup:
         f"{RESULTS}/logs/warmup.log",
     benchmark:
         f"{RESULTS}/benchmarks/warmup.tsv"
+    priority: PRIORITY
     conda:
         "../../environment.yml"
     threads: NEEDS["warmup"].threads
@@ -44,6 +45,7 @@ rule evaluate:
         f"{RESULTS}/logs/evaluate/{{method}}-seed{{seed}}-{{checkpoint}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{{method}}-seed{{seed}}-{{checkpoint}}.tsv"
+    priority: PRIORITY
     conda:
         "../../environment.yml"
     threads: NEEDS["evaluate"].threads

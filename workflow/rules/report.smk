@@ -8,7 +8,7 @@ rule tables:
         tables=pipeline.table_files(RUN),
     log:
         f"{RESULTS}/logs/tables.log",
-    priority: 1
+    priority: 10
     localrule: True
     conda:
         "../../environment.yml"
@@ -34,7 +34,7 @@ rule figures:
         pipeline.figure_files(RUN, "png"),
     log:
         f"{RESULTS}/logs/figures.log",
-    priority: 1
+    priority: 10
     localrule: True
     conda:
         "../../environment.yml"
@@ -55,7 +55,7 @@ rule page:
         f"{RESULTS}/report.html",
     log:
         f"{RESULTS}/logs/page.log",
-    priority: 1
+    priority: 10
     localrule: True
     conda:
         "../../environment.yml"
@@ -78,7 +78,7 @@ rule track:
         f"{RESULTS}/tracking.json",
     log:
         f"{RESULTS}/logs/track.log",
-    priority: 1
+    priority: 10
     localrule: True
     conda:
         "../../environment.yml"

@@ -17,6 +17,7 @@ rule train:
         f"{RESULTS}/logs/train/{{method}}-seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{method}}-seed{{seed}}.tsv"
+    priority: PRIORITY
     conda:
         "../../environment.yml"
     threads: NEEDS["train"].threads

@@ -11,6 +11,7 @@ rule warmup:
         f"{RESULTS}/logs/warmup.log",
     benchmark:
         f"{RESULTS}/benchmarks/warmup.tsv"
+    priority: PRIORITY
     conda:
         "../../environment.yml"
     threads: NEEDS["warmup"].threads
@@ -42,6 +43,7 @@ rule evaluate:
         f"{RESULTS}/benchmarks/evaluate/{{method}}.tsv"
     wildcard_constraints:
         method=pipeline.arm_pattern(),
+    priority: PRIORITY
     conda:
         "../../environment.yml"
     threads: NEEDS["evaluate"].threads

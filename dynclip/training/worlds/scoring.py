@@ -13,7 +13,7 @@ from dynclip.runtime.provenance import digest
 from dynclip.studies.scales import RunConfig, Scale
 from dynclip.training.worlds import draws, folders
 from dynclip.training.worlds.networks import Weights, stack
-from dynclip.training.worlds.tasks import LanguageTask, PathTask, graph_of, mask_until, pairs_of, task_of
+from dynclip.training.worlds.tasks import LanguageTask, PathTask, graph_of, mask_until, task_of
 from evals import evaluation
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, read_problems
@@ -169,9 +169,10 @@ def score_texts(task: LanguageTask, weights: Weights, made: Sequence[evaluation.
 def score_paths(task: PathTask, weights: Weights, made: Sequence[evaluation.Task]) -> list[tuple[list, dict]]:
     """Exact success of each seed's policy on the problems of its own graph: one row a problem."""
     found = []
-    pairs = task.pairs
-    for r, (each, exact) in enumerate(zip(made, exact_paths(task, weights, pairs), strict=True)):
-        ids = [problem.id for problem in each.problems if len(pairs_of([problem], task.seeds[r]))]
+    graphs = [paths.parse(problem.problem)[0] for problem in made[0].problems]
+    for seed, each, exact in zip(task.seeds, made, exact_paths(task, weights, task.pairs), strict=True):
+        own = graph_of(seed)
+        ids = [problem.id for problem, graph in zip(each.problems, graphs, strict=True) if graph == own]
         success, entropy, moves = (values.tolist() for values in exact)
         rows = [
             {"problem_id": name, "success": s, "entropy": e, "tokens": m}

@@ -25,12 +25,12 @@ from evals.grading import rewards
 @dataclass(frozen=True)
 class Rollout:
     """A rollout batch. `inputs` of the network, (R, B, ...) each; `tokens` and `mask` (R, B, T), the mask is True up to
-    and with the end token; `logits` (R, B, T, V) that the tokens were drawn from, right where the mask is True;
+    and with the end token; T `logits` (R, B, V) that the tokens were drawn from, right where the mask is True;
     `rewards` and `truncated` (R, B). Groups are consecutive rows."""
 
     inputs: dict[str, torch.Tensor]
     tokens: torch.Tensor
-    logits: torch.Tensor
+    logits: Sequence[torch.Tensor]
     mask: torch.Tensor
     rewards: torch.Tensor
     truncated: torch.Tensor
@@ -116,9 +116,9 @@ class LanguageTask:
         prompts, attend, logits = self.prompts.ids[places], self.prompts.attend[places], []
         tokens = self.network.sample(weights, prompts, attend, uniforms, self.vocabulary.end, logits)
         logits += [torch.zeros_like(logits[0])] * (tokens.shape[-1] - len(logits))
-        return self.graded(tokens, torch.stack(logits, 2), places)
+        return self.graded(tokens, logits, places)
 
-    def graded(self, tokens: torch.Tensor, logits: torch.Tensor, places: torch.Tensor) -> Rollout:
+    def graded(self, tokens: torch.Tensor, logits: Sequence[torch.Tensor], places: torch.Tensor) -> Rollout:
         """The rollout of completions `tokens` (R, B, T) of the problems `places` (R, P)."""
         ended = tokens == self.vocabulary.end
         # A completion that is cut off counts as no answer (`Scale.truncated`).
@@ -170,8 +170,9 @@ class PathTask:
         nodes, tokens, logits, ended = [], [], [], []
         for move in range(length):
             inputs = {"node": node, "goal": goal, "move": torch.full_like(node, move)}
-            logits.append(self.network.logits(weights, {name: value.unsqueeze(-1) for name, value in inputs.items()}))
-            token = draw(logits[-1].squeeze(2), uniforms[..., move])
+            scores = self.network.logits(weights, {name: value.unsqueeze(-1) for name, value in inputs.items()})
+            logits.append(scores.squeeze(2))
+            token = draw(logits[-1], uniforms[..., move])
             ended.append((token == goal) | ~self.edges[everyone, node, token])
             nodes.append(node)
             tokens.append(token)
@@ -186,7 +187,7 @@ class PathTask:
             "move": torch.arange(length).expand_as(nodes),
         }
         earned = won.float() if self.scale.reward == "correct" else 2 * won.float() - 1
-        return Rollout(inputs, tokens, torch.cat(logits, 2), mask, earned, ~torch.stack(ended, -1).any(-1))
+        return Rollout(inputs, tokens, logits, mask, earned, ~torch.stack(ended, -1).any(-1))
 
 
 def edge_matrix(seed: int) -> torch.Tensor:
@@ -200,10 +201,14 @@ def graph_of(seed: int) -> int:
     return seed % paths.GRAPHS
 
 
-def pairs_of(problems: Sequence[Problem], seed: int) -> torch.Tensor:
-    """(start, goal) of the problems on a seed's graph, (count, 2)."""
-    parsed = [paths.parse(problem.problem) for problem in problems]
-    return torch.tensor([(start, goal) for number, start, goal in parsed if number == graph_of(seed)])
+def pairs_of(problems: Sequence[Problem], seeds: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """(start, goal) of the problems on each seed's graph, (count, 2) each."""
+    pairs: dict[int, list[tuple[int, int]]] = {graph_of(seed): [] for seed in seeds}
+    for problem in problems:
+        number, start, goal = paths.parse(problem.problem)
+        if number in pairs:
+            pairs[number].append((start, goal))
+    return tuple(torch.tensor(pairs[graph_of(seed)]) for seed in seeds)
 
 
 def network_of(policy: WorldPolicy, tokens: int) -> PathNetwork | Transformer:
@@ -218,8 +223,7 @@ def task_of(
 ) -> LanguageTask | PathTask:
     """The task of `seeds` on `problems`. `bases`: seed -> the folder of its base policy, which has the tokenizer."""
     if scale.policy.world == "paths":
-        pairs = tuple(pairs_of(problems, seed) for seed in seeds)
-        return PathTask(scale, seeds, network_of(scale.policy, paths.NODES), pairs)
+        return PathTask(scale, seeds, network_of(scale.policy, paths.NODES), pairs_of(problems, seeds))
     vocabulary, tokenizer = Vocabulary.load(bases[seeds[0]])
     world = WORLDS[scale.policy.world]
     neutral = neutral_mask(tokenizer, world) if world.neutral else None

@@ -29,14 +29,13 @@ from dynclip.training.worlds.tasks import (
     network_of,
     pairs_of,
 )
-from dynclip.training.worlds.tokenizer import build_tokenizer, neutral_mask
+from dynclip.training.worlds.tokenizer import build_tokenizer
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.worlds import WORLDS, paths
 
 PASSES = 4  # samples of each checked problem
 CHECKED = 128  # problems of a check
 SOLUTIONS = 12_000  # worked solutions of a seed's teacher, drawn once
-NEUTRAL_SHARE = 0.2  # weight of a neutral token in the loss: words are learned long before facts
 
 
 def warm_start(scale: Scale, problems: Sequence[Problem], base: dict[int, Path], log: Callable[[str], None]) -> None:
@@ -57,7 +56,7 @@ def warm_start(scale: Scale, problems: Sequence[Problem], base: dict[int, Path],
 
 @dataclass(frozen=True)
 class Course:
-    """What the seeds learn from. `batch(step)`: inputs (R, B, ...), target tokens (R, B, T), their weights in the loss.
+    """What the seeds learn from. `batch(step)`: inputs (R, B, ...), target tokens (R, B, T), the mask of those counted.
 
     `pass_at_1(weights)`: of each seed, at temperature 1 on training problems.
     """
@@ -74,7 +73,7 @@ def train(scale: Scale, course: Course, base: dict[int, Path], log: Callable[[st
     stage, seeds, began = scale.policy.warm_start, course.seeds, time.perf_counter()
     starts = [course.network.start(draws.generator(seed, 3)) for seed in seeds]
     weights = {name: value.requires_grad_() for name, value in stack(starts).items()}
-    optimizer = torch.optim.AdamW(weights.values(), lr=stage.learning_rate, weight_decay=0.01, foreach=True)
+    optimizer = torch.optim.AdamW(weights.values(), lr=stage.learning_rate, weight_decay=0.01, fused=True)
     open_seeds = set(seeds)
     for step in range(1, stage.max_steps + 1):
         inputs, targets, counted = course.batch(step)
@@ -127,9 +126,6 @@ def text_course(scale: Scale, problems: Sequence[Problem], seeds: tuple[int, ...
         texts = [teach(problems[place], rng) for place in places]
         rows = [[*each.ids[: length - 1], end] for each in backend.encode_batch(texts, add_special_tokens=False)]
         pools.append((torch.tensor(places), torch.tensor([row + [end] * (length - len(row)) for row in rows])))
-    importance = torch.ones(len(vocabulary.pieces))
-    if world.neutral:
-        importance[neutral_mask(backend, world)] = NEUTRAL_SHARE
     width = max(int((tokens != end).sum(1).max()) for _, tokens in pools) + 1
     everyone = torch.arange(len(seeds)).unsqueeze(1)
     places, tokens = torch.stack([p for p, _ in pools]), torch.stack([t for _, t in pools])[..., :width]
@@ -187,7 +183,7 @@ def walk_course(scale: Scale, problems: Sequence[Problem], seeds: tuple[int, ...
         counted &= ~(held_out[everyone.unsqueeze(-1), nodes, goal] & (nodes != goal))
         return {"node": nodes, "goal": goal, "move": place}, targets, counted
 
-    pairs = tuple(pairs_of(problems, seed) for seed in seeds)
+    pairs = pairs_of(problems, seeds)
     task = PathTask(scale, seeds, network, pairs)
 
     def pass_at_1(weights: Weights) -> list[float]:
