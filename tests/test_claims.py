@@ -10,8 +10,8 @@ import pytest
 from synthetic_study import write_study
 
 from dynclip.methods.registry import METHODS
-from dynclip.report.claims.page import part_of, records, rows, write_claims
-from dynclip.report.claims.parts import AS_CLAIMED, MISSING, OPPOSITE
+from dynclip.report.claims.page import discoveries, part_of, records, rows, write_claims
+from dynclip.report.claims.parts import AS_CLAIMED, MISSING, NEGLIGIBLE, OPPOSITE, Part, sized
 from dynclip.report.claims.published import BENCHMARKS, SCORES, TRAINING_MINUTES, cell, table
 from dynclip.report.claims.registry import (
     CLAIMS,
@@ -25,6 +25,7 @@ from dynclip.report.claims.registry import (
 )
 from dynclip.report.evidence import Evidence, load_evidence
 from dynclip.studies.arms import ARMS, STUDIES
+from evals.stats import mean_interval
 
 STEPS = 60
 SEEDS = (0, 1, 2, 3, 4)
@@ -76,10 +77,57 @@ def test_noise_decides_nothing_and_the_detectable_effect_is_told():
     assert made.verdict == INCONCLUSIVE and made.parts[0].detectable > 0 and made.seeds == 5
 
 
+def falling(x):
+    return 0.5 - 0.45 * x
+
+
 @pytest.mark.parametrize(("shift", "expected"), [(0.1, REPRODUCED), (-0.1, CONTRADICTED)])
 def test_an_area_between_curves_decides_both_ways(shift, expected):
-    evidence = runs({"grpo": lambda x: 0.5, "dynamic_upper": lambda x: 0.5 + shift})
+    evidence = runs({"grpo": falling, "dynamic_upper": lambda x: falling(x) + shift})
     assert verdict("upper_raises", evidence) == expected
+
+
+def test_a_claim_is_contradicted_only_where_its_precondition_holds():
+    """A collapse under GRPO, and bounds that act; a claim can be reproduced without them."""
+    kept = decide(CLAIMS["upper_raises"], runs({"grpo": lambda x: 0.5, "dynamic_upper": lambda x: 0.4}))
+    assert (kept.verdict, kept.reason) == (NOT_TESTABLE, "grpo's entropy keeps 100% of its start")
+    curves = {"grpo": falling, "dynamic_upper": lambda x: falling(x) - 0.1}
+    for share, expected in ((0.002, NOT_TESTABLE), (0.02, CONTRADICTED)):
+        clipped = dict.fromkeys(("clip__low_fraction", "clip__high_fraction"), lambda arm, x, rng, at=share: at)
+        made = decide(CLAIMS["upper_raises"], runs(curves, **clipped))
+        assert made.verdict == expected
+        assert made.reason == ("grpo's bounds act on 0.40% of the tokens" if expected == NOT_TESTABLE else "")
+
+
+@pytest.mark.parametrize(("shift", "noise", "expected"), [
+    (0.0, 0.002, NEGLIGIBLE), (0.02, 0.002, NEGLIGIBLE), (-0.02, 0.002, NEGLIGIBLE),  # 0.045 is a tenth of GRPO's fall
+    (0.03, 0.1, INCONCLUSIVE), (0.06, 0.002, REPRODUCED), (0.0, 0.3, INCONCLUSIVE),
+])  # fmt: skip
+def test_an_effect_below_a_tenth_of_grpo_s_own_change_is_negligible(shift, noise, expected):
+    evidence = runs({"grpo": falling, "dynamic_upper": lambda x: falling(x) + shift}, noise=noise)
+    made = decide(CLAIMS["upper_raises"], evidence)
+    assert made.verdict == expected, made.parts
+    assert verdict("upper_raises", evidence.subset(evidence.methods, (0, 1, 2))) != NEGLIGIBLE
+
+
+@pytest.mark.parametrize("seeds", [5, 20])
+def test_equivalence_is_found_by_mistake_in_5_percent(seeds):
+    """Two one-sided tests at 5 %: true effects just at the margin are called negligible that often."""
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(2000):
+        i = mean_interval(rng.normal(1.0, 0.1, seeds))
+        part = Part("", i.mean, i.low, i.high, seeds, math.nan, "", 0.0, 1, "higher")
+        found += sized(part, 1.0).finding == "negligible"
+    assert found / 2000 == pytest.approx(0.05, abs=0.015)
+
+
+def test_the_page_counts_what_survives_a_correction_over_all_claims():
+    strong = decide(CLAIMS["upper_raises"], runs({"grpo": falling, "dynamic_upper": lambda x: falling(x) + 0.1}))
+    weak = [replace(part, p=0.04) for part in strong.parts] * 9
+    text = discoveries([strong, replace(strong, parts=tuple(weak)), replace(strong, parts=(replace(weak[0], p=0.9),))])
+    assert text.startswith("Of 11 tested parts 10 have p ≤ 0.05, and 10 keep it")
+    alone = discoveries([replace(strong, parts=(replace(weak[0], p=0.04), replace(weak[0], p=0.9)))])
+    assert alone.startswith("Of 2 tested parts 1 have p ≤ 0.05, and 0 keep it") and discoveries([]) == ""
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
@@ -97,10 +145,6 @@ def test_missing_runs_are_missing_and_keep_a_claim_from_being_reproduced():
     made = decide(CLAIMS["upper_above_fixed"], partly)
     assert made.verdict == INCONCLUSIVE and [part.finding for part in made.parts] == [AS_CLAIMED, MISSING]
     assert verdict("upper_above_fixed", None) == NOT_RUN == verdict("upper_above_fixed", replace(whole, rows={}))
-
-
-def falling(x):
-    return 0.5 - 0.45 * x
 
 
 def test_the_curves_of_the_schedules():
@@ -159,7 +203,7 @@ def reward(arm, x, rng):
 
 
 def test_less_reward_early_and_more_late():
-    evidence = runs(dict.fromkeys(("grpo", "id", "did", "od"), lambda x: 0.5), train__reward=reward)
+    evidence = runs(dict.fromkeys(("grpo", "id", "did", "od"), falling), train__reward=reward)
     assert verdict("reward_early", evidence) == verdict("reward_late", evidence) == REPRODUCED
     swapped = replace(evidence, rows={("id" if a == "grpo" else "grpo" if a == "id" else a, s): r
                                       for (a, s), r in evidence.rows.items()})  # fmt: skip

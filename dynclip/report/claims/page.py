@@ -14,13 +14,15 @@ from dynclip.report.tables import Table, markdown_rows
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.arms import STUDIES
 
+ALPHA = 0.05
 HEAD = ("claim", "verdict", "effect [95 % interval], seeds", "detectable", "paper")
 NOTE = (
     "Verdicts follow a rule that is fixed in the code. Decided is only what more than three seeds show in every route "
     "that applies (t interval; bootstrap over problems and seeds; sign flips from six seeds on), after Holm's "
     "correction over a claim's parts. Detectable: the smallest true effect that this design finds with 80 % power, "
-    "before Holm's correction. Inconclusive is not refuted: see what could have been seen. Not testable here: the runs "
-    "lack what the claim is about, for example a collapse of entropy under GRPO."
+    "also corrected. Negligible: equivalent to zero within a tenth of GRPO's own change, by two one-sided tests. "
+    "Inconclusive is not refuted: see what could have been seen. Not testable here: the runs lack what the claim is "
+    "about or what a refutation needs, for example a collapse of entropy under GRPO, or bounds that act."
 )
 
 
@@ -84,7 +86,7 @@ def records(decisions: Sequence[Decision]) -> list[dict]:
 def page(decisions: Sequence[Decision]) -> str:
     """The text of claims.md."""
     counted = ", ".join(f"{sum(made.verdict == word for made in decisions)} {word}" for word in VERDICTS)
-    lines = ["# The paper's claims", "", f"{len(decisions)} claims: {counted}.", "", NOTE, ""]
+    lines = ["# The paper's claims", "", f"{len(decisions)} claims: {counted}. {discoveries(decisions)}", "", NOTE, ""]
     lines += [markdown_rows(HEAD, rows(decisions)), "", "## Rules and parts", ""]
     for made in decisions:
         claim = made.claim
@@ -95,6 +97,20 @@ def page(decisions: Sequence[Decision]) -> str:
         lines += [f"  * {part.what}: {number(part)}; {part.finding}" for part in made.parts]
     lines += ["", "## The paper's own scores", "", PUBLISHED, "", published_table(methods=METHODS_SHOWN)]
     return "\n".join(lines) + "\n"
+
+
+def discoveries(decisions: Sequence[Decision]) -> str:
+    """How many parts of all claims together survive a correction over all of them."""
+    from scipy import stats
+
+    found = [part.p for made in decisions for part in made.parts if not math.isnan(part.p)]
+    if not found:
+        return ""
+    kept = sum(p <= ALPHA for p in stats.false_discovery_control(found))
+    return (
+        f"Of {len(found)} tested parts {sum(p <= ALPHA for p in found)} have p ≤ {ALPHA}, and {kept} keep it after "
+        "Benjamini and Hochberg's correction over all claims."
+    )
 
 
 METHODS_SHOWN = ("grpo", "clip_higher", "id", "did", "od")

@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dynclip.methods.registry import METHODS
-from dynclip.report.comparisons import at_share, benchmark_differences, common_reward, entropy_at_reward, spread_of_pass
+from dynclip.report.comparisons import (
+    at_share,
+    benchmark_differences,
+    common_reward,
+    detectable_after_holm,
+    entropy_at_reward,
+    spread_of_pass,
+)
 from dynclip.report.evidence import Evidence
 from evals.stats import (
     EXPLORATORY_SEEDS,
@@ -22,7 +29,9 @@ from evals.stats import (
     oscillation,
 )
 
-AS_CLAIMED, OPPOSITE, MISSING = "as claimed", "opposite", "missing"
+AS_CLAIMED, OPPOSITE, MISSING, NEGLIGIBLE = "as claimed", "opposite", "missing", "negligible"
+SMALL = 0.1  # of GRPO's own change: an effect that is surely below it is negligible
+BINDING = 0.01  # share of clipped tokens below which the bounds hardly act
 ENTROPY, REWARD, TIME = "policy/entropy", "train/reward", "time/step"
 OURS = ("id", "did", "od")
 EXTRA_TIME = 1.10  # of GRPO's time per step: "bounded"
@@ -31,8 +40,9 @@ EXTRA_TIME = 1.10  # of GRPO's time per step: "bounded"
 @dataclass(frozen=True)
 class Part:
     """A number of a claim: `effect` with its interval [low, high] over n seeds, in `unit`. expected: the side of `null`
-    that the claim says (+1 above, −1 below). detectable: as `Difference.detectable`. finding: "as claimed", "opposite",
-    "missing", or the reason why it is undecided.
+    that the claim says (+1 above, −1 below). detectable: as `Difference.detectable`, after Holm's correction over the
+    claim's parts. finding: "as claimed", "opposite", "negligible", "missing", or the reason why it is undecided. p: of
+    the t test, before any correction; NaN without one.
     """
 
     what: str
@@ -45,6 +55,7 @@ class Part:
     null: float
     expected: int
     finding: str
+    p: float = math.nan
 
 
 Parts = Callable[[Evidence], list[Part]]
@@ -55,9 +66,21 @@ def as_part(gap: Difference, expected: int, null: float = 0.0, verdict: str | No
     verdict = verdict or gap.verdict
     side = {"higher": 1, "lower": -1}.get(verdict)
     finding = verdict if side is None else AS_CLAIMED if side == expected else OPPOSITE
-    numbers = (gap.effect + null, gap.low + null, gap.high + null, gap.n, gap.detectable, gap.unit)
+    numbers = (gap.effect + null, gap.low + null, gap.high + null, gap.n, detectable_after_holm(gap), gap.unit)
     what = f"{gap.a} − {gap.b}, {gap.where}" if gap.b else f"{gap.a}, {gap.where}"
-    return Part(what, *numbers, null, expected, finding if gap.n else MISSING)
+    return Part(what, *numbers, null, expected, finding if gap.n else MISSING, gap.p)
+
+
+def sized(part: Part, margin: float) -> Part:
+    """The part, negligible if its effect is equivalent to zero: both one-sided t tests against ±`margin` reject at 5 %,
+    so that the 90 % interval lies within. With more than EXPLORATORY_SEEDS seeds only.
+    """
+    from scipy import special
+
+    if part.n <= EXPLORATORY_SEEDS or math.isnan(part.low) or not margin > 0:
+        return part
+    half = (part.high - part.low) / 2 * special.stdtrit(part.n - 1, 0.95) / special.stdtrit(part.n - 1, 0.975)
+    return replace(part, finding=NEGLIGIBLE) if abs(part.effect - part.null) + half < margin else part
 
 
 def judged(gaps: Sequence[Difference], expected: int, null: float = 0.0) -> list[Part]:
@@ -109,6 +132,25 @@ def not_collapsed(evidence: Evidence) -> str:
         return ""
     mean = sum(left) / len(left)
     return "" if mean < 0.5 else f"grpo's entropy keeps {mean:.0%} of its start"
+
+
+def own_change(key: str, scale: float = 1.0) -> Callable[[Evidence], float]:
+    """The margin of negligible effects: SMALL of GRPO's mean change of `key`, times `scale`; NaN without such runs."""
+
+    def margin(evidence: Evidence) -> float:
+        found = [value for value in per_seed(evidence, key, "grpo", change).values() if value == value]
+        return SMALL * scale * abs(sum(found) / len(found)) if found else math.nan
+
+    return margin
+
+
+def not_in_force(evidence: Evidence) -> str:
+    """Why runs cannot contradict a claim about bounds: no collapse, or bounds that hardly act under GRPO."""
+    low, high = (evidence.curves(f"clip/{side}_fraction", "grpo") for side in ("low", "high"))
+    shares = [sum(low[seed] + high[seed]) / len(low[seed]) for seed in low.keys() & high.keys() if low[seed]]
+    if shares and sum(shares) / len(shares) < BINDING:
+        return f"grpo's bounds act on {sum(shares) / len(shares):.2%} of the tokens"
+    return not_collapsed(evidence)
 
 
 def od_not_triggered(evidence: Evidence) -> str:

@@ -1,8 +1,10 @@
 """The paper's claims as code: the sentence, the runs that can decide it, and the rule for the verdict.
 
 A claim has parts. Each part is a number with its interval and the side on which the claim expects it. Reproduced: every
-part is significantly on its side. Contradicted: one part is significantly on the other side. Not testable here: the
-runs lack what the claim is about, such as a collapse under GRPO. Not run: no run exists. Inconclusive: everything else.
+part is significantly on its side. Negligible: every part is equivalent to zero within a tenth of GRPO's own change, by
+two one-sided tests, whatever its sign. Contradicted: one part is significantly on the other side, and not negligible,
+in runs with the claim's precondition: entropy collapses under GRPO, and the bounds act. Not testable here: the runs
+lack that, or what the claim is about. Not run: no run exists. Inconclusive: everything else.
 Significant means `Difference.claim`: every interval excludes the null value, also after Holm's correction over the
 claim's parts, with more than three seeds. `dynclip.report.claims.page` writes the verdicts.
 """
@@ -14,8 +16,10 @@ from dynclip.report.claims.parts import (
     AS_CLAIMED,
     ENTROPY,
     EXTRA_TIME,
+    NEGLIGIBLE,
     OPPOSITE,
     OURS,
+    REWARD,
     Part,
     Parts,
     accuracy,
@@ -26,10 +30,13 @@ from dynclip.report.claims.parts import (
     extra_time,
     halves,
     not_collapsed,
+    not_in_force,
     od_not_triggered,
+    own_change,
     pass_gap,
     reward_gaps,
     same_run,
+    sized,
     slopes,
     swings,
 )
@@ -38,8 +45,8 @@ from dynclip.report.evidence import Evidence
 from dynclip.studies.arms import PHASES, UPDATES
 from evals.stats import falls_rises_falls, rises_then_falls
 
-VERDICTS = REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, NOT_RUN = (
-    "reproduced", "contradicted", "inconclusive", "not testable here", "not run"
+VERDICTS = REPRODUCED, CONTRADICTED, NEGLIGIBLE, INCONCLUSIVE, NOT_TESTABLE, NOT_RUN = (
+    "reproduced", "contradicted", NEGLIGIBLE, "inconclusive", "not testable here", "not run"
 )  # fmt: skip
 
 
@@ -47,7 +54,7 @@ VERDICTS = REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_TESTABLE, NOT_RUN = (
 class Claim:
     """A sentence of the paper. study, arms: its runs. statistic: the number per seed. paper: what the paper shows for
     it. parts: runs -> parts. decide: parts -> verdict. obstacle: runs -> why they cannot test the claim, "" if they
-    can.
+    can. margin, of claims about what bounds change: runs -> the size below which an effect is negligible.
     """
 
     id: str
@@ -59,6 +66,7 @@ class Claim:
     parts: Parts
     decide: Callable[[Sequence[Part]], str]
     obstacle: Callable[[Evidence], str] = lambda evidence: ""
+    margin: Callable[[Evidence], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,17 +90,24 @@ def decide(claim: Claim, evidence: Evidence | None) -> Decision:
     if not any(part.n for part in parts):
         return Decision(claim, NOT_RUN, parts)
     reason = claim.obstacle(evidence)
-    return Decision(claim, NOT_TESTABLE if reason else claim.decide(parts), parts, reason)
+    if claim.margin:
+        parts = tuple(sized(part, claim.margin(evidence)) for part in parts)
+        if claim.decide(parts) == CONTRADICTED:
+            reason = reason or not_in_force(evidence)
+    verdict = claim.decide(parts)
+    return Decision(claim, NOT_TESTABLE if reason else verdict, parts, reason)
 
 
 # Rules
 
 
 def all_parts(parts: Sequence[Part]) -> str:
-    """Every part as claimed; contradicted by a single opposite one."""
+    """Every part as claimed; contradicted by a single opposite one; negligible if every part is."""
     findings = {part.finding for part in parts}
     if OPPOSITE in findings:
         return CONTRADICTED
+    if findings == {NEGLIGIBLE}:
+        return NEGLIGIBLE
     return REPRODUCED if findings == {AS_CLAIMED} else INCONCLUSIVE
 
 
@@ -107,7 +122,7 @@ def on_some_benchmark(parts: Sequence[Part]) -> str:
 
 
 RULES = {
-    all_parts: "reproduced if every part is as claimed, contradicted if one is the opposite",
+    all_parts: "reproduced if every part is as claimed, contradicted if one is the opposite, negligible if each one is",
     on_some_benchmark: "reproduced if each method is higher on a benchmark at least and lower on none, contradicted if "
     "one is lower on a benchmark",
 }
@@ -129,6 +144,7 @@ def _minutes(model: int = 0) -> str:
 _SIGNS = {"E1": ("lowers", -1), "E2": ("raises", 1), "E3": ("raises", 1), "E4": ("lowers", -1)}
 _AREA = "mean entropy over training, paired difference"
 _FIGURE = "a figure, one run"
+_NATS, _POINTS = own_change(ENTROPY), own_change(REWARD, 100)
 
 _ENTRIES = (
     Claim(
@@ -157,37 +173,37 @@ _ENTRIES = (
         Claim(
             f"{region}_wider", f"A clip widened to 0.7-1.3 for the tokens of {region} {verb} entropy.", "regions",
             ("grpo", f"wide_{region}_probability"), _AREA, _FIGURE,
-            areas(((f"wide_{region}_probability", "grpo"),), sign), all_parts,
+            areas(((f"wide_{region}_probability", "grpo"),), sign), all_parts, margin=_NATS,
         )
         for region, (verb, sign) in _SIGNS.items()
     ),
     Claim(
         "upper_raises", "The dynamic upper bound raises entropy.", "thresholds", ("grpo", "dynamic_upper"), _AREA,
-        _FIGURE, areas((("dynamic_upper", "grpo"),), 1), all_parts,
+        _FIGURE, areas((("dynamic_upper", "grpo"),), 1), all_parts, margin=_NATS,
     ),
     Claim(
         "upper_raises_at_equal_reward", "The dynamic upper bound raises entropy also at equal reward.", "thresholds",
         ("grpo", "dynamic_upper"), "entropy where half of the slowest run's gain is reached", "not shown",
-        at_equal_reward("dynamic_upper", 1), all_parts,
+        at_equal_reward("dynamic_upper", 1), all_parts, margin=_NATS,
     ),
     Claim(
         "upper_above_fixed", "The dynamic upper bound keeps more entropy than fixed ones.", "thresholds",
-        ("clip_higher", "upper_0.4", "dynamic_upper"), _AREA, _FIGURE,
-        areas((("dynamic_upper", "clip_higher"), ("dynamic_upper", "upper_0.4")), 1), all_parts,
+        ("grpo", "clip_higher", "upper_0.4", "dynamic_upper"), _AREA, _FIGURE,
+        areas((("dynamic_upper", "clip_higher"), ("dynamic_upper", "upper_0.4")), 1), all_parts, margin=_NATS,
     ),
     Claim(
         "lower_lowers", "The dynamic lower bound lowers entropy.", "thresholds", ("grpo", "dynamic_lower"), _AREA,
-        _FIGURE, areas((("dynamic_lower", "grpo"),), -1), all_parts,
+        _FIGURE, areas((("dynamic_lower", "grpo"),), -1), all_parts, margin=_NATS,
     ),
     Claim(
         "lower_lowers_at_equal_reward", "The dynamic lower bound lowers entropy also at equal reward.", "thresholds",
         ("grpo", "dynamic_lower"), "entropy where half of the slowest run's gain is reached", "not shown",
-        at_equal_reward("dynamic_lower", -1), all_parts,
+        at_equal_reward("dynamic_lower", -1), all_parts, margin=_NATS,
     ),
     Claim(
         "lower_below_fixed", "The dynamic lower bound keeps less entropy than fixed ones.", "thresholds",
-        ("clip_lower", "lower_0.4", "dynamic_lower"), _AREA, _FIGURE,
-        areas((("dynamic_lower", "clip_lower"), ("dynamic_lower", "lower_0.4")), -1), all_parts,
+        ("grpo", "clip_lower", "lower_0.4", "dynamic_lower"), _AREA, _FIGURE,
+        areas((("dynamic_lower", "clip_lower"), ("dynamic_lower", "lower_0.4")), -1), all_parts, margin=_NATS,
     ),
     Claim(
         "id_curve", "Under ID entropy rises, then falls.", "curves", ("grpo", "id"), "slope before and after half time",
@@ -208,12 +224,12 @@ _ENTRIES = (
     Claim(
         "reward_early", "The schedules earn less reward than GRPO early.", "curves", ("grpo", *OURS),
         "mean reward over the first 30 %, paired difference", _FIGURE,
-        reward_gaps(15, 30, [(arm, "grpo") for arm in OURS], -1, "reward, first 30 %"), all_parts,
+        reward_gaps(15, 30, [(arm, "grpo") for arm in OURS], -1, "reward, first 30 %"), all_parts, margin=_POINTS,
     ),
     Claim(
         "reward_late", "The schedules earn more reward than GRPO late.", "curves", ("grpo", *OURS),
         "mean reward over the last 30 %, paired difference", _FIGURE,
-        reward_gaps(85, 30, [(arm, "grpo") for arm in OURS], 1, "reward, last 30 %"), all_parts,
+        reward_gaps(85, 30, [(arm, "grpo") for arm in OURS], 1, "reward, last 30 %"), all_parts, margin=_POINTS,
     ),
     Claim(
         "accuracy_grpo", "The schedules solve more than GRPO.", "main_table", ("grpo", *OURS),
@@ -239,8 +255,9 @@ _ENTRIES = (
     ),
     Claim(
         "constants_collapse", "With constants in place of H(p) and M(p) the schedules keep less entropy.", "ablations",
-        tuple(each for arm in OURS for each in (arm, f"{arm}_mean")), _AREA, "a figure, one run: \"still collapses\"",
-        areas([(f"{arm}_mean", arm) for arm in OURS], -1), all_parts,
+        ("grpo", *(each for arm in OURS for each in (arm, f"{arm}_mean"))), _AREA,
+        "a figure, one run: \"still collapses\"",
+        areas([(f"{arm}_mean", arm) for arm in OURS], -1), all_parts, margin=_NATS,
     ),
     Claim(
         "bounded_time", f"A step takes less than {EXTRA_TIME:.2f} times GRPO's.", "cost", ("grpo", *OURS),
