@@ -236,7 +236,14 @@ def test_scores_and_pass_gaps_come_from_per_problem_counts(tmp_path):
     evidence = load_evidence(results)
     made = decide(CLAIMS["accuracy_grpo"], part_of(evidence, CLAIMS["accuracy_grpo"]))
     assert [part.what.split(",")[0] for part in made.parts[:3]] == ["id − grpo", "did − grpo", "od − grpo"]
-    assert made.seeds == 4 and len(made.parts) == 6 and made.verdict in (REPRODUCED, INCONCLUSIVE, CONTRADICTED)
+    assert made.seeds == 4 and len(made.parts) == 3 and made.verdict in (REPRODUCED, INCONCLUSIVE, CONTRADICTED)
+    points = {
+        arm: np.mean(
+            [100 * s["avg_at_k"]["value"] for s in evidence.scores if (s["method"], s["checkpoint"]) == (arm, "final")]
+        )
+        for arm in ("grpo", "id")
+    }
+    assert len(evidence.benchmarks) == 2 and made.parts[0].effect == pytest.approx(points["id"] - points["grpo"])
     gaps = decide(CLAIMS["pass_gap"], part_of(evidence, CLAIMS["pass_gap"]))
     assert len(gaps.parts) == 6, "three methods, two checkpoints"
     score = evidence.select("facts", "grpo")[0]
