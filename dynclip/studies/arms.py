@@ -79,6 +79,7 @@ def _special() -> dict[str, Arm]:
     arms = [
         _arm("upper_0.4", "clip_higher", {"eps_high": 0.4}),
         _arm("lower_0.4", "clip_lower", {"eps_low": 0.4}),
+        _arm("no_clip", "clip_higher", {"eps_low": 1.0, "eps_high": 1e9}),
         *(_arm(f"{name}_mean", f"{name}_mean") for name in ("dynamic_upper", "dynamic_lower", "id", "did", "od")),
         *(_arm(f"{name}_phase{phase}", name, {"switch": phase}) for name in ("id", "did") for phase in PHASES),
         *(_arm(f"{name}_prose", name, {"phase2": "prose"}) for name in ("id", "did")),
@@ -122,8 +123,8 @@ _ENTRIES = (
         "thresholds", "Dynamic against fixed thresholds",
         "Does a bound that falls with the probability move entropy more than a constant one of the same looseness?",
         (
-            "grpo", "clip_higher", "upper_0.4", "dynamic_upper", "dynamic_upper_mean", "clip_lower", "lower_0.4",
-            "dynamic_lower", "dynamic_lower_mean",
+            "grpo", "clip_higher", "upper_0.4", "dynamic_upper", "dynamic_upper_mean", "upper_steep", "clip_lower",
+            "lower_0.4", "dynamic_lower", "dynamic_lower_mean", "lower_steep", "no_clip",
         ),
     ),
     Study(
