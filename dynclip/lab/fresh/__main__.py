@@ -1,0 +1,48 @@
+"""Measures the map, the predictor's test grid and the tiny language models, and writes tables and figures.
+
+    python -m dynclip.lab.fresh --out results/reference/steering
+
+A killed call goes on where it stopped. `--page` writes tables and figures from the existing files.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dynclip.lab.fresh.language import measure_language
+from dynclip.lab.fresh.measure import measure_grid
+from dynclip.lab.fresh.page import write_page
+from dynclip.runtime.files import write_json
+from dynclip.runtime.provenance import code_digest, environment
+
+PARTS: dict[str, Callable[[Path, int], None]] = {
+    "train": lambda out, processes: measure_grid("train", out, processes),
+    "test": lambda out, processes: measure_grid("test", out, processes),
+    "language": measure_language,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure the grids without files, then write tables and figures."""
+    parser = argparse.ArgumentParser(prog="python -m dynclip.lab.fresh", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/steering"), help="default: %(default)s")
+    parser.add_argument("--figures", type=Path, help="where figures go; default: OUT")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="default: one per core")
+    parser.add_argument("--page", action="store_true", help="only make tables and figures from existing files")
+    options = parser.parse_args(arguments)
+    for part in () if options.page else PARTS:
+        if (options.out / f"cells-{part}.csv").exists():
+            continue
+        began = time.perf_counter()
+        PARTS[part](options.out, options.processes)
+        about = {"seconds": round(time.perf_counter() - began), "code": code_digest("dynclip.lab.fresh.__main__:PARTS")}
+        write_json(options.out / f"about-{part}.json", about | environment())
+    write_page(options.out, options.figures or options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
