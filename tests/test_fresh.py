@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from dynclip import METHODS, method
 from dynclip.lab.fresh import measure as measuring
+from dynclip.lab.fresh.__main__ import main
 from dynclip.lab.fresh.drift import advantage_law, predict, push
 from dynclip.lab.fresh.grids import ARMS, CENTRE, OWN, VARIATIONS, mapped, regimes
 from dynclip.lab.fresh.language import CELLS, LANGUAGE_ARMS, probe
@@ -269,6 +271,21 @@ def test_accuracy_by_hand():
         "down": (1 / 3, 3),
     }  # fmt: skip
     assert accuracy(cells[cells["sign"] == 0], "up") == ([None, None, None], 0)
+
+
+def test_a_page_without_cells_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--page", "--out", str(tmp_path)])
+    assert f"{tmp_path} has no cells-train.csv; run without --page to measure it" in capsys.readouterr().err
+
+
+def test_the_command_makes_the_committed_page_and_both_figures(tmp_path):
+    for part in ("train", "test", "language"):
+        shutil.copy(REFERENCE / f"cells-{part}.csv", tmp_path)
+    assert main(["--page", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_bytes() == (REFERENCE / "README.md").read_bytes()
+    for name in ("map", "predictor"):
+        assert (tmp_path / f"fresh-{name}.svg").stat().st_size > 10_000
 
 
 def test_cells_have_all_arms_and_places():
