@@ -66,7 +66,7 @@ def test_a_record_says_what_was_done_and_what_is_promised(finished, tiny):
     assert record == json.loads((out / "facts.json").read_text())
     assert (record["k"], record["n_problems"], record["samples"]["rows"]) == (4, 5, 20)
     assert record["address"]["template"] == "plain/1" and record["address"]["model"] == resolve(str(tiny)).digest
-    assert record["sampling"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 6, "seed": 102}
+    assert record["sampling"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8, "seed": 102}
     (maker,) = record["guarantees"]
     assert (maker["engine"], maker["samples"], maker["dtype"]) == ("transformers", 20, "float32")
     assert record["engine"] == "transformers" and record["grader"] == evaluation.grader_version()
