@@ -277,6 +277,9 @@ def test_a_page_without_cells_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--page", "--out", str(tmp_path)])
     assert f"{tmp_path} has no cells-train.csv; run without --page to measure it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--processes", "0", "--out", str(tmp_path)])
+    assert "--processes: expected at least 1, given 0" in capsys.readouterr().err
 
 
 def test_the_command_makes_the_committed_page_and_both_figures(tmp_path):

@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="default: one per core")
     parser.add_argument("--page", action="store_true", help="only make tables and figures from existing files")
     options = parser.parse_args(arguments)
+    if options.processes < 1:
+        parser.error(f"--processes: expected at least 1, given {options.processes}")
     missing = [f"cells-{part}.csv" for part in PARTS if not (options.out / f"cells-{part}.csv").exists()]
     if options.page and missing:
         parser.error(f"{options.out} has no {missing[0]}; run without --page to measure it")
