@@ -60,6 +60,10 @@ def test_the_cheapest_that_passes_is_taken():
     assert taken("facts", {CHEAP: collapsed}) is None
     same = replace(CHEAP, learning_rate=2e-3)
     assert taken("facts", {same: outcome(), CHEAP: outcome()}) == same, "the first in the list"
+    lower = outcome(entropy_last=[0.2, 0.3])
+    assert taken("facts", {same: outcome(), CHEAP: lower}) == CHEAP, "at equal cost the one that falls further"
+    once = replace(CHEAP, minibatches=16, epochs=1)
+    assert once.cost < CHEAP.cost and taken("facts", {once: lower, DEAR: outcome()}) == DEAR, "several epochs first"
 
 
 def test_tenths_of_a_run():

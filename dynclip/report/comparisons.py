@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dynclip.report.evidence import BASE, Evidence, counts
 from evals.metrics import pass_at_k
-from evals.stats import Counts, Difference, at_equal_success, difference, judge, smooth, window
+from evals.stats import Counts, Difference, at_equal_success, difference, judge, window
 from evals.stats.comparison import noncentrality
 
 EXACT_K = 32  # K of pass@K − pass@1 for exact scores: the largest K of the paper's figure
@@ -101,8 +101,8 @@ def detectable_after_holm(gap: Difference) -> float:
 
 
 def entropy_at_reward(evidence: Evidence, level: float) -> dict[str, dict[int, float]]:
-    """method -> seed -> entropy (nats) when the smoothed reward first reaches `level`. NaN for runs that never reach it
-    or start there.
+    """method -> seed -> entropy (nats) when the reward first reaches `level` (`at_equal_success`). NaN for runs that
+    never reach it or start there.
     """
     found = {}
     for method in evidence.methods:
@@ -116,11 +116,14 @@ def entropy_at_reward(evidence: Evidence, level: float) -> dict[str, dict[int, f
 
 
 def common_reward(evidence: Evidence) -> float:
-    """The reward at which entropies are compared: half of the gain of the slowest run. NaN without a gain."""
-    curves = [smooth(c) for method in evidence.methods for c in evidence.curves("train/reward", method).values()]
+    """The reward at which entropies are compared: half of the gain of the slowest run, from the first 5 % of the steps
+    to the last 10 %. NaN without a gain.
+    """
+    curves = [c for method in evidence.methods for c in evidence.curves("train/reward", method).values()]
     if not curves:
         return math.nan
-    start, slowest = sum(c[0] for c in curves) / len(curves), min(max(c) for c in curves)
+    start = sum(at_share(c, 0) for c in curves) / len(curves)
+    slowest = min(at_share(c, 100, 10) for c in curves)
     return start + (slowest - start) / 2 if slowest > start else math.nan
 
 

@@ -54,7 +54,7 @@ class Study:
     title: str
     question: str
     arms: tuple[str, ...]
-    seeds: int = 5
+    seeds: int = 6
     evaluated: bool = False
     figures: tuple[str, ...] = ()
     ranked: bool = False
@@ -87,6 +87,10 @@ def _special() -> dict[str, Arm]:
         _arm("id_leak", "id", {"reference": "current", "detach": False}),
         _arm("upper_steep", "dynamic_upper", {"upper": Line(-0.5, 0.5)}),
         _arm("upper_high", "dynamic_upper", {"upper": Line(-0.25, 0.7)}),
+        _arm("upper_tilt2", "dynamic_upper_mean", {"tilt": 2.0}),
+        _arm("upper_tilt_back", "dynamic_upper_mean", {"tilt": -1.0}),
+        _arm("lower_tilt2", "dynamic_lower_mean", {"tilt": 2.0}),
+        _arm("lower_tilt_back", "dynamic_lower_mean", {"tilt": -1.0}),
         _arm("lower_steep", "dynamic_lower", {"lower": Line(-0.26, 0.3)}),
         _arm("lower_high", "dynamic_lower", {"lower": Line(-0.13, 0.5)}),
     ]
@@ -123,8 +127,9 @@ _ENTRIES = (
         "thresholds", "Dynamic against fixed thresholds",
         "Does a bound that falls with the probability move entropy more than a constant one of the same looseness?",
         (
-            "grpo", "clip_higher", "upper_0.4", "dynamic_upper", "dynamic_upper_mean", "upper_steep", "clip_lower",
-            "lower_0.4", "dynamic_lower", "dynamic_lower_mean", "lower_steep", "no_clip",
+            "grpo", "clip_higher", "upper_0.4", "dynamic_upper", "dynamic_upper_mean", "upper_tilt2", "upper_tilt_back",
+            "upper_steep", "clip_lower", "lower_0.4", "dynamic_lower", "dynamic_lower_mean", "lower_tilt2",
+            "lower_tilt_back", "lower_steep", "no_clip",
         ),
     ),
     Study(
@@ -153,14 +158,14 @@ _ENTRIES = (
     ),
     Study(
         "updates", "Updates per rollout batch", "Do the methods differ at 1, 4 and 16 updates per rollout batch?",
-        _named(lambda name: "_updates" in name), seeds=3,
+        _named(lambda name: "_updates" in name), seeds=4,
         groups=tuple(tuple(f"{name}_updates{number}" for name in updated(number)) for number in UPDATES),
     ),
     Study(
         "cost", "Cost", "What does each method cost per rollout step?", THE_FIVE,
     ),
     Study(
-        "field", "The field", "How do all methods compare under one protocol?", tuple(METHODS), seeds=3, ranked=True,
+        "field", "The field", "How do all methods compare under one protocol?", tuple(METHODS), seeds=4, ranked=True,
     ),
 )  # fmt: skip
 

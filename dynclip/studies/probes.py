@@ -58,18 +58,21 @@ def wide_in_region(tokens: Tokens, *, region: str, split: str, widening: float) 
     return ppo_min(replace(tokens, eps_low=widened(tokens.eps_low), eps_high=widened(tokens.eps_high)))
 
 
-def at_mean_bounds(tokens: Tokens) -> torch.Tensor:
-    """`ppo_min` with each bound replaced by its mean over the mini-batch's tokens, (B, T).
+def at_mean_bounds(tokens: Tokens, *, tilt: float = 0.0) -> torch.Tensor:
+    """`ppo_min` with each bound turned about its mean over the mini-batch's tokens, (B, T).
 
-    The bounds are as loose on average but ignore the token's probability (the paper's constants for H and M).
+    bound -> mean + tilt (bound - mean), not below 0. The looseness stays the same on average. tilt 0 ignores the
+    token's probability (the paper's constants for H and M), 1 is the method itself, 2 doubles the slope, and -1 turns
+    it round.
     """
 
-    def mean(bound: Bound) -> Bound:
+    def turned(bound: Bound) -> Bound:
         if not isinstance(bound, torch.Tensor):
             return bound
-        return (bound * tokens.counted).sum() / tokens.counted.sum().clamp(min=1) + torch.zeros_like(bound)
+        mean = (bound * tokens.counted).sum() / tokens.counted.sum().clamp(min=1)
+        return (mean + tilt * (bound - mean)).clamp(min=0)
 
-    return ppo_min(replace(tokens, eps_low=mean(tokens.eps_low), eps_high=mean(tokens.eps_high)))
+    return ppo_min(replace(tokens, eps_low=turned(tokens.eps_low), eps_high=turned(tokens.eps_high)))
 
 
 def reversed_in_time(
@@ -119,6 +122,8 @@ PROBES: dict[str, MethodSpec] = {
                 title=f"{METHODS[name].title}, bounds at their mean",
                 surrogate=at_mean_bounds,
                 over_batch=True,
+                defaults={**METHODS[name].defaults, "tilt": 0.0},
+                evidence={**METHODS[name].evidence, "tilt": "ours: 0 takes the mean; other values turn the bound"},
                 change="Each bound is its own mean over the mini-batch: as loose, but the same for every probability.",
             )
             for name in ("dynamic_upper", "dynamic_lower", "id", "did", "od")

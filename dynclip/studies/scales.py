@@ -229,8 +229,8 @@ PATHS = replace(
     ),
     train_set="paths_train",
     only=("paths",),
-    prompts_per_step=32,
-    learning_rate=1e-3,
+    prompts_per_step=32, minibatches=4, epochs=4,
+    learning_rate=6e-4,
     max_completion=7,
 )  # fmt: skip
 
@@ -245,7 +245,9 @@ WORDED = replace(
     train_set="worded_train",
     only=("worded",),
     seeds=tuple(range(20, 26)),
-    prompts_per_step=32,
+    steps=120,
+    prompts_per_step=16, minibatches=4, epochs=4,
+    learning_rate=3e-4,
     max_completion=14,
 )  # fmt: skip
 
@@ -260,7 +262,7 @@ LAPTOP_LARGE = replace(
         warm_start=WarmStart(batch=128, learning_rate=1e-3, check_every=50, max_steps=3000, pass_at_1=0.25),
     ),
     seeds=tuple(range(20, 24)),
-    learning_rate=3e-4,
+    learning_rate=1e-4,
     checkpoint_every=5,
 )  # fmt: skip
 
@@ -274,7 +276,7 @@ GPU_GENERATED = replace(
     ),
     seeds=tuple(range(20, 26)),
     prompts_per_step=64,
-    learning_rate=1e-4,
+    learning_rate=5e-5,
     execution=Execution(gpus=1),
 )  # fmt: skip
 

@@ -116,21 +116,36 @@ def smooth(curve: Curve, width: float = 5) -> np.ndarray:
 def at_equal_success(entropy: Curve, success: Curve, level: float, width: float = 5) -> float:
     """Entropy when a run first reaches `level` of success, interpolated between steps.
 
-    Both curves are smoothed over `width` % of the steps, and success is made monotone by its running maximum. NaN if
-    the run never reaches the level, starts at or above it, or has no entropy at the crossing. Raises ValueError for
-    curves of different length.
+    Success is read from its isotonic regression (least squares among curves that never fall). The running maximum of a
+    noisy curve would reach every level too early. Entropy is smoothed over `width` % of the steps. NaN if the run never
+    reaches the level, starts at or above it, or has no values there. Raises ValueError for curves of different length.
     """
     if len(entropy) != len(success):
         raise ValueError(f"at_equal_success: {len(entropy)} steps of entropy, {len(success)} of success")
-    raw, nats = smooth(success, width), smooth(entropy, width)
-    reached = np.fmax.accumulate(raw)  # ignores NaN
-    steps = np.flatnonzero(reached >= level)
-    step = int(steps[0]) if len(steps) else 0
-    # The crossing is unknown if the level was passed during missing steps or before the first one.
-    if step == 0 or math.isnan(raw[step - 1]):
+    nats, known = smooth(entropy, width), np.flatnonzero(~np.isnan(np.asarray(success, dtype=float)))
+    centres, levels = monotone_blocks(np.asarray(success, dtype=float)[known])
+    above = np.flatnonzero(levels >= level)
+    if not len(above) or above[0] == 0:
         return math.nan
-    share = (level - reached[step - 1]) / (reached[step] - reached[step - 1])
-    return float(nats[step] if share == 1 else nats[step - 1] + share * (nats[step] - nats[step - 1]))
+    last = above[0]
+    share = (level - levels[last - 1]) / (levels[last] - levels[last - 1])
+    place = centres[last - 1] + share * (centres[last] - centres[last - 1])
+    before, after = known[math.floor(place)], known[math.ceil(place)]
+    if after - before > 1:  # the level was passed during missing steps
+        return math.nan
+    share = place - math.floor(place)
+    return float(nats[after] if share == 0 else (1 - share) * nats[before] + share * nats[after])
+
+
+def monotone_blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks of the isotonic regression of `values` (n,): their centres, as positions in `values`, and levels."""
+    from scipy.optimize import isotonic_regression
+
+    if not len(values):
+        return np.zeros(0), np.zeros(0)
+    edges = isotonic_regression(values).blocks
+    first, after = edges[:-1], edges[1:]
+    return (first + after - 1) / 2, np.array([values[i:j].mean() for i, j in zip(first, after, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """False positive rate and power of every test, by simulation.
 
     python -m evals.stats.simulate                        prints the table (2000 repeats, 20 minutes on one core)
-    python -m evals.stats.simulate --write                and puts it into docs/statistics.md
+    python -m evals.stats.simulate --write                and puts it into results/reference/statistics
 
-Models. Scores: the logit model of docs/statistics.md, problem SD 2, training-seed SD 0.1, seed × problem SD 0.5,
+Models. Scores: a logit model, problem SD 2, training-seed SD 0.1, seed × problem SD 0.5,
 samples binomial. Several benchmarks: normal scores with an effect of the run on all of them (SD 1 pt) and one on each
 (SD 1 pt). Curves: 160 steps of AR(1) noise (0.9, SD 0.03 nats) around a trend, and each seed has its own level
 (SD 0.03) and slope (SD 0.05 over training). Every cell of the table has its own generator, seeded by its names.
@@ -22,7 +22,7 @@ from evals.stats.comparison import difference, judge, mean_test
 from evals.stats.curves import area_between, falls_rises_falls, oscillation, rises_then_falls
 from evals.stats.power import Components, Design, minimum_detectable_effect
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
+PAGE = Path(__file__).resolve().parents[2] / "results" / "reference" / "statistics" / "README.md"
 MARKS = ("<!-- simulation -->", "<!-- /simulation -->")
 SEEDS = (3, 4, 5, 10)
 RESAMPLES = 1000
@@ -257,7 +257,7 @@ def _apart(a, b) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=2000)
-    parser.add_argument("--write", action="store_true", help=f"replace the table in {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"replace the tables in {PAGE.parent.name}/{PAGE.name}")
     args = parser.parse_args()
     text = table(args.repeats)
     print(text)

@@ -30,13 +30,14 @@ def test_matrix_shows_missing_as_missing():
     assert matrix({}).shape == (0, 0)
 
 
-def test_smoothing_is_the_one_of_the_comparisons():
+def test_a_value_at_a_share_of_training_is_the_smoothed_curve_there():
     rng = np.random.default_rng(1)
-    for steps in (1, 7, 41, 160):
+    for steps in (7, 41, 160):
         curve = rng.normal(0, 1, steps)
         curve[rng.random(steps) < 0.2] = NAN
-        for width in (0, 5, 20):
-            assert smooth(curve, width) == pytest.approx(comparisons.smooth(list(curve), width), nan_ok=True)
+        for percent, step in ((0, 0), (100, steps - 1)):
+            value = comparisons.at_share(list(curve), percent)
+            assert value == pytest.approx(smooth(curve)[step], nan_ok=True)
 
 
 def pairs(n, steps=20, shift=0.1):
@@ -96,8 +97,8 @@ def test_entropy_at_equal_success_by_hand():
     assert at_equal_success(entropy, success, 0.2, width=0) == pytest.approx(0.9)
     assert math.isnan(at_equal_success(entropy, success, 0.9, width=0))  # never reached
     assert math.isnan(at_equal_success(entropy, success, 0.0, width=0))  # there from the start
-    # What was reached stays reached: the first crossing counts.
-    assert at_equal_success([1.0, 0.8, 0.5, 0.2], [0.0, 0.5, 0.1, 0.9], 0.25, width=0) == pytest.approx(0.9)
+    # The regression's levels are 0, 0.3 (steps 1 and 2) and 0.9, so 0.2 is reached at step 1, not at step 0.4.
+    assert at_equal_success([1.0, 0.8, 0.5, 0.2], [0.0, 0.5, 0.1, 0.9], 0.2, width=0) == pytest.approx(0.8)
     with pytest.raises(ValueError, match="3 steps of entropy"):
         at_equal_success([1.0] * 3, [0.0] * 4, 0.1)
 
@@ -118,6 +119,17 @@ def test_entropy_at_equal_success_of_a_known_price():
     for level in (0.3, 0.4, 0.5):
         expected = 1.0 - 0.5 * (level - 0.2) / 0.6
         assert at_equal_success(entropy, success, level) == pytest.approx(expected, abs=0.03)
+
+
+def test_entropy_at_equal_success_has_no_bias_from_the_noise_of_rewards():
+    rng, x = np.random.default_rng(7), np.linspace(0, 1, 100)
+    success = 0.4 + 0.15 * x + rng.normal(0, 0.035, (400, 100))
+    entropy = np.broadcast_to(0.55 - 0.08 * x, success.shape)
+    found = np.array([at_equal_success(*each, 0.475) for each in zip(entropy, success, strict=True)])
+    early = np.array(
+        [h[np.argmax(np.maximum.accumulate(smooth(r)) >= 0.475)] for h, r in zip(entropy, success, strict=True)]
+    )
+    assert abs(found.mean() - 0.51) < 0.001 and early.mean() - 0.51 > 0.005  # a running maximum is too early
 
 
 def test_segment_slopes_are_polyfits():

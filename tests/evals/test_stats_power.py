@@ -1,8 +1,6 @@
 """Variance components, minimum detectable effect and the interval of a published cell."""
 
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,17 +159,3 @@ def test_problem_interval_covers_the_score_of_all_problems():
         limits = [problem_interval(score, n, samples, correlation=correlation) for score in scores]
         covered = np.mean([low <= 100 * a / (a + b) <= high for low, high in limits])
         assert least <= covered <= most
-
-
-def test_the_pages_published_cells_are_calculated():
-    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
-    table = page.split("<!-- cells -->")[1].split("<!-- /cells -->")[0]
-    rows = [line.split("|")[2:-1] for line in table.splitlines() if "×" in line and "problems" not in line]
-    assert len(rows) == 6
-    for size, *cells in rows:
-        problems, samples = map(int, size.split("×"))
-        for cell in cells:
-            score, *shown = map(float, re.findall(r"[\d.]+", cell))
-            outer = problem_interval(score, problems, samples)
-            inner = problem_interval(score, problems, samples, correlation=0.5)
-            assert shown == pytest.approx([outer[0], *inner, outer[1]], abs=0.051)

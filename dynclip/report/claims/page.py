@@ -1,4 +1,4 @@
-"""The verdicts on the paper's claims: results/<scale>/claims.md and claims.json."""
+"""The verdicts on the paper's claims and on this project's statements: results/<scale>/claims.md and claims.json."""
 
 import json
 import math
@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from dynclip.report.claims.parts import Part
+from dynclip.report.claims.parts import ENTROPY, Part, log_change, per_seed
 from dynclip.report.claims.published import table as published_table
 from dynclip.report.claims.registry import CLAIMS, NOT_RUN, RULES, VERDICTS, Claim, Decision, decide
 from dynclip.report.evidence import Evidence, check_comparable, load_evidence
 from dynclip.report.tables import Table, markdown_rows
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.arms import STUDIES
+from evals.stats import mean_interval
 
 ALPHA = 0.05
 HEAD = ("claim", "verdict", "effect [95 % interval], seeds", "detectable", "paper")
@@ -43,9 +44,9 @@ def write_claims(results: Path, seeds: Sequence[int]) -> list[Path]:
         check_comparable(chosen)
         return chosen
 
-    decisions = decide_all(runs_of)
+    decisions, regime = decide_all(runs_of), regime_of(evidence)
     text = json.dumps(records(decisions), indent=1, ensure_ascii=False) + "\n"
-    return [write_atomic(results / "claims.json", text), write_atomic(results / "claims.md", page(decisions))]
+    return [write_atomic(results / "claims.json", text), write_atomic(results / "claims.md", page(decisions, regime))]
 
 
 def decide_all(runs_of: Callable[[Claim], Evidence | None]) -> list[Decision]:
@@ -68,7 +69,8 @@ def records(decisions: Sequence[Decision]) -> list[dict]:
     found = []
     for made in decisions:
         claim = made.claim
-        fields = {name: getattr(claim, name) for name in ("id", "sentence", "study", "arms", "statistic", "paper")}
+        names = ("id", "sentence", "ours", "study", "arms", "statistic", "paper")
+        fields = {name: getattr(claim, name) for name in names}
         parts = [{name: _number(value) for name, value in asdict(part).items()} for part in made.parts]
         found.append(
             {
@@ -83,11 +85,32 @@ def records(decisions: Sequence[Decision]) -> list[dict]:
     return found
 
 
-def page(decisions: Sequence[Decision]) -> str:
-    """The text of claims.md."""
-    counted = ", ".join(f"{sum(made.verdict == word for made in decisions)} {word}" for word in VERDICTS)
-    lines = ["# The paper's claims", "", f"{len(decisions)} claims: {counted}. {discoveries(decisions)}", "", NOTE, ""]
-    lines += [markdown_rows(HEAD, rows(decisions)), "", "## Rules and parts", ""]
+def regime_of(evidence: Evidence | None) -> str:
+    """In which regime the claims are decided: scale, batch, updates, rate, seeds, and what GRPO's runs do in it."""
+    runs = {seed: run for (arm, seed), run in evidence.runs.items() if arm == "grpo"} if evidence else {}
+    if not runs:
+        return "No run of grpo exists, so no regime is shown."
+    first = next(iter(runs.values()))
+    settings = "; ".join(f"{name} {first['protocol'][name]}" for name in REGIME if name in first["protocol"])
+    kept = mean_interval([math.exp(value) for value in per_seed(evidence, ENTROPY, "grpo", log_change).values()])
+    low, high = (evidence.curves(f"clip/{side}_fraction", "grpo") for side in ("low", "high"))
+    clipped = mean_interval([sum(low[seed] + high[seed]) / len(low[seed]) for seed in low.keys() & high.keys()])
+    return (
+        f"Decided at the scale `{first['scale']}`: {settings}; {first['steps']} rollout steps, "
+        f"{first['updates_per_rollout']} updates on each. Under GRPO, {kept.n} seeds, entropy ends at {kept.mean:.1%} "
+        f"[{kept.low:.1%}, {kept.high:.1%}] of its start, and the bounds remove the gradient of {clipped.mean:.1%} "
+        f"[{clipped.low:.1%}, {clipped.high:.1%}] of the tokens."
+    )
+
+
+def page(decisions: Sequence[Decision], regime: str) -> str:
+    """The text of claims.md. regime: what `regime_of` returned."""
+    sides = [made for made in decisions if not made.claim.ours], [made for made in decisions if made.claim.ours]
+    counted = ", ".join(f"{sum(made.verdict == word for made in sides[0])} {word}" for word in VERDICTS)
+    lines = ["# Claims", "", regime, "", f"{len(sides[0])} claims of the paper: {counted}. {discoveries(decisions)}"]
+    lines += ["", NOTE, "", "## The paper's claims", "", markdown_rows(HEAD, rows(sides[0])), ""]
+    lines += ["## Statements of this project", "", OURS_NOTE, "", markdown_rows(HEAD, rows(sides[1])), ""]
+    lines += ["## Rules and parts", ""]
     for made in decisions:
         claim = made.claim
         lines.append(
@@ -113,6 +136,13 @@ def discoveries(decisions: Sequence[Decision]) -> str:
     )
 
 
+REGIME = (  # entries of a run's protocol that the page names
+    "completions per mini-batch", "mini-batches per rollout batch", "epochs per rollout batch", "learning rate",
+)  # fmt: skip
+OURS_NOTE = (
+    "The paper does not make them. They follow from measurements of this project or from the mathematics, and the same "
+    "rules judge them."
+)
 METHODS_SHOWN = ("grpo", "clip_higher", "id", "did", "od")
 PUBLISHED = (
     "Qwen2.5-Math-7B, arXiv 2602.09782 v1, one run per cell: score [widest [narrower] interval] that it would have had "
@@ -125,7 +155,7 @@ def table_of(evidence: Evidence) -> Table:
     decisions = decide_all(lambda claim: part_of(evidence, claim))
     decided = [made for made in decisions if made.verdict != NOT_RUN]
     rest = f"{len(decisions) - len(decided)} more need other runs: snakemake --cores all studies, then claims.md."
-    return Table("The paper's claims", f"{NOTE.replace('`', '')} {rest}", list(HEAD), rows(decided))
+    return Table("Claims", f"{NOTE.replace('`', '')} {rest}", list(HEAD), rows(decided))
 
 
 def rows(decisions: Sequence[Decision]) -> list[list[str]]:

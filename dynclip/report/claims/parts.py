@@ -32,9 +32,8 @@ from evals.stats import (
 AS_CLAIMED, OPPOSITE, MISSING, NEGLIGIBLE = "as claimed", "opposite", "missing", "negligible"
 SMALL = 0.1  # of GRPO's own change: an effect that is surely below it is negligible
 BINDING = 0.01  # share of clipped tokens below which the bounds hardly act
-ENTROPY, REWARD, TIME = "policy/entropy", "train/reward", "time/step"
+ENTROPY, REWARD = "policy/entropy", "train/reward"
 OURS = ("id", "did", "od")
-EXTRA_TIME = 1.10  # of GRPO's time per step: "bounded"
 
 
 @dataclass(frozen=True)
@@ -301,20 +300,6 @@ def clipped_late(evidence: Evidence) -> list[Part]:
         late[arm] = {s: at_share(curve, 75, 50) - at_share(curve, 25, 50) for s, curve in totals.items()}
     where = "clipped tokens, second half − first half"
     return judged([difference(late["id"], late["grpo"], ("id", "grpo"), where)], 1)
-
-
-def extra_time(evidence: Evidence) -> list[Part]:
-    """Mean seconds per rollout step over GRPO's of the same seed, against EXTRA_TIME."""
-
-    def mean(curve: Sequence[float]) -> float:
-        return sum(curve) / len(curve)
-
-    base, gaps = per_seed(evidence, TIME, "grpo", mean), []
-    for arm in OURS:
-        own = per_seed(evidence, TIME, arm, mean)
-        ratios = {seed: own[seed] / base[seed] for seed in own.keys() & base.keys()}
-        gaps.append(against_null(ratios, arm, "time per rollout step / grpo's", "×", EXTRA_TIME))
-    return judged(gaps, -1, EXTRA_TIME)
 
 
 def same_run(evidence: Evidence) -> list[Part]:

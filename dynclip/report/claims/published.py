@@ -45,15 +45,6 @@ SCORES = {  # model -> method of the registry -> avg@k in per cent, in the order
     },
 }
 
-TRAINING_MINUTES = {  # 400 steps on 8 x H100: Qwen2.5-Math-7B, Qwen2.5-7B
-    "grpo": (1044, 1638),
-    "clip_higher": (1081, 1787),
-    "clip_cov": (1121, 1575),
-    "id": (1116, 1675),
-    "did": (1064, 1590),
-    "od": (1094, 1669),
-}
-
 
 @dataclass(frozen=True)
 class Cell:

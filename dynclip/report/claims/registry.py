@@ -1,4 +1,6 @@
-"""The paper's claims as code: the sentence, the runs that can decide it, and the rule for the verdict.
+"""Claims as code: the sentence, the runs that can decide it, and the rule for the verdict.
+
+Most are the paper's. Statements of this project, which the paper does not make, have `ours` and are listed apart.
 
 A claim has parts. Each part is a number with its interval and the side on which the claim expects it. Reproduced: every
 part is significantly on its side. Negligible: every part is equivalent to zero within a tenth of GRPO's own change, by
@@ -11,11 +13,11 @@ claim's parts, with more than three seeds. `dynclip.report.claims.page` writes t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from dynclip.report.claims.parts import (
     AS_CLAIMED,
     ENTROPY,
-    EXTRA_TIME,
     NEGLIGIBLE,
     OPPOSITE,
     OURS,
@@ -27,7 +29,6 @@ from dynclip.report.claims.parts import (
     at_equal_reward,
     changes,
     clipped_late,
-    extra_time,
     halves,
     not_collapsed,
     not_in_force,
@@ -40,7 +41,7 @@ from dynclip.report.claims.parts import (
     slopes,
     swings,
 )
-from dynclip.report.claims.published import TRAINING_MINUTES, cell
+from dynclip.report.claims.published import cell
 from dynclip.report.evidence import Evidence
 from dynclip.studies.arms import PHASES, UPDATES
 from evals.stats import falls_rises_falls, rises_then_falls
@@ -52,9 +53,10 @@ VERDICTS = REPRODUCED, CONTRADICTED, NEGLIGIBLE, INCONCLUSIVE, NOT_TESTABLE, NOT
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper. study, arms: its runs. statistic: the number per seed. paper: what the paper shows for
-    it. parts: runs -> parts. decide: parts -> verdict. obstacle: runs -> why they cannot test the claim, "" if they
-    can. margin, of claims about what bounds change: runs -> the size below which an effect is negligible.
+    """A sentence of the paper, or of this project (`ours`). study, arms: its runs. statistic: the number per seed.
+    paper: what the paper shows for it. parts: runs -> parts. decide: parts -> verdict. obstacle: runs -> why they
+    cannot test the claim, "" if they can. margin, of claims about what bounds change: runs -> the size below which an
+    effect is negligible.
     """
 
     id: str
@@ -67,6 +69,7 @@ class Claim:
     decide: Callable[[Sequence[Part]], str]
     obstacle: Callable[[Evidence], str] = lambda evidence: ""
     margin: Callable[[Evidence], float] | None = None
+    ours: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,15 +127,13 @@ def _scores_of(methods: Sequence[str], benchmark: str = "AIME24", model: str = "
     return f"{benchmark}, {model}, one run each, intervals from problems alone: {shown}"
 
 
-def _minutes(model: int = 0) -> str:
-    base = TRAINING_MINUTES["grpo"][model]
-    return ", ".join(f"{name} {TRAINING_MINUTES[name][model] / base:.2f} ×" for name in OURS)
-
-
 _SIGNS = {"E1": ("lowers", -1), "E2": ("raises", 1), "E3": ("raises", 1), "E4": ("lowers", -1)}
 _AREA = "mean entropy over training, paired difference"
 _FIGURE = "a figure, one run"
 _MEAN = "avg@k of the last checkpoint, mean over benchmarks, paired difference"
+# From the steepest slope against the probability to the reversed one, at equal mean looseness.
+_UPPER_TILTS = ("upper_tilt2", "dynamic_upper", "dynamic_upper_mean", "upper_tilt_back")
+_LOWER_TILTS = ("lower_tilt2", "dynamic_lower", "dynamic_lower_mean", "lower_tilt_back")
 _NATS, _POINTS = own_change(ENTROPY), own_change(REWARD, 100)
 
 _ENTRIES = (
@@ -173,7 +174,7 @@ _ENTRIES = (
     Claim(
         "upper_raises_at_equal_reward", "The dynamic upper bound raises entropy also at equal reward.", "thresholds",
         ("grpo", "dynamic_upper"), "entropy where half of the slowest run's gain is reached", "not shown",
-        at_equal_reward("dynamic_upper", 1), all_parts, margin=_NATS,
+        at_equal_reward("dynamic_upper", 1), all_parts, margin=_NATS, ours=True,
     ),
     Claim(
         "upper_above_fixed", "The dynamic upper bound keeps more entropy than fixed ones.", "thresholds",
@@ -187,7 +188,7 @@ _ENTRIES = (
     Claim(
         "lower_lowers_at_equal_reward", "The dynamic lower bound lowers entropy also at equal reward.", "thresholds",
         ("grpo", "dynamic_lower"), "entropy where half of the slowest run's gain is reached", "not shown",
-        at_equal_reward("dynamic_lower", -1), all_parts, margin=_NATS,
+        at_equal_reward("dynamic_lower", -1), all_parts, margin=_NATS, ours=True,
     ),
     Claim(
         "lower_below_fixed", "The dynamic lower bound keeps less entropy than fixed ones.", "thresholds",
@@ -248,13 +249,24 @@ _ENTRIES = (
         areas([(f"{arm}_mean", arm) for arm in OURS], -1), all_parts, margin=_NATS,
     ),
     Claim(
-        "bounded_time", f"A step takes less than {EXTRA_TIME:.2f} times GRPO's.", "cost", ("grpo", *OURS),
-        "seconds per rollout step over GRPO's of the same seed", _minutes(), extra_time, all_parts,
+        "steep_raises", "A steeper upper bound, 0.5 − 0.5 p, raises entropy.", "thresholds", ("grpo", "upper_steep"),
+        _AREA, "not shown", areas((("upper_steep", "grpo"),), 1), all_parts, margin=_NATS, ours=True,
+    ),
+    Claim(
+        "upper_tilt_raises", "Of upper bounds that are as loose on average, the steeper one keeps more entropy.",
+        "thresholds", ("grpo", "upper_tilt_back", "dynamic_upper_mean", "dynamic_upper", "upper_tilt2"), _AREA,
+        "not shown", areas(tuple(pairwise(_UPPER_TILTS)), 1), all_parts, margin=_NATS, ours=True,
+    ),
+    Claim(
+        "lower_tilt_lowers", "Of lower bounds that are as loose on average, the steeper one keeps less entropy.",
+        "thresholds", ("grpo", "lower_tilt_back", "dynamic_lower_mean", "dynamic_lower", "lower_tilt2"), _AREA,
+        "not shown", areas(tuple(pairwise(_LOWER_TILTS)), -1), all_parts, margin=_NATS, ours=True,
     ),
     Claim(
         "one_update", "With one update per rollout batch all clipping methods are one run.", "updates",
         tuple(f"{name}_updates{min(UPDATES)}" for name in ("grpo", "clip_higher", *OURS)),
         "largest difference of any step's entropy or reward", "not said; follows from r = 1", same_run, all_parts,
+        ours=True,
     ),
 )  # fmt: skip
 
