@@ -9,6 +9,7 @@ from dynclip.report.comparisons import is_exact
 from dynclip.report.evidence import BASE, Evidence, load_evidence
 from dynclip.report.figures import caption, names_of, render
 from dynclip.report.findings import Finding, findings
+from dynclip.report.html.answers import answers
 from dynclip.report.html.style import HEAD, image, render_page
 from dynclip.report.tables import TABLES, Table
 from dynclip.runtime.errors import UserError, rebuild_command
@@ -21,12 +22,12 @@ TEMPLATE = (
     HEAD
     + """\
 <h1>{{ title }}</h1>
+<ul>{% for sentence in answers %}<li>{{ sentence }}</li>{% endfor %}</ul>
 <nav class="soft">
 {% for name in ("Findings", "Claims", "Figures", "Tables", "Samples", "Provenance", "Explore") %}
 <a href="#{{ name | lower }}">{{ name }}</a>
 {% endfor %}
 </nav>
-<dl>{% for name, text in facts.items() %}<dt>{{ name }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>
 
 {{ heading("Findings") }}
 <p class="note">Every sentence is computed from the files listed under Provenance. Brackets are 95 % intervals over
@@ -65,6 +66,7 @@ src="{{ figure.source }}"><figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
 
 {{ heading("Provenance") }}
+<dl>{% for name, text in facts.items() %}<dt>{{ name }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>
 {{ table(runs, 3) }}
 <details><summary>{{ scores.rows | length }} score files</summary>{{ table(scores, 4) }}</details>
 
@@ -85,6 +87,7 @@ def write_report(results: Path | str, methods=None, seeds=None) -> Path:
         TEMPLATE,
         title=f"dynclip · {evidence.scale}",
         results=evidence.results,
+        answers=answers(evidence),
         facts=_facts(evidence),
         findings=_findings(evidence),
         claims=table_of(evidence),
