@@ -210,16 +210,20 @@ def test_a_probe_measures_the_own_step_and_leaves_the_run_alone(language, monkey
 REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "steering"
 
 
+COMMITTED = [file.stem.removeprefix("cells-") for file in sorted(REFERENCE.glob("cells-*.csv"))]
+
+
 def committed() -> dict[str, pd.DataFrame]:
-    return {part: pd.read_csv(REFERENCE / f"cells-{part}.csv") for part in ("train", "test", "language")}
+    return {part: pd.read_csv(REFERENCE / f"cells-{part}.csv") for part in COMMITTED}
 
 
 def test_the_committed_page_is_made_from_the_committed_cells():
     cells = committed()
-    assert (
-        page({grid: cells[grid] for grid in ("train", "test")}, cells["language"])
-        == (REFERENCE / "README.md").read_text()
+    found = page(
+        {grid: cells[grid] for grid in ("train", "test")},
+        *(cells.get(part) for part in ("language", "curves", "sizes")),
     )
+    assert found == (REFERENCE / "README.md").read_text()
 
 
 def test_the_committed_cells_are_those_of_the_declared_grids():
@@ -282,12 +286,12 @@ def test_a_page_without_cells_is_one_line(tmp_path, capsys):
     assert "--processes: expected at least 1, given 0" in capsys.readouterr().err
 
 
-def test_the_command_makes_the_committed_page_and_both_figures(tmp_path):
-    for part in ("train", "test", "language"):
+def test_the_command_makes_the_committed_page_and_the_figures(tmp_path):
+    for part in COMMITTED:
         shutil.copy(REFERENCE / f"cells-{part}.csv", tmp_path)
     assert main(["--page", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "README.md").read_bytes() == (REFERENCE / "README.md").read_bytes()
-    for name in ("map", "predictor"):
+    for name in ("map", "predictor", "curves"):
         assert (tmp_path / f"fresh-{name}.svg").stat().st_size > 10_000
 
 

@@ -133,16 +133,16 @@ _ENTRIES = (
         ),
     ),
     Study(
-        "curves", "Training curves", "How do entropy, reward and clipping run under each method?", THE_FIVE,
+        "curves", "Training curves", "How do entropy, reward and clipping run under each method?", THE_FIVE, seeds=20,
         figures=("entropy", "reward", "clip_fraction", "bounds", "entropy_reward", "grad_norm", "regions"),
     ),
     Study(
-        "main_table", "Benchmarks", "Which method solves more at the end?", THE_FIVE, evaluated=True,
+        "main_table", "Benchmarks", "Which method solves more at the end?", THE_FIVE, seeds=20, evaluated=True,
         figures=("scores",),
     ),
     Study(
-        "pass_at_k", "pass@K", "Does the gap to GRPO grow with K, early and at the end?", THE_FIVE, evaluated=True,
-        figures=("pass_at_k",),
+        "pass_at_k", "pass@K", "Does the gap to GRPO grow with K, early and at the end?", THE_FIVE, seeds=20,
+        evaluated=True, figures=("pass_at_k",),
     ),
     Study(
         "phase_ratio", "Where the phases switch", "Is the switch at half of training the best one?",
