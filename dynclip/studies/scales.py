@@ -245,7 +245,6 @@ WORDED = replace(
     train_set="worded_train",
     only=("worded",),
     seeds=tuple(range(20, 26)),
-    steps=120,
     prompts_per_step=16, minibatches=4, epochs=4,
     learning_rate=3e-4,
     max_completion=14,
