@@ -134,7 +134,7 @@ def test_a_run_that_several_studies_share_is_made_once():
         study_runs(study, ["curvs"])
     with pytest.raises(UserError, match="unknown method 'idd'"):
         arm("idd")
-    assert find_study("field").seeds == 4
+    assert find_study("field").seeds == 6
 
 
 def tokens(p, advantages, entropy) -> TokenBatch:

@@ -121,7 +121,7 @@ _ENTRIES = (
     Study(
         "regions", "One region at a time",
         "Does training, or a wider clip, in one region move entropy as the region's sign says?",
-        ("grpo", *_named(lambda name: name.startswith(("only_E", "wide_E")))), seeds=4, signs=True,
+        ("grpo", *_named(lambda name: name.startswith(("only_E", "wide_E")))), signs=True,
     ),
     Study(
         "thresholds", "Dynamic against fixed thresholds",
@@ -146,7 +146,7 @@ _ENTRIES = (
     ),
     Study(
         "phase_ratio", "Where the phases switch", "Is the switch at half of training the best one?",
-        ("grpo", "id", "did", *_named(lambda name: "_phase" in name)), seeds=4,
+        ("grpo", "id", "did", *_named(lambda name: "_phase" in name)),
     ),
     Study(
         "ablations", "Ablations", "Which part of the schedules matters?",
@@ -154,18 +154,17 @@ _ENTRIES = (
             "grpo", "id", "did", "od", "id_mean", "did_mean", "od_mean", "id_prose", "did_prose", "id_reversed",
             "id_leak", "dynamic_upper", "upper_steep", "upper_high", "dynamic_lower", "lower_steep", "lower_high",
         ),
-        seeds=4,
     ),
     Study(
         "updates", "Updates per rollout batch", "Do the methods differ at 1, 4 and 16 updates per rollout batch?",
-        _named(lambda name: "_updates" in name), seeds=4,
+        _named(lambda name: "_updates" in name),
         groups=tuple(tuple(f"{name}_updates{number}" for name in updated(number)) for number in UPDATES),
     ),
     Study(
         "cost", "Cost", "What does each method cost per rollout step?", THE_FIVE,
     ),
     Study(
-        "field", "The field", "How do all methods compare under one protocol?", tuple(METHODS), seeds=4, ranked=True,
+        "field", "The field", "How do all methods compare under one protocol?", tuple(METHODS), ranked=True,
     ),
 )  # fmt: skip
 
