@@ -8,11 +8,13 @@ import numpy as np
 from dynclip.lab.agreement.counts import ratios
 from dynclip.lab.agreement.page import interval
 from dynclip.lab.figures import LESS, MORE, NEITHER, mark
+from dynclip.lab.fresh.curves import EVERY, KAPPAS, KINDS, RATES, STEPS, TITLES, curves_section, load
 from dynclip.lab.fresh.grids import ARMS, EDGE, OWN, VARIATIONS, mapped
 from dynclip.lab.fresh.measure import WHERE
-from dynclip.report.plot import COLOURS, MARKERS, STYLE, canvas, files, legend
+from dynclip.report.plot import COLOURS, MARKERS, STYLE, canvas, files, legend, look
 from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic
+from evals.stats import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +24,9 @@ PLACES = {"half": "half time", "end": "end", "success": "equal reward"}
 PREDICTED = WHERE[:2]  # the predictor speaks of equal steps
 LOOSER_UPPER = ("clip_higher", "dynamic_upper")
 LOOSER_LOWER = ("clip_lower", "dynamic_lower", "lower_steep")
+DRAWN = ("grpo", "id", "did", "od")  # in the figure of curves
+HIGHEST = 3.5  # nats, the top of that figure: ln 32 is 3.47
+LATER = ("curves", "sizes")  # parts that a page can do without
 LEAST = 0.01  # nats: a prediction below it counts as "no effect"
 PREDICTORS = {
     "predicted": "the predictor",
@@ -34,21 +39,34 @@ PREDICTORS = {
 
 
 def write_page(out: Path, figures: Path) -> None:
-    """Write README.md into `out` and the figures into `figures`, from the cells in `out`."""
+    """Write README.md into `out` and the figures into `figures`, from the cells in `out`.
+
+    Curves and sizes may be missing; the page then leaves them out.
+    """
     import matplotlib
     import pandas as pd
 
     cells = {grid: pd.read_csv(out / f"cells-{grid}.csv") for grid in ("train", "test")}
     language = pd.read_csv(out / "cells-language.csv")
-    write_atomic(out / "README.md", page(cells, language))
+    curves, sizes = (
+        pd.read_csv(file) if file.exists() else None for file in (out / f"cells-{part}.csv" for part in LATER)
+    )
+    write_atomic(out / "README.md", page(cells, language, curves, sizes))
     with matplotlib.rc_context(STYLE):
-        for name, figure in {"map": map_figure(cells["train"]), "predictor": predictor_figure(cells["test"])}.items():
+        drawn = {"map": map_figure(cells["train"]), "predictor": predictor_figure(cells["test"])}
+        drawn |= {} if curves is None else {"curves": curves_figure(curves)}
+        for name, figure in drawn.items():
             for end, content in files(figure).items():
                 write_atomic(figures / f"fresh-{name}.{end}", content)
 
 
-def page(cells: "dict[str, pd.DataFrame]", language: "pd.DataFrame") -> str:
-    """README.md of the folder."""
+def page(
+    cells: "dict[str, pd.DataFrame]",
+    language: "pd.DataFrame",
+    curves: "pd.DataFrame | None" = None,
+    sizes: "pd.DataFrame | None" = None,
+) -> str:
+    """README.md of the folder, without the parts that are None."""
     parts = [
         "# When does a bound change entropy: the map and the predictor's test",
         "Contexts that do not recur, tokens that no reward depends on. What it means and how it is made: "
@@ -69,6 +87,16 @@ def page(cells: "dict[str, pd.DataFrame]", language: "pd.DataFrame") -> str:
         language_table(language),
         hits(language),
     ]
+    if sizes is not None:
+        parts += [
+            "## Larger policies",
+            "4 x 4 updates of 16 prompts x 8. Each size and seed has its own base policy. The numbers are as above, "
+            f"over {sizes['n'].max()} seeds.",
+            language_table(sizes),
+            hits(sizes),
+        ]
+    if curves is not None:
+        parts += curves_section(curves)
     return "\n\n".join(parts) + "\n"
 
 
@@ -233,4 +261,35 @@ def predictor_figure(cells: "pd.DataFrame") -> "Figure":
         ax.set(title=PLACES[where], xlabel="predicted difference from GRPO, nats")
     axes[0].set_ylabel("measured difference, nats")
     legend(figure, axes[0], columns=4, loc="outside lower center", fontsize=9)
+    return figure
+
+
+def curves_figure(rows: "pd.DataFrame") -> "Figure":
+    """Entropy of neutral tokens by rollout step: kinds of regime in rows, κ in columns, the larger rate.
+
+    Bands are 95 % intervals of the mean over seeds.
+    """
+    figure, axes = canvas(6.2, len(KINDS), len(KAPPAS), heights=(1, 1, 0.55), sharex=True, sharey=True)
+    for number, ax in enumerate(axes):
+        kind, own = list(KINDS)[number // len(KAPPAS)], KAPPAS[number % len(KAPPAS)]
+        curves = load(rows, (kind, RATES[-1], own))
+        for place, arm in enumerate(DRAWN):
+            spreads = [mean_interval(values) for values in np.array(list(curves[arm].values())).T]
+            steps = EVERY * np.arange(len(spreads))
+            style = look(place)
+            low, high = [s.low for s in spreads], [s.high for s in spreads]
+            ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            mean = [s.mean for s in spreads]
+            ax.plot(steps, mean, **style, markersize=4.5, linewidth=1.5, markevery=(place, 5), label=arm)
+        if number < len(KAPPAS):
+            ax.set_title(f"κ = {own:g} = {own / EDGE:.1f} ln 1.2", fontsize=10)
+        if number % len(KAPPAS) == 0:
+            ax.set_ylabel(f"{TITLES[kind]}\nentropy, nats", fontsize=9.5)
+        if number >= len(KAPPAS) * (len(KINDS) - 1):
+            ax.set_xlabel("rollout step", fontsize=9.5)
+        ax.set_xticks(range(0, STEPS + 1, 25))
+        ax.tick_params(labelsize=8.5)
+        ax.set_ylim(0, HIGHEST)
+        ax.set_yticks(range(4))
+    legend(figure, axes[0], columns=len(DRAWN), loc="outside lower center", fontsize=9)
     return figure
