@@ -65,7 +65,8 @@ def write_metrics(runs: Iterable[tuple[dict, list[dict]]], path: Path) -> None:
     table = pd.DataFrame(rows)
     numbers = {key: "float32" for key in table if "/" in key}
     table = table.astype({"seed": "int16", "step": "int32", **numbers})
-    table.to_parquet(path, index=False, compression="zstd")
+    # Noisy numbers compress by a third better with their bytes apart.
+    table.to_parquet(path, index=False, compression="zstd", use_dictionary=False, use_byte_stream_split=list(numbers))
 
 
 def write_counts(results: Path, path: Path) -> None:
