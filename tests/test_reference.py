@@ -20,7 +20,7 @@ from evals.stats import mean_interval
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "reference" / "laptop-2core"
 WORLDS = sorted(path.parent for path in COMMITTED.glob("*/provenance.json"))
-NAMED = sorted(path.parent for path in COMMITTED.with_name("studies-2core").glob("*/claims.json"))  # all studies of a world
+NAMED = sorted(path.parent for path in COMMITTED.with_name("studies-2core").glob("*/claims.json"))
 STUDIES_FOUND = [*WORLDS, *NAMED, COMMITTED.with_name("workstation-small-2core")]
 each_world = pytest.mark.parametrize("folder", WORLDS, ids=lambda folder: folder.name)
 each_study = pytest.mark.parametrize("folder", STUDIES_FOUND, ids=lambda folder: folder.name)

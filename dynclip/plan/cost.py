@@ -44,8 +44,8 @@ class Cost:
 # Per seed, two jobs of one thread side by side on an AMD EPYC virtual machine of 2 cores; REFERENCE_SPEED is what
 # `measure_speed()` gives there. From timings.json of the run at commit e8635d5: base_s is the warm-up job's time
 # over its seeds; step_s and evaluation_s are a job's time without its start over the seed-steps or checkpoints in it,
-# with 20 seeds in a job (6 in `worded`). `paths` and `worded` went over a batch once then: their step_s is multiplied by
-# 2.2 and 1.64, the ratios of a rollout step with four epochs to one with one, timed one after the other.
+# with 20 seeds in a job (6 in `worded`). `paths` and `worded` went over a batch once then: their step_s is multiplied
+# by 2.2 and 1.64, the ratios of a rollout step with four epochs to one with one, timed one after the other.
 REFERENCE_SPEED = 13.9
 START_S, REPORT_S = 5.0, 90.0  # a job up to its first step; all report jobs of a study
 SOURCE = "measured on the reference machine"
