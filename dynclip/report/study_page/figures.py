@@ -16,7 +16,7 @@ QUANTITIES = {"policy/entropy": "entropy, nats", "train/reward": "reward"}
 
 EFFECTS = (
     "Paired difference to the baseline with its 95 % t interval over seeds; filled: decided after Holm's correction "
-    "within the panel's quantity. At equal reward: where each run first reaches the same smoothed reward."
+    "within the panel's quantity. At equal reward: where the regression of each run's reward reaches the same level."
 )
 
 
