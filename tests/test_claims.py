@@ -170,15 +170,20 @@ def test_od_s_swings_are_counted_against_its_own_thresholds():
 
     found = od(swinging)
     assert found.parts[0].finding == AS_CLAIMED and found.parts[0].effect == 1.0
-    once = od(falling)
+    once = od(lambda x: max(0.05, 0.5 - 0.9 * x))
     assert once.verdict == CONTRADICTED and once.parts[0].finding == OPPOSITE and once.parts[0].effect == 0.0
     assert od(lambda x: 0.5 - 0.1 * x).reason == "od's entropy never falls to its lower threshold"
     assert od(swinging, lambda x: 0.5).verdict == NOT_TESTABLE
+    late = od(falling)  # at the threshold after 89 % of the steps: no time is left to swing
+    assert late.verdict == NOT_TESTABLE
+    assert (
+        late.reason == "od's entropy falls to its lower threshold in 5 of 5 seeds, in 0 of them within 67% of the steps"
+    )
 
 
 def test_od_s_lower_threshold_is_the_one_of_the_run():
-    evidence = runs({"grpo": falling, "od": lambda x: 0.5 - 0.3 * x})
-    assert decide(CLAIMS["od_curve"], evidence).verdict == NOT_TESTABLE  # 40 % of the start, above 20 %
+    evidence = runs({"grpo": falling, "od": lambda x: max(0.15, 0.5 - 0.6 * x)})
+    assert decide(CLAIMS["od_curve"], evidence).verdict == NOT_TESTABLE  # 30 % of the start, above 20 %
     wide = replace(evidence, runs={key: {"options": {"fraction": 0.5}} for key in evidence.runs})
     assert decide(CLAIMS["od_curve"], wide).verdict == CONTRADICTED
 
@@ -261,6 +266,10 @@ def test_the_page_and_the_data_say_the_same(tmp_path):
         by_id["accuracy_clip_higher"]["verdict"] == NOT_RUN and by_id["upper_raises"]["parts"][0]["finding"] == MISSING
     )
     text = page.read_text()
+    paper, ours = text.split("## Statements of this project")
+    rows_of_ours = ours.split("## Rules and parts")[0]
+    assert all(claim.sentence in (rows_of_ours if claim.ours else paper) for claim in CLAIMS.values())
+    assert "Decided at the scale `tiny`" in text and "Under GRPO, 4 seeds, entropy ends at" in text
     assert all(claim.sentence in text for claim in CLAIMS.values()) and "33.1 [19.0 [22.4, 45.9] 51.0]" in text
     assert "NaN" not in data.read_text()
 

@@ -53,6 +53,20 @@ def test_evidence_is_small_files_with_cost_and_computed_findings(study, tmp_path
     }
 
 
+def test_pictures_lose_colours_and_no_pixels(study, tmp_path):
+    from PIL import Image
+
+    finish(study)
+    (study / "figures").mkdir(exist_ok=True)
+    drawn = Image.effect_mandelbrot((200, 100), (-2, -1, 1, 1), 50).convert("RGB")
+    drawn.save(study / "figures" / "entropy.png")
+    kept = write_reference(study, tmp_path / "reference") / "figures" / "entropy.png"
+    with Image.open(kept) as image:
+        assert image.size == (200, 100) and len(image.getcolors()) <= 128
+        pairs = zip(image.convert("L").getdata(), drawn.convert("L").getdata(), strict=True)
+        assert sum(abs(a - b) for a, b in pairs) / 20_000 < 3
+
+
 def test_writing_again_replaces_what_was_there(study, tmp_path):
     finish(study)
     out = tmp_path / "reference"

@@ -67,6 +67,13 @@ def test_model_output_is_escaped(study, page):
     assert "what is" in page.text and "expected" in page.text
 
 
+def test_the_first_screen_is_the_answers_and_provenance_comes_last(study):
+    text = write_report(study).read_text()
+    first, rest = text.split("<nav", 1)
+    assert "Mean entropy over training, against grpo" in first and "<dl>" not in first
+    assert rest.index('id="provenance"') < rest.index("<dl>")
+
+
 def test_report_is_byte_stable(study):
     first = write_report(study).read_bytes()
     assert write_report(study).read_bytes() == first

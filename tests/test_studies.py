@@ -186,6 +186,20 @@ def test_mean_bounds_are_as_loose_as_the_lines_and_blind_to_the_probability():
     assert high[0, 0] < high.mean() < high[0, 1]
 
 
+def test_a_tilt_keeps_the_mean_looseness_and_scales_the_slope():
+    old = torch.tensor([[0.9, 0.5, 0.1]]).log()
+    batch = TokenBatch(logprob=old + 2.0, old_logprob=old, advantages=torch.tensor([1.0]), mask=torch.ones_like(old))
+    _, high = method("dynamic_upper", 10).bounds(old.exp(), 0)
+
+    def bound(name):  # every ratio is far above its bound, so the loss shows the bound
+        chosen = arm(name)
+        return -method(chosen.spec, 10, **chosen.options).loss(batch, 0).per_token - 1
+
+    for name, tilt in (("upper_tilt2", 2.0), ("dynamic_upper_mean", 0.0), ("upper_tilt_back", -1.0)):
+        assert torch.allclose(bound(name), high.mean() + tilt * (high - high.mean())), name
+        assert bound(name).mean() == pytest.approx(high.mean().item()), name
+
+
 def test_id_in_reverse_ends_where_id_begins():
     q = torch.tensor([[0.2, 0.7]])
     forwards, backwards = method("id", 10), method(PROBES["id_reversed"], 10)

@@ -96,7 +96,7 @@ def write_counts(results: Path, path: Path) -> None:
     ]
     table = pd.DataFrame(rows, columns=[*keys, "problem", "n", "c"])
     table = table.astype({"seed": "int16", "step": "int32", "n": "int16", "c": "float64"})
-    table.to_parquet(path, index=False, compression="zstd")
+    table.to_parquet(path, index=False, compression="zstd", use_dictionary=False, use_byte_stream_split=["c"])
 
 
 def timings(results: Path, evidence: Evidence) -> dict:

@@ -206,6 +206,8 @@ def neutral_shares(
     within groups; p counts the permutations with a mean of at least the same size. `entropies`: of every group, (N,)
     nats. `figures`: whether a type is made of digits and operators. A type that is in every completion has mean 0.
     """
+    from scipy.stats import false_discovery_control
+
     rows = [completion for group in groups for completion in group.completions]
     rise = np.concatenate([group.advantages.numpy() for group in groups])
     types = sorted({token for row in rows for token in row})
@@ -227,9 +229,7 @@ def neutral_shares(
     extreme = np.abs(shuffled @ present / present.sum(0)) >= np.abs(mean) - 1e-9
     chance = (1 + extreme.sum(0)) / (1 + PERMUTATIONS)
     order = np.argsort(chance)
-    passed = np.flatnonzero(chance[order] <= LEVEL * np.arange(1, len(order) + 1) / max(1, len(order)))
-    after = np.zeros(len(chance), dtype=bool)  # decided after Benjamini and Hochberg's correction
-    after[order[: passed[-1] + 1 if len(passed) else 0]] = True
+    after = false_discovery_control(chance) <= LEVEL if len(chance) else np.zeros(0, dtype=bool)
     kind = np.array([figures(token) for token in types], dtype=bool)[tested]
     count, level, result = count[tested], level[tested], {}
     for name, among in (("all", np.ones_like(kind)), ("digits and operators", kind), ("words and punctuation", ~kind)):

@@ -32,6 +32,7 @@ from evals.stats import (
 AS_CLAIMED, OPPOSITE, MISSING, NEGLIGIBLE = "as claimed", "opposite", "missing", "negligible"
 SMALL = 0.1  # of GRPO's own change: an effect that is surely below it is negligible
 BINDING = 0.01  # share of clipped tokens below which the bounds hardly act
+TRIGGERED = 2 / 3  # share of training within which OD has to reach its lower threshold to be judged
 ENTROPY, REWARD = "policy/entropy", "train/reward"
 OURS = ("id", "did", "od")
 
@@ -153,12 +154,29 @@ def not_in_force(evidence: Evidence) -> str:
 
 
 def od_not_triggered(evidence: Evidence) -> str:
-    """Why OD cannot swing: no collapse, or an entropy that never falls to its lower threshold. "" if it can."""
+    """Why OD cannot swing: no collapse, or an entropy that falls to its lower threshold in too few seeds or too late.
+
+    OD starts to swing there. At least half of the seeds have to be there after TRIGGERED of the steps, so that time is
+    left for the other two switches. "" if it can.
+    """
     reason, curves = not_collapsed(evidence), evidence.curves(ENTROPY, "od")
     if reason or not curves:
         return reason
-    reached = sum(min(curve) <= od_fraction(evidence, seed) * curve[0] for seed, curve in curves.items())
-    return "" if reached else "od's entropy never falls to its lower threshold"
+
+    def reached(share: float) -> int:
+        return sum(
+            min(curve[: max(1, int(share * len(curve)))]) <= od_fraction(evidence, seed) * curve[0]
+            for seed, curve in curves.items()
+        )
+
+    if not reached(1):
+        return "od's entropy never falls to its lower threshold"
+    if 2 * (early := reached(TRIGGERED)) < len(curves):
+        return (
+            f"od's entropy falls to its lower threshold in {reached(1)} of {len(curves)} seeds, in {early} of them "
+            f"within {TRIGGERED:.0%} of the steps"
+        )
+    return ""
 
 
 def od_fraction(evidence: Evidence, seed: int) -> float:
