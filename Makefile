@@ -45,7 +45,7 @@ peers: install  ## Build .venv-verl, the environment of the verl comparison, and
 	@$(IN_VENV) pytest tests/peers $(ARGS)
 
 ui: install  ## Open MLflow's interface on the study's runs, at port 5000 of this machine.
-	@$(IN_VENV) mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///results/mlflow.db $(ARGS)
+	@$(IN_VENV) dynclip ui $(ARGS)
 
 plan: install  ## Say what would run here: scale and why, runs, minutes, disk.
 	@$(IN_VENV) dynclip plan $(foreach item,$(CONFIG),--$(item))

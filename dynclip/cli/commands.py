@@ -152,6 +152,13 @@ COMMANDS = {
         *STUDY,
         option("--study", help="the runs and the page of this study instead of the scale's methods"),
     ),
+    "ui": command(
+        "report:ui",
+        "Open MLflow's interface on the imported runs, on this machine alone, and print where the charts are.",
+        RESULTS,
+        option("--port", type=number(int, 1, most=65535), default=5000, help="default: 5000"),
+        option("--open", action="store_true", help="open the charts in a browser"),
+    ),
     "follow": command(
         "report:follow",
         "Show a live run, line by line; --mlflow sends it to MLflow too.",

@@ -6,15 +6,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from dynclip.report.mlflow_import import (
-    ENTITY,
-    delete_run,
-    experiment_id,
-    known_runs,
-    log_points,
-    open_client,
-    training_points,
-)
+from dynclip.report.tracking.database import experiment_id, open_client
+from dynclip.report.tracking.runs import known_runs, labels, log_points, title, training_points
 from dynclip.runtime.progress import clock
 
 
@@ -80,15 +73,16 @@ class _LiveRun:
         self.name, self.run_id = f"{run.parent.name}/{run.name}", None
 
     def send(self, rows: list[dict]) -> None:
-        with open_client(self.results) as client:
-            known = known_runs(client, experiment_id(client, self.results, self.scale)).get(self.name, [])
+        with open_client(self.results, self.scale) as client:
+            experiment = experiment_id(client, self.results, self.scale)
+            known = known_runs(client, experiment).get(self.name, [])
             if self.run_id is None:
                 for old in known:
-                    delete_run(client, old)
+                    client.delete_run(old.info.run_id)
                 method, seed = self.name.split("/seed")
-                tags = {ENTITY: self.name, "method": method, "seed": seed, "dynclip.live": "true"}
-                experiment = experiment_id(client, self.results, self.scale)
-                self.run_id = client.create_run(experiment, run_name=self.name, tags=tags).info.run_id
+                tags = labels(self.scale, method, int(seed)) | {"dynclip.live": "true"}
+                made = client.create_run(experiment, run_name=title(method, int(seed)), tags=tags)
+                self.run_id = made.info.run_id
             elif self.run_id not in {run.info.run_id for run in known}:
                 return  # the final import came first and replaced this run
             log_points(client, self.run_id, training_points(rows, int(1000 * time.time())), {})

@@ -17,7 +17,6 @@ from dynclip.plan.describe import print_plan
 from dynclip.report.claims.registry import CLAIMS
 from dynclip.report.evidence import BASE
 from dynclip.report.figures import FIGURES
-from dynclip.report.mlflow_import import given_uri
 from dynclip.report.tables import TABLES
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import code_digest, digest
@@ -48,7 +47,7 @@ CODE = {
     "agreement": ("dynclip.lab.agreement.checkpoints:measure_checkpoints",),
     "claims": ("dynclip.report.claims.page:write_claims",),
     "launch": ("dynclip.training.verl_scripts.settings:write_launch",),
-    "track": ("dynclip.report.mlflow_import:track",),
+    "track": ("dynclip.report.tracking.runs:track",),
 }
 # Those of the rules of a synthetic world: its base policies and evaluations, and the trainings of the loop.
 WORLD_CODE = {
@@ -193,11 +192,10 @@ def check_start(call: Call, words: list[str], elsewhere: bool = False) -> None:
 
 def print_next_steps(call: Call) -> None:
     """Print how to look at a finished study. It is printed at exit, so that nothing follows it."""
-    ui = given_uri() or "mlflow ui --backend-store-uri sqlite:///results/mlflow.db"
     page = f"results/{call.name}/report.html"
     atexit.register(
         print,
-        f"\nreport:  open {page} in a browser, or: python -m webbrowser {page}\nMLflow:  {ui}",
+        f"\nreport:  open {page} in a browser, or: python -m webbrowser {page}\nMLflow:  dynclip ui",
         file=sys.stderr,
     )
 

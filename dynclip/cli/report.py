@@ -13,11 +13,12 @@ from dynclip.cli.runbook import run_all
 from dynclip.report.claims.page import write_claims
 from dynclip.report.figures import write_figures
 from dynclip.report.html import write_front, write_report
-from dynclip.report.mlflow_import import track as import_runs
-from dynclip.report.mlflow_import import track_study
 from dynclip.report.reference import write_reference
 from dynclip.report.study_page import write_study
 from dynclip.report.tables import write_tables
+from dynclip.report.tracking import track as import_runs
+from dynclip.report.tracking import track_study
+from dynclip.report.tracking.ui import serve
 from dynclip.runtime.errors import UserError
 from dynclip.studies.arms import find_study
 from dynclip.studies.scales import SUITES
@@ -30,6 +31,10 @@ def track(options: Namespace) -> None:
         track_study(options.results, config.name, spec.name, config.seeds[: spec.seeds])
     else:
         import_runs(options.results, config.name, config.methods, config.seeds)
+
+
+def ui(options: Namespace) -> None:
+    serve(options.results, options.port, options.open)
 
 
 def follow(options: Namespace) -> None:

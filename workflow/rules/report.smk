@@ -74,6 +74,7 @@ rule track:
         outputs.run_files(RUN),
         outputs.score_files(RUN),
         rules.figures.output,
+        rules.page.output,
     output:
         f"{RESULTS}/tracking.json",
     log:
