@@ -14,9 +14,9 @@ from synthetic_study import write_study
 
 from dynclip.cli.follow import follow
 from dynclip.report.figures import write_figures
+from dynclip.report.study_page import write_study as write_page
 from dynclip.report.tracking import database, track, track_study
 from dynclip.report.tracking.runs import POINTS, training_points
-from dynclip.report.study_page import write_study as write_page
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256
 
