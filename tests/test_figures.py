@@ -4,7 +4,7 @@ import pytest
 from synthetic_study import write_study, write_world
 
 from dynclip.report.evidence import load_evidence
-from dynclip.report.figures import (
+from dynclip.report.figures.study import (
     FIGURES,
     bounds,
     caption,

@@ -34,7 +34,7 @@ from dynclip.lab.fresh.curves import (
 from dynclip.lab.fresh.language import SIZES, measure_sizes
 from dynclip.lab.fresh.page import DRAWN, curves_figure
 from dynclip.lab.fresh.world import FreshRegime, run
-from dynclip.report.plot import STYLE
+from dynclip.report.figures.plot import STYLE
 from dynclip.studies.scales import WORDED
 from dynclip.training.worlds.tasks import network_of
 

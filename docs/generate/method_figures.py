@@ -16,7 +16,7 @@ from dynclip.methods.objective import GRPO_PIECES, Method
 from dynclip.methods.spec import MethodSpec, piece_options
 from dynclip.methods.types import TokenBatch
 from dynclip.report.evidence import BASELINE
-from dynclip.report.plot import COLOURS, DASHES, STYLE, canvas, legend, save
+from dynclip.report.figures.plot import COLOURS, DASHES, STYLE, canvas, legend, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -183,6 +183,11 @@ COMMANDS = {
         *STUDY,
         option("--out", type=Path, required=True, help="for example results/reference/laptop-2core"),
     ),
+    "verify": command(
+        "report:verify",
+        "Derive every number of a results folder again, from samples and metrics; exit 1 and name what differs.",
+        option("folder", type=Path, nargs="+", help="results/<scale>, or a folder that `dynclip reference` wrote"),
+    ),
     "runbook": command(
         "report:runbook",
         "Run all evidence of a scale in one call, with as many seeds as time allows.",

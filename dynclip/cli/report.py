@@ -19,6 +19,7 @@ from dynclip.report.tables import write_tables
 from dynclip.report.tracking import track as import_runs
 from dynclip.report.tracking import track_study
 from dynclip.report.tracking.ui import serve
+from dynclip.report.verify import verify as verify_folder
 from dynclip.runtime.errors import UserError
 from dynclip.studies.arms import find_study
 from dynclip.studies.scales import SUITES
@@ -80,6 +81,11 @@ def reference(options: Namespace) -> None:
     for name, config in configs.items():  # a suite's scales have a folder each
         out = options.out / name if len(configs) > 1 else options.out
         write_reference(options.results / name, out, config.methods, config.seeds)
+
+
+def verify(options: Namespace) -> int:
+    found = [verify_folder(folder) for folder in options.folder]
+    return int(any(checked.problems for checked in found))
 
 
 def runbook(options: Namespace) -> None:

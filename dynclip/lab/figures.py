@@ -9,8 +9,8 @@ import numpy as np
 from dynclip.lab.bands import LOOSER, WHERE
 from dynclip.lab.grids import AXES, STORIES, factorial
 from dynclip.lab.tables import PLACES, PREDICTORS, accuracy, load_cells
-from dynclip.report.plot import COLOURS, MARKERS, STYLE, canvas, legend, look
-from dynclip.report.plot import files as plot_files
+from dynclip.report.figures.plot import COLOURS, MARKERS, STYLE, canvas, legend, look
+from dynclip.report.figures.plot import files as plot_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -230,11 +230,14 @@ def read_run(path: Path) -> tuple[dict, list[dict]]:
         raise UserError(f"{path}: not a complete run record ({error!r}); rebuild it with: {rebuild}") from None
     if state != "finished" or named != (path.parent.parent.name, _seed(path.parent)):
         raise UserError(f"{path}: not the record of this finished run; rebuild it with: {rebuild}")
-    rows = read_rows(path.with_name("metrics.jsonl"))
-    if len(rows) != steps:
+    metrics = path.with_name("metrics.jsonl")
+    rows = read_rows(metrics)
+    if run.get("metrics_sha256", found := sha256(metrics)) != found:
         raise UserError(
-            f"{path.with_name('metrics.jsonl')}: {len(rows)} rows, expected {steps}; rebuild it with: {rebuild}"
+            f"{metrics} is not the file that the training wrote (SHA-256 differs); rebuild it with: {rebuild}"
         )
+    if len(rows) != steps:
+        raise UserError(f"{metrics}: {len(rows)} rows, expected {steps}; rebuild it with: {rebuild}")
     return run, rows
 
 
@@ -282,7 +285,7 @@ def read_score(path: Path, results: Path) -> dict:
     problems = score["per_problem"]
     if named != (method, seed, checkpoint, path.stem):
         raise UserError(f"{path}: holds the score of {'/'.join(map(str, named))}; rebuild it with: {rebuild}")
-    if off > 1e-3 or not whole or total != rows or len(problems) != score["n_problems"]:
+    if off > 1e-9 or not whole or total != rows or len(problems) != score["n_problems"]:
         raise UserError(
             f"{path}: avg_at_k or the row counts disagree with its own per_problem counts; rebuild it with: {rebuild}"
         )

@@ -193,7 +193,7 @@ def edited(workspace, name, old, new):
         # Another method that this study does not run.
         ("dynclip/methods/bounds.py", "return eps, 1 / (1 - eps)", "return eps, 1.0 / (1 - eps)", {}),
         # A plot retrains nothing.
-        ("dynclip/report/figures.py", '.set_ylabel("entropy, nats")', '.set_ylabel("entropy (nats)")', None),
+        ("dynclip/report/figures/study.py", '.set_ylabel("entropy, nats")', '.set_ylabel("entropy (nats)")', None),
     ],
 )  # fmt: skip
 def test_an_edit_reruns_what_depends_on_it_and_nothing_else(current, name, old, new, jobs):

@@ -8,7 +8,7 @@ import numpy as np
 
 from dynclip.lab.agreement.counts import BANDS, H_EDGES, P_EDGES
 from dynclip.lab.agreement.measure import FAMILIES, VOCABULARIES
-from dynclip.report.plot import COLOURS, STYLE, canvas, files, legend, look
+from dynclip.report.figures.plot import COLOURS, STYLE, canvas, files, legend, look
 from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic
 

@@ -11,7 +11,7 @@ from dynclip.lab.figures import LESS, MORE, NEITHER, mark
 from dynclip.lab.fresh.curves import EVERY, KAPPAS, KINDS, RATES, STEPS, TITLES, curves_section, load
 from dynclip.lab.fresh.grids import ARMS, EDGE, OWN, VARIATIONS, mapped
 from dynclip.lab.fresh.measure import WHERE
-from dynclip.report.plot import COLOURS, MARKERS, STYLE, canvas, files, legend, look
+from dynclip.report.figures.plot import COLOURS, MARKERS, STYLE, canvas, files, legend, look
 from dynclip.report.tables import markdown_rows
 from dynclip.runtime.files import write_atomic
 from evals.stats import mean_interval

@@ -8,10 +8,10 @@ import matplotlib
 
 from dynclip.report.comparisons import seed_means
 from dynclip.report.evidence import BASE, Evidence, load_evidence
+from dynclip.report.figures.plot import STYLE, files
 from dynclip.report.html.answers import ENTROPY, answers, end_scores, fall, interval
 from dynclip.report.html.front_figure import CAPTION, front_figure
 from dynclip.report.html.style import HEAD, image, render_page
-from dynclip.report.plot import STYLE, files
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.scales import SCALES
 from evals.stats import mean_interval

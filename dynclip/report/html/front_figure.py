@@ -8,7 +8,7 @@ import numpy as np
 from dynclip.report.comparisons import scores_of, seed_means
 from dynclip.report.evidence import BASE, Evidence
 from dynclip.report.figures import KINDS
-from dynclip.report.plot import STATES, draw_shares, empty, mark_every, method_look
+from dynclip.report.figures.plot import STATES, draw_shares, empty, mark_every, method_look
 from evals.stats import mean_interval, smooth
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dynclip.report.evidence import Evidence
-from dynclip.report.plot import BAND, COLOURS, canvas
+from dynclip.report.figures.plot import BAND, COLOURS, canvas
 from evals.stats import Difference, smooth, window_steps
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 from dynclip.report.comparisons import at_share, seed_means, shared_counts, training_differences
 from dynclip.report.evidence import Evidence, load_evidence
 from dynclip.report.figures import render
-from dynclip.report.plot import STYLE, files
+from dynclip.report.figures.plot import STYLE, files
 from dynclip.report.study_page.figures import EFFECTS, effects, panels, panels_caption
 from dynclip.report.tables import TABLES, Table, frame, markdown
 from dynclip.runtime.errors import UserError, rebuild_command

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dynclip.report.comparisons import average_name, scores_of, seed_means
 from dynclip.report.evidence import BASE, Evidence, load_evidence
-from dynclip.report.plot import (
+from dynclip.report.figures.plot import (
     BAND,
     FORMATS,
     STATES,

@@ -1,0 +1,103 @@
+"""`dynclip verify` on a real finished study: nothing differs, and one edit of each kind is found."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+from workspace import SCALE
+
+from dynclip.cli.commands import main
+from dynclip.runtime.files import sha256, write_json
+
+
+@pytest.fixture
+def results(current, tmp_path):
+    shutil.copytree(current.root / "results" / SCALE, tmp_path / "results" / SCALE)
+    return tmp_path / "results" / SCALE
+
+
+def first(results, pattern):
+    return sorted(results.glob(pattern))[0]
+
+
+def edit_score(results):
+    """A score that agrees with itself, but not with its samples."""
+    path = first(results, "scores/grpo/*/final/*.json")
+    record = json.loads(path.read_text())
+    entry = record["per_problem"][0]
+    entry["c"] += 1 if entry["c"] < entry["n"] else -1
+    means = [each["c"] / each["n"] for each in record["per_problem"]]
+    record["avg_at_k"]["value"] = sum(means) / len(means)
+    write_json(path, record)
+
+
+def edit_sample(results):
+    """A sample whose verdict is turned round, with its score made from it and the checksum that fits."""
+    path = first(results, "scores/grpo/*/final/*.json")
+    stored = results / "samples" / path.relative_to(results / "scores").with_suffix(".parquet")
+    table = pd.read_parquet(stored)
+    table.loc[0, "correct"] = not table.loc[0, "correct"]
+    table.to_parquet(stored)
+    record = json.loads(path.read_text())
+    record["samples"]["sha256"] = sha256(stored)
+    write_json(path, record)
+
+
+def edit_metric(results):
+    path = first(results, "runs/grpo/*/metrics.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["train/reward"] = 0.99
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def edit_weight(results):
+    path = first(results, "runs/grpo/*/checkpoints/*/model.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def edit_table(results):
+    path = results / "tables" / "main.md"
+    text = path.read_text()
+    digit = next(i for i in range(len(text) - 1, 0, -1) if text[i] in "012345678")
+    path.write_text(text[:digit] + "9" + text[digit + 1 :])
+
+
+def edit_page(results):
+    path = results / "report.html"
+    path.write_text(path.read_text().replace("<h1>", "<h1>Better than "))
+
+
+def break_parquet(results):
+    (results / "scores.parquet").write_bytes(b"0123456789")
+
+
+def test_a_finished_study_is_as_derived(results, capsys):
+    assert main(["verify", str(results)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "all as derived from samples and metrics" in said
+    for kind in ("checkpoints", "runs", "scores", "tables and pages"):
+        assert kind in said
+
+
+@pytest.mark.parametrize(("edit", "words"), [
+    (edit_score, "is not what its samples give; rebuild it with: snakemake"),
+    (edit_sample, "the grader says"),
+    (edit_metric, "is not the file that the training wrote (SHA-256 differs); rebuild it with: snakemake"),
+    (edit_weight, "damaged checkpoint"),
+    (edit_table, "tables/main.md is not what the runs and scores give; make it again"),
+    (edit_page, "report.html is not what the runs and scores give; make it again"),
+    (break_parquet, "scores.parquet is not what the runs and scores give; make it again"),
+])  # fmt: skip
+def test_one_edit_of_each_kind_is_found(results, edit, words, capsys):
+    edit(results)
+    assert main(["verify", str(results)]) == 1
+    problem, summary = capsys.readouterr().out.splitlines()
+    assert words in problem and summary.endswith("1 not as derived")
+
+
+def test_what_is_no_results_folder_is_refused(tmp_path, capsys):
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "expected runs/, or metrics.parquet and provenance.json" in capsys.readouterr().err
