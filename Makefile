@@ -23,8 +23,7 @@ install:  ## Build .venv from the pinned lock of this machine (DEVICE=cpu|cuda o
 	exit 1
 
 reproduce: install  ## Print the plan, then run the whole study (CONFIG="methods=id,od steps=20" changes it).
-	@$(IN_VENV) dynclip plan $(foreach item,$(CONFIG),--$(item))
-	@$(IN_VENV) snakemake --cores all $(if $(CONFIG),--config $(CONFIG))
+	@$(IN_VENV) dynclip reproduce $(CONFIG)
 
 test: install  ## Run the tests in two processes (ARGS="-k bounds" for some of them, ARGS="-n 0" in one process).
 	@$(IN_VENV) pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)

@@ -69,14 +69,16 @@ def mlflow_server(folder: Path):
         yield f"http://127.0.0.1:{port}"
 
 
-def page_of(url: str, seconds: float = 20, size: str = "1600,1400", picture: Path | None = None) -> str:
-    """The elements of a page after its scripts ran for `seconds` of the browser's clock; a picture of it on request."""
-    with tempfile.TemporaryDirectory() as profile:
-        command = [
-            CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-            f"--user-data-dir={profile}", f"--window-size={size}", f"--virtual-time-budget={1000 * seconds:.0f}",
-        ]  # fmt: skip
-        if picture:
-            subprocess.run([*command, f"--screenshot={picture}", url], check=True, capture_output=True, timeout=180)
-        found = subprocess.run([*command, "--dump-dom", url], check=True, capture_output=True, text=True, timeout=180)
-    return found.stdout
+def page_of(url: str, *ready: str) -> str:
+    """The elements of a page after its scripts ran: loaded again with more time until it holds all texts of `ready`."""
+    page = ""
+    for seconds in (20, 60, 180):  # of the browser's clock, which is short on a busy machine
+        with tempfile.TemporaryDirectory() as profile:
+            command = [
+                CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1600,1400",
+                f"--user-data-dir={profile}", f"--virtual-time-budget={1000 * seconds}", "--dump-dom", url,
+            ]  # fmt: skip
+            page = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+        if all(text in page for text in ready):
+            break
+    return page

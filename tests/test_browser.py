@@ -29,7 +29,7 @@ def interface(tmp_path_factory):
 
 @needs_browser
 def test_mlflow_opens_on_the_curves_of_five_methods(interface):
-    page = page_of(address(interface[0], "1"))
+    page = page_of(address(interface[0], "1"), *(f"{method} (policy/entropy)" for method in FIVE))
     drawn = set(re.findall(r"(\w+) \(((?:policy|train|clip|eval)/\w+)\)", page))
     recorded = [metric for metric in CHARTS if metric != "policy/entropy_neutral"]  # the synthetic study lacks it
     assert {(method, metric) for method in FIVE for metric in recorded[:2]} <= drawn
@@ -40,7 +40,7 @@ def test_mlflow_opens_on_the_curves_of_five_methods(interface):
 def test_two_runs_are_compared(interface):
     server, runs = interface
     pair = json.dumps([runs["grpo/seed0"], runs["id/seed0"]])
-    page = page_of(f"{server}/#/compare-runs?runs={pair}&experiments=[%221%22]")
+    page = page_of(f"{server}/#/compare-runs?runs={pair}&experiments=[%221%22]", "fp-id-0")
     assert "Comparing 2 Runs" in page and "grpo · seed 0" in page and "id · seed 0" in page
     assert "policy/entropy" in page and "fp-id-0" in page  # metrics and tags, side by side
 
@@ -48,7 +48,7 @@ def test_two_runs_are_compared(interface):
 @needs_browser
 def test_samples_are_a_table(interface):
     server, runs = interface
-    page = page_of(f"{server}/#/experiments/1/runs/{runs['id/seed0']}/artifacts/samples/facts.json")
+    page = page_of(f"{server}/#/experiments/1/runs/{runs['id/seed0']}/artifacts/samples/facts.json", "View as table")
     assert "View as table" in page and "problem_id" in page
     assert re.search("no idea|&lt;script&gt;alert", page)  # hostile text is shown, not run
 

@@ -96,6 +96,14 @@ COMMANDS = {
         *STUDY,
         option("--studies", help="comma-separated names of studies, or all; default: the scale's methods"),
     ),
+    "reproduce": command(
+        "reproduce:reproduce",
+        "Run snakemake with one live block in the terminal; its own output goes to results/logs/snakemake.log.",
+        option(
+            "words", nargs="*", metavar="NAME=VALUE", help="settings as after --config, and targets of the workflow"
+        ),
+        option("--cores", default="all", help="default: all"),
+    ),
     "doctor": command("study:doctor", "What is installed and why, hardware, disk, hub."),
     "data": command("study:data", "Generate and check the scale's training and held-out problems.", *STUDY),
     "warmup": command("training:warmup", "Make the scale's base policies, one of each seed or one for all.", *STUDY),
@@ -135,7 +143,7 @@ COMMANDS = {
         option("--out", type=Path, help="default: results/evaluations/<model>"),
     ),
     "samples": command(
-        "samples:samples",
+        "evaluate:samples",
         "Read samples: problem, gold answer, response, verdict.",
         option("selection", help="a file or folder of samples, a model's name, or scale/method/seed<k>/final"),
         option("--benchmark", action="append", help="repeatable; default: all that are there"),

@@ -1,4 +1,4 @@
-"""`dynclip evaluate`: a checkpoint of a study with --method, any causal language model with --model."""
+"""`dynclip evaluate`, a checkpoint of a study or any causal language model, and `dynclip samples`."""
 
 from argparse import Namespace
 from dataclasses import replace
@@ -12,6 +12,7 @@ from dynclip.runtime.gpu_locks import use
 from dynclip.studies.scales import RunConfig
 from dynclip.training.worlds.scoring import score_company
 from evals import evaluation
+from evals.browse import STATUSES, Filter, blocks, find, show
 from evals.sampling.models import published, resolve
 from evals.sampling.settings import Evaluation
 
@@ -87,3 +88,19 @@ def of_model(options: Namespace) -> None:
         path = record["samples"]["path"]
         print(evaluation.summary(record))
         print(f"  samples: {path}  (read them: dynclip samples {path} --wrong)")
+
+
+def samples(options: Namespace) -> None:
+    statuses = tuple(options.status or ())
+    for status in statuses:
+        if status not in STATUSES:
+            raise UserError(f"unknown verdict {status!r}; the verdicts are: {', '.join(STATUSES)}")
+    if sum((options.wrong, options.correct, bool(statuses))) > 1:
+        raise UserError("samples: --wrong, --correct and --status exclude each other")
+    if options.wrong:
+        statuses = tuple(status for status in STATUSES if status != "correct")
+    if options.correct:
+        statuses = ("correct",)
+    files = find(options.selection, options.benchmark, options.results)
+    chosen = Filter(statuses, options.problem, options.limit)
+    show(text for file in files for text in blocks(file, chosen))

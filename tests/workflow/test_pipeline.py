@@ -22,15 +22,26 @@ def test_every_declared_file_exists_and_the_last_lines_say_how_to_look(finished)
     files = [*run_files(STUDY), *score_files(STUDY), *table_files(STUDY), f"{RESULTS}/report.html"]
     files += [*figure_files(STUDY, "svg"), *figure_files(STUDY, "png"), f"{RESULTS}/tracking.json"]
     assert [name for name in files if not (workspace.root / name).stat().st_size] == []
-    report, mlflow = output.strip().splitlines()[-2:]
-    assert f"open {RESULTS}/report.html" in report
-    assert mlflow.endswith("mlflow ui --backend-store-uri sqlite:///results/mlflow.db")
+    *sentences, _, report, mlflow, log = output.rpartition("\nminiature:\n")[2].strip().splitlines()
+    assert (report, mlflow, log) == (
+        f"report   {RESULTS}/report.html", "MLflow   dynclip ui", "log      results/logs/snakemake.log"
+    )  # fmt: skip
+    assert "Entropy" in sentences[0] and "against grpo's" in sentences[1] and "against grpo's" in sentences[2]
+
+
+def test_a_call_of_snakemake_says_how_to_look(current):
+    report, mlflow = current.snakemake("--forcerun", "page").stdout.strip().splitlines()[-2:]
+    assert f"open {RESULTS}/report.html" in report and mlflow.endswith("dynclip ui")
 
 
 def test_the_plan_comes_first(finished):
-    _, output = finished
-    assert output.index("2 methods x 2 seeds") < output.index("Building DAG of jobs")
+    workspace, output = finished
+    assert output.index("2 methods x 2 seeds") < output.index(f"report   {RESULTS}")
     assert "expect a factor of two" in output and "disk" in output
+    # What snakemake prints is in a file: the terminal has the plan, a line now and then, and the end.
+    assert "Building DAG of jobs" in (workspace.root / "results/logs/snakemake.log").read_text()
+    study = output[output.index("2 methods x 2 seeds") :]
+    assert "Building DAG" not in study and len(study.splitlines()) < 40
 
 
 def test_runs_hold_one_row_per_rollout_step_and_whole_checkpoints(finished):

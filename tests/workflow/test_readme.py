@@ -32,6 +32,7 @@ RUN = {
     "snakemake --cores all studies": f"snakemake -n --cores all studies {MINI}",
     "dynclip plan --studies all": "dynclip plan --studies all --scale miniature",
     "dynclip follow --scale facts --method id --seed 20": "dynclip follow --scale miniature --method od --seed 0",
+    "dynclip verify results/facts": f"dynclip verify {RESULTS}",
     "snakemake --unlock": f"snakemake --unlock {MINI}",
     "make plan": "make plan",
     "make doctor": "make doctor",
@@ -42,8 +43,7 @@ RUN = {
     "make lint": "make lint",
 }
 SERVERS = {
-    "mlflow ui --backend-store-uri sqlite:///results/mlflow.db": "mlflow ui --port 5917 --backend-store-uri "
-    "sqlite:///results/mlflow.db",
+    "dynclip ui": "dynclip ui --port 5917",
     "make ui": 'make ui ARGS="--port 5917"',
 }
 
