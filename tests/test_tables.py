@@ -19,7 +19,7 @@ from dynclip.report.comparisons import (
     spread_of_pass,
 )
 from dynclip.report.evidence import load_evidence
-from dynclip.report.findings import findings
+from dynclip.report.html.findings import findings
 from dynclip.report.tables import TABLES, frame, latex, main_table, markdown, write_tables
 from dynclip.runtime.errors import UserError
 from evals.stats.curves import smooth

@@ -191,6 +191,13 @@ COMMANDS = {
         *STUDY,
         option("--out", type=Path, required=True, help="for example results/reference/laptop-2core"),
     ),
+    "compare": command(
+        "report:compare",
+        "Show runs side by side: curves, levels, paired differences with intervals.",
+        option("runs", nargs="+", metavar="RUN", help="METHOD, METHOD/seed<k>, a run's folder, or an id of MLflow"),
+        option("--scale", default="paths", help="of runs that are given by method; default: paths"),
+        RESULTS,
+    ),
     "verify": command(
         "report:verify",
         "Derive every number of a results folder again, from samples and metrics; exit 1 and name what differs.",

@@ -11,6 +11,7 @@ from dynclip.cli import follow as live
 from dynclip.cli.options import config_of, configs_of, run_of
 from dynclip.cli.runbook import run_all
 from dynclip.report.claims.page import write_claims
+from dynclip.report.compare import compare as compare_runs
 from dynclip.report.figures import write_figures
 from dynclip.report.html import write_front, write_report
 from dynclip.report.reference import write_reference
@@ -81,6 +82,10 @@ def reference(options: Namespace) -> None:
     for name, config in configs.items():  # a suite's scales have a folder each
         out = options.out / name if len(configs) > 1 else options.out
         write_reference(options.results / name, out, config.methods, config.seeds)
+
+
+def compare(options: Namespace) -> None:
+    compare_runs(options.runs, options.results, options.scale)
 
 
 def verify(options: Namespace) -> int:

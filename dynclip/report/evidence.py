@@ -41,6 +41,7 @@ class Evidence:
     runs: dict[Run, dict]
     rows: dict[Run, list[dict]]
     scores: list[dict]
+    against: str | None = None
 
     @property
     def scale(self) -> str:
@@ -48,8 +49,8 @@ class Evidence:
 
     @property
     def baseline(self) -> str:
-        """The method that the others are compared with: grpo, or the first method of a study without grpo."""
-        return BASELINE if BASELINE in self.methods else self.methods[0]
+        """The method that the others are compared with: `against`, or grpo, or the first method without grpo."""
+        return self.against or (BASELINE if BASELINE in self.methods else self.methods[0])
 
     @property
     def steps(self) -> int:

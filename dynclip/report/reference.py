@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynclip.report.evidence import Evidence, base_folder, counts, load_evidence, read_run, read_score
-from dynclip.report.findings import findings
+from dynclip.report.html.findings import findings
 from dynclip.report.tables import markdown_rows
 from dynclip.runtime.checkpoints import weights_sha256
 from dynclip.runtime.files import sha256, write_atomic, write_json

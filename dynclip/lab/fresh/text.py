@@ -1,10 +1,12 @@
 r"""Measures the predictor's inputs on one rollout batch of real text, on a CPU.
 
-    python -m dynclip.lab.fresh.text --model HuggingFaceTB/SmolLM2-135M-Instruct --out results/reference/steering \
-        --reward coin --groups 4 --prompts 4
+    snakemake --cores all results/workstation_small/base/model.json --config scale=workstation_small
+    python -m dynclip.lab.fresh.text --model results/workstation_small/base --out results/reference/steering \
+        --groups 8 --prompts 128
 
-Prompts, template, reward and group size are those of the scale `workstation_small`, without its supervised stage.
-`--reward coin` is for a model that solves too few problems. `text.json` has all numbers and `text.md` a page of them.
+Prompts, template, reward and group size are those of the scale `workstation_small`, whose base policy the first line
+makes: the published model after a short supervised stage. `--reward coin` is for a model that solves too few problems.
+`text.json` has all numbers and `text.md` a page of them.
 Rollouts and updates are kept in OUT/parts-text, so a killed call goes on.
 """
 
@@ -42,6 +44,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import digest, environment
+from dynclip.training.hub_policy import RECORD
 from evals.benchmarks.registry import TRAIN_SETS, obtain
 from evals.sampling.models import resolve
 from evals.sampling.prompts import TEMPLATES
@@ -176,8 +179,12 @@ def measure(name: str, problems: list, wanted: int, most: int, seed: int, reward
     for row in neutral["least_p"]:
         row["text"] = decode([row["token"]])
     q = torch.cat([each.logprob for each in sampled]).exp()
+    made = json.loads((found.folder / RECORD).read_text()) if (found.folder / RECORD).exists() else {}
     return {
-        "model": {"name": name, "revision": found.revision, "sha256": found.sha256, "parameters": found.parameters},
+        "model": {
+            "name": made.get("model", name), "revision": made.get("revision", found.revision), "sha256": found.sha256,
+            "parameters": found.parameters, "supervised": made.get("supervised"),
+        },
         "seed": seed,
         "sampling": {
             "temperature": 1.0, "template": template.label, "group": SCALE.group_size,

@@ -22,7 +22,7 @@ def page(found: dict) -> str:
     lines = [
         "# κ and neutral tokens of real text",
         "",
-        f"{model['name']} without a supervised stage, weights {model['sha256'][:12]}, seed {found['seed']}. One "
+        f"{model['name']} {stage(model)}, weights {model['sha256'][:12]}, seed {found['seed']}. One "
         "rollout batch of GSM8K's training problems with at most two calculations, sampled at temperature 1: "
         f"{batch['prompts']} prompts × {found['sampling']['group']} completions, {batch['tokens']:,} tokens. "
         f"{percent(batch['ended'])} % of the completions end within {limit} tokens and {percent(batch['right'])} % are "
@@ -63,6 +63,12 @@ def page(found: dict) -> str:
             cells += [str(row[rule]["decided"]), f"{percent(row[rule]['tokens'])} ({percent(row[rule]['entropy'])})"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *sentences(found)]) + "\n"
+
+
+def stage(model: dict) -> str:
+    """What was done to the published weights."""
+    made = model.get("supervised")
+    return f"after a supervised stage of {made['solutions']} solutions" if made else "without a supervised stage"
 
 
 def sentences(found: dict) -> list[str]:

@@ -8,8 +8,8 @@ from dynclip.report.claims.page import table_of
 from dynclip.report.comparisons import is_exact
 from dynclip.report.evidence import BASE, Evidence, load_evidence
 from dynclip.report.figures import caption, names_of, render
-from dynclip.report.findings import Finding, findings
 from dynclip.report.html.answers import answers
+from dynclip.report.html.findings import Finding, findings
 from dynclip.report.html.style import HEAD, image, render_page
 from dynclip.report.tables import TABLES, Table
 from dynclip.runtime.errors import UserError, rebuild_command
