@@ -8,9 +8,9 @@ import pytest
 from synthetic_study import write_study
 
 from dynclip.cli.commands import main
-from dynclip.report.compare import BARS, compare, sparkline
 from dynclip.report.comparisons import training_differences
 from dynclip.report.evidence import load_evidence
+from dynclip.report.terminal.compare import BARS, compare, sparkline
 from dynclip.report.tracking import track
 from dynclip.runtime.errors import UserError
 

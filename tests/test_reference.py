@@ -12,7 +12,7 @@ from dynclip.report.claims.page import decide_all, records, write_claims
 from dynclip.report.comparisons import at_share
 from dynclip.report.reference import read_committed, spread, write_reference
 from dynclip.report.tables import write_tables
-from dynclip.report.verify import verify
+from dynclip.report.terminal.verify import verify
 from dynclip.runtime.files import write_json
 from dynclip.studies.arms import STUDIES
 from dynclip.studies.scales import SCALES, SUITES

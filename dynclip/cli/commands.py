@@ -198,6 +198,11 @@ COMMANDS = {
         option("--scale", default="paths", help="of runs that are given by method; default: paths"),
         RESULTS,
     ),
+    "diagnose": command(
+        "report:diagnose",
+        "Say what clipping does in a training log of TRL, verl, a CSV or a W&B export, or of dynclip.",
+        option("path", type=Path, nargs="+", help="a log file, or the folder of a run"),
+    ),
     "verify": command(
         "report:verify",
         "Derive every number of a results folder again, from samples and metrics; exit 1 and name what differs.",

@@ -11,16 +11,17 @@ from dynclip.cli import follow as live
 from dynclip.cli.options import config_of, configs_of, run_of
 from dynclip.cli.runbook import run_all
 from dynclip.report.claims.page import write_claims
-from dynclip.report.compare import compare as compare_runs
 from dynclip.report.figures import write_figures
 from dynclip.report.html import write_front, write_report
 from dynclip.report.reference import write_reference
 from dynclip.report.study_page import write_study
 from dynclip.report.tables import write_tables
+from dynclip.report.terminal.compare import compare as compare_runs
+from dynclip.report.terminal.diagnose import diagnose as diagnose_log
+from dynclip.report.terminal.verify import verify as verify_folder
 from dynclip.report.tracking import track as import_runs
 from dynclip.report.tracking import track_study
 from dynclip.report.tracking.ui import serve
-from dynclip.report.verify import verify as verify_folder
 from dynclip.runtime.errors import UserError
 from dynclip.studies.arms import find_study
 from dynclip.studies.scales import SUITES
@@ -86,6 +87,11 @@ def reference(options: Namespace) -> None:
 
 def compare(options: Namespace) -> None:
     compare_runs(options.runs, options.results, options.scale)
+
+
+def diagnose(options: Namespace) -> None:
+    for path in options.path:
+        diagnose_log(path)
 
 
 def verify(options: Namespace) -> int:

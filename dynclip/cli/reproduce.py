@@ -16,6 +16,8 @@ from pathlib import Path
 
 from dynclip.cli.options import resolve_all
 from dynclip.plan.describe import duration, print_plan
+from dynclip.report.evidence import load_evidence
+from dynclip.report.html.answers import answers
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.progress import clock
 
@@ -193,9 +195,6 @@ def failure(state: State, words: list[str]) -> list[str]:
 
 def found(name: str, configs: dict) -> list[str]:
     """What a finished study found, in two sentences a scale, where to look and how to open it."""
-    from dynclip.report.evidence import load_evidence
-    from dynclip.report.html.answers import answers
-
     lines = []
     for scale, config in configs.items():
         said = answers(load_evidence(Path("results") / scale, config.methods, config.seeds))
