@@ -55,7 +55,7 @@ def test_report_holds_every_table_caption_and_fact(page):
     for text in (
         "9 of 9 finished", "12 rollout steps, 8 updates per rollout batch", "torch 2.13.0", "Test <CPU> & Co",
         "Entropy under grpo falls in 3 of 3 seeds", "commit 0123456789abcdef", "fp-od-2",
-        "mlflow ui --backend-store-uri sqlite:///",
+        "dynclip ui",
     ):  # fmt: skip
         assert text in page.text, text
     assert page.text.count("n = 3 seeds (0, 1, 2) per method") == len(FIGURES)

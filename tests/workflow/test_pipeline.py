@@ -170,7 +170,7 @@ def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
     for file in ("report.html", "tables/main.md", "tables/differences.md"):
         assert name in (current.root / RESULTS / file).read_text(), file
     with sqlite3.connect(current.root / "results" / "mlflow.db") as db:
-        assert db.execute("select count(*) from runs where name = ?", (f"{name}/seed0",)).fetchone()[0] == 1
+        assert db.execute("select count(*) from runs where name = ?", (f"{name} · seed 0",)).fetchone()[0] == 1
     shown = current.run("dynclip", "follow", "--scale", SCALE, "--method", "od", "--option", "eps=0.1", "--seed", "0")
     assert f"[{name}/seed0] 6/6" in shown.stdout and shown.returncode == 0
     words = ("evaluate", "--scale", SCALE, "--method", "od", "--option", "eps=0.10", "--seed", "0")

@@ -72,9 +72,9 @@ src="{{ figure.source }}"><figcaption>{{ figure.caption }}</figcaption></figure>
 
 {{ heading("Explore") }}
 <p>Every run with its curves, options, scores and samples, in MLflow:</p>
-<pre class="command">mlflow ui --backend-store-uri sqlite:///{{ results.parent / "mlflow.db" }}</pre>
+<pre class="command">dynclip ui</pre>
 <p>The numbers behind the figures: <code>runs/*/seed*/metrics.jsonl</code>, <code>scores.parquet</code> and
-<code>tables/*.csv</code> in <code>{{ results }}</code>.</p>
+<code>tables/*.csv</code> beside this page.</p>
 </body></html>
 """
 )
@@ -86,7 +86,6 @@ def write_report(results: Path | str, methods=None, seeds=None) -> Path:
     page = render_page(
         TEMPLATE,
         title=f"dynclip · {evidence.scale}",
-        results=evidence.results,
         answers=answers(evidence),
         facts=_facts(evidence),
         findings=_findings(evidence),
