@@ -6,6 +6,7 @@ Nothing here decides what runs: `snakemake --cores all` does the same work and c
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -139,6 +140,7 @@ def follow(command: list[str], planned: float) -> tuple[int, State]:
         process = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
         )
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # snakemake lets running jobs end
         live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         if live:
             live.start()
