@@ -49,6 +49,12 @@ def test_before_the_pace_is_known_the_plan_says_what_is_left(text, planned, word
     assert after(text).lines(60, planned)[0].startswith(words)
 
 
+def test_after_the_last_training_no_time_is_promised():
+    line = "[grpo 1 seeds] 9/9  reward 0.47  entropy 1.836 nats  clipped 6.63%  0.54/s  0:00 left\n"
+    state = after("runs  1 method x 1 seed, 1 of 1 trainings left\nsteps  9 rollout batches\n" + line)
+    assert "1:00 so far, trainings are done, evaluations and reports are left;" in state.lines(60, 90)[0]
+
+
 def test_a_resumed_training_counts_from_where_it_is():
     line = "[grpo 2 seeds] {}/100  reward 0.47  entropy 1.836 nats  clipped 6.63%  0.54/s  1:58 left\n"
     assert after(PLAN + line.format(60) + line.format(20)).worked == 40

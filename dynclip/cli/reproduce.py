@@ -88,7 +88,9 @@ class State:
     def lines(self, seconds: float, planned: float) -> list[str]:
         """The block after `seconds`: jobs, time left, a line for each running job. `planned`: the plan's seconds."""
         share = self.worked / self.work if self.work else 0.0
-        if share > TRUSTED:
+        if share >= 1:  # how long the rest takes is not known
+            left = "trainings are done, evaluations and reports are left"
+        elif share > TRUSTED:
             left = f"about {duration(seconds / share * (1 - share))} left"
         elif planned:
             left = f"about {duration(max(0.0, planned - seconds))} left by the plan"
