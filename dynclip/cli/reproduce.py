@@ -138,6 +138,8 @@ def follow(command: list[str], planned: float) -> tuple[int, State]:
     from rich.text import Text
 
     console, state, began, shown = Console(stderr=True), State(), time.monotonic(), 0.0
+    if LOG.exists():  # of an earlier call, or of one that runs and goes on writing to it under this name
+        LOG.replace(LOG.with_name("snakemake.previous.log"))
     with LOG.open("w") as out, LOG.open() as log:
         process = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -77,7 +77,7 @@ def break_parquet(results):
 def test_a_finished_study_is_as_derived(results, capsys):
     assert main(["verify", str(results)]) == 0
     said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "all as derived from samples and metrics" in said
+    assert said.count("\n") == 1 and "all as derived" in said
     for kind in ("checkpoints", "runs", "scores", "tables and pages"):
         assert kind in said
 

@@ -61,7 +61,7 @@ def verify(folder: Path | str, log: Callable[[str], None] = print) -> Checked:
         log(problem)
     looked = ", ".join(f"{number} {kind}" for kind, number in checked.counts.items())
     bad = len(checked.problems)
-    log(f"{folder.name}: {looked}: " + (f"{bad} not as derived" if bad else "all as derived from samples and metrics"))
+    log(f"{folder.name}: {looked}: " + (f"{bad} not as derived" if bad else "all as derived"))
     return checked
 
 
