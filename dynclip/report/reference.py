@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynclip.report.evidence import Evidence, base_folder, counts, load_evidence, read_run, read_score
+from dynclip.report.figures.plot import small_png
 from dynclip.report.html.findings import findings
 from dynclip.report.tables import markdown_rows
 from dynclip.runtime.checkpoints import weights_sha256
@@ -57,14 +58,11 @@ def write_reference(results: Path, out: Path, methods=None, seeds=None) -> Path:
 
 
 def copy_small(path: Path, target: Path) -> None:
-    """Copy a file; a PNG with 128 colours, which a line figure does not need more of, at a third of its size."""
+    """Copy a file, a PNG as `small_png`."""
     if path.suffix != ".png":
         shutil.copyfile(path, target)
         return
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(128).save(target, optimize=True)
+    target.write_bytes(small_png(path.read_bytes()))
 
 
 def write_metrics(runs: Iterable[tuple[dict, list[dict]]], path: Path) -> None:

@@ -16,6 +16,7 @@ from dynclip.report.comparisons import (
 from dynclip.report.evidence import Evidence, samples
 from evals.stats import EXPLORATORY_SEEDS, Difference, mean_interval
 
+DESIGN = "Design"
 BINDING = 0.01  # share of tokens below which the bounds hardly act
 
 
@@ -40,7 +41,7 @@ def findings(evidence: Evidence) -> list[Finding]:
 
 
 def _design(evidence: Evidence) -> list[Finding]:
-    heading, found = "Design", []
+    heading, found = DESIGN, []
     n = len(evidence.seeds)
     if n == 1:
         found.append(Finding(heading, "One seed per method: n=1, no claim about any difference is possible.", True))

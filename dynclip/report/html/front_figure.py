@@ -27,6 +27,23 @@ SMALL = 8.5
 LINE = 0.15  # inches between two labels
 
 
+ROW_CAPTION = (
+    "Entropy of the policy that samples the step, in nats a token. Lines: mean over training seeds; bands: its 95 % t "
+    "interval; dotted: half of the baseline's start."
+)
+
+
+def entropy_row(worlds: Sequence[Evidence]) -> "Figure":
+    """The entropy of every method alone, a column for each scale. Draw within `matplotlib.rc_context(STYLE)`."""
+    figure = empty(WIDTH if len(worlds) > 1 else 0.6 * WIDTH, HEIGHTS["entropy"] + 0.6)
+    for place, world in enumerate(worlds):
+        ax = figure.add_subplot(1, len(worlds), place + 1)
+        _entropy(world, ax, place == 0)
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("rollout step", fontsize=SMALL + 0.5)
+    return figure
+
+
 def front_figure(worlds: Sequence[Evidence]) -> "Figure":
     """The whole figure. Draw within `matplotlib.rc_context(STYLE)`."""
     split = [world for world in worlds if split_curves(world, KINDS[0])]
