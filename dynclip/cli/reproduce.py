@@ -18,7 +18,7 @@ from pathlib import Path
 from dynclip.cli.options import resolve_all
 from dynclip.plan.describe import duration, print_plan
 from dynclip.report.evidence import load_evidence
-from dynclip.report.html.answers import answers
+from dynclip.report.html.answers import summary
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.progress import clock
 
@@ -200,10 +200,10 @@ def failure(state: State, words: list[str]) -> list[str]:
 
 
 def found(name: str, configs: dict) -> list[str]:
-    """What a finished study found, in two sentences a scale, where to look and how to open it."""
+    """What a finished study found, in three sentences a scale, where to look and how to open it."""
     lines = []
     for scale, config in configs.items():
-        said = answers(load_evidence(Path("results") / scale, config.methods, config.seeds))
-        lines += [f"{scale}:", *(f"  {sentence}" for sentence in [said[0], *said[-2:]])]
+        said = summary(load_evidence(Path("results") / scale, config.methods, config.seeds))
+        lines += [f"{scale}:", *(f"  {sentence}" for sentence in said)]
     page = Path("results") / name / "report.html"
     return ["", *lines, "", f"report   {page}", "MLflow   dynclip ui", f"log      {LOG}"]

@@ -1,6 +1,7 @@
 """`dynclip verify` on a real finished study: nothing differs, and one edit of each kind is found."""
 
 import json
+import re
 import shutil
 
 import pandas as pd
@@ -74,11 +75,29 @@ def break_parquet(results):
     (results / "scores.parquet").write_bytes(b"0123456789")
 
 
+def edit_drawing(results):
+    """The line of the first method a little higher."""
+    path = results / "figures" / "entropy.svg"
+    text = path.read_text()
+    line = re.search(r'id="line2d_\d+">\s*<path d="M [\d.]+ ([\d.]+) \nL', text)
+    path.write_text(text[: line.start(1)] + f"{float(line[1]) - 3:.6f}" + text[line.end(1) :])
+
+
+def edit_picture(results):
+    from PIL import Image
+
+    path = results / "figures" / "reward.png"
+    with Image.open(path) as image:
+        edited = image.convert("RGB")
+    edited.paste((255, 255, 255), (100, 100, 500, 300))
+    edited.save(path)
+
+
 def test_a_finished_study_is_as_derived(results, capsys):
     assert main(["verify", str(results)]) == 0
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "all as derived" in said
-    for kind in ("checkpoints", "runs", "scores", "tables and pages"):
+    for kind in ("checkpoints", "runs", "scores", "tables, figures and pages"):
         assert kind in said
 
 
@@ -89,6 +108,8 @@ def test_a_finished_study_is_as_derived(results, capsys):
     (edit_weight, "damaged checkpoint"),
     (edit_table, "tables/main.md is not what the runs and scores give; make it again"),
     (edit_page, "report.html is not what the runs and scores give; make it again"),
+    (edit_drawing, "figures/entropy.svg is not what the runs and scores give; make it again"),
+    (edit_picture, "figures/reward.png is not what the runs and scores give; make it again"),
     (break_parquet, "scores.parquet is not what the runs and scores give; make it again"),
 ])  # fmt: skip
 def test_one_edit_of_each_kind_is_found(results, edit, words, capsys):

@@ -1,7 +1,4 @@
-"""`dynclip verify`: every number of a results folder once more, from the samples and the metrics rows.
-
-Figures are not compared: they are drawn from the same numbers.
-"""
+"""`dynclip verify`: every number of a results folder once more, from the samples and the metrics rows."""
 
 import json
 import re
@@ -12,6 +9,7 @@ from pathlib import Path
 
 from dynclip.report.claims.page import decide_all, records, write_claims
 from dynclip.report.evidence import BASE, is_exact, read_run, read_score
+from dynclip.report.figures import write_figures
 from dynclip.report.html import write_report
 from dynclip.report.reference import read_committed
 from dynclip.report.study_page import write_study
@@ -25,9 +23,12 @@ from evals.evaluation import grader_version, with_verdicts
 from evals.metrics import exact_score, score
 
 INPUTS = ("runs", "scores", "samples", "data", "base", "benchmarks")  # what everything else is made from
-TEXTS = (".md", ".csv", ".tex", ".json", ".parquet", ".html")
+PUBLISHED = (".md", ".csv", ".tex", ".json", ".parquet", ".html", ".svg", ".png")
 PICTURE = re.compile(r'src="data:image/[^"]*"')
 CLOSE = 1e-4  # committed metrics are float32
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+POINT = 0.01  # of an inch / 72: what another processor may move a line by
+PIXELS = 1e-3  # share of a picture's pixels that may differ by a quarter of the scale
 
 
 @dataclass
@@ -66,7 +67,7 @@ def verify(folder: Path | str, log: Callable[[str], None] = print) -> Checked:
 
 
 def verify_results(results: Path) -> Checked:
-    """Check weights, metrics, samples, scores, tables and pages of results/<scale>."""
+    """Check weights, metrics, samples, scores, tables, figures and pages of results/<scale>."""
     checked, problems = Checked(), {}
     weights = sorted(path.parent for path in results.glob(f"runs/*/seed*/checkpoints/*/{MANIFEST}"))
     weights += sorted(path.parent for path in results.glob(f"{BASE}/**/{MANIFEST}"))
@@ -82,7 +83,7 @@ def verify_results(results: Path) -> Checked:
             progress.step(sum(checked.counts.values()), str(path.relative_to(results)))
     if not checked.problems:  # otherwise nothing can be made from them
         for made, stated in rebuilt(results):
-            checked.look("tables and pages", lambda made=made, stated=stated: _compare(made, stated))
+            checked.look("tables, figures and pages", lambda made=made, stated=stated: _compare(made, stated))
     return checked
 
 
@@ -127,7 +128,7 @@ def _problems(results: Path, benchmark: str) -> list:
 
 
 def rebuilt(results: Path) -> Iterator[tuple[Path, Path]]:
-    """(file made again, file of `results`) for tables, study pages, claims and report, as far as `results` has them."""
+    """(file made again, file of `results`) for tables, figures, studies, claims and report, as far as they exist."""
     with tempfile.TemporaryDirectory() as aside:
         copy = Path(aside) / results.name
         copy.mkdir()
@@ -136,6 +137,7 @@ def rebuilt(results: Path) -> Iterator[tuple[Path, Path]]:
                 (copy / name).symlink_to((results / name).resolve())
         methods, seeds = _imported(results)
         written = list(write_tables(copy, methods, seeds)) if (results / "tables").is_dir() else []
+        written += write_figures(copy, methods, seeds) if (results / "figures").is_dir() else []
         for page in sorted(results.glob("studies/*/README.md")):
             name = page.parent.name
             if name in STUDIES:
@@ -148,7 +150,7 @@ def rebuilt(results: Path) -> Iterator[tuple[Path, Path]]:
         if (results / "report.html").exists():
             written.append(write_report(copy, methods, seeds))
         for made in written:
-            if made.suffix in TEXTS:
+            if made.suffix in PUBLISHED:
                 yield made, results / made.relative_to(copy)
 
 
@@ -164,17 +166,46 @@ def _imported(folder: Path) -> tuple[list[str] | None, list[int] | None]:
 def _compare(made: Path, stated: Path) -> str | None:
     if not stated.is_file():
         return f"{stated} is missing"
-    if made.suffix == ".parquet":
-        import pandas as pd
-
-        try:
-            same = pd.read_parquet(made).equals(pd.read_parquet(stated))
-        except (OSError, ValueError):
-            same = False
-    else:
-        one, other = (PICTURE.sub("", path.read_text(errors="replace")) for path in (made, stated))
-        same = one == other
+    try:
+        same = SAME.get(made.suffix, _same_text)(made, stated)
+    except (OSError, ValueError):
+        same = False
     return None if same else f"{stated} is not what the runs and scores give; make it again"
+
+
+def _same_text(made: Path, stated: Path) -> bool:
+    one, other = (PICTURE.sub("", path.read_text(errors="replace")) for path in (made, stated))
+    return one == other
+
+
+def _same_parquet(made: Path, stated: Path) -> bool:
+    import pandas as pd
+
+    return pd.read_parquet(made).equals(pd.read_parquet(stated))
+
+
+def _same_drawing(made: Path, stated: Path) -> bool:
+    """Whether two SVG files have the same elements with coordinates within POINT."""
+    one, other = made.read_text(), stated.read_text(errors="replace")
+    if one == other:
+        return True
+    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (one, other)]
+    return NUMBER.sub("#", one) == NUMBER.sub("#", other) and _same(*numbers, POINT)
+
+
+def _same_picture(made: Path, stated: Path) -> bool:
+    import numpy as np
+    from PIL import Image
+
+    pictures = []
+    for path in (made, stated):
+        with Image.open(path) as image:
+            pictures.append(np.asarray(image.convert("RGB"), dtype=int))
+    one, other = pictures
+    return one.shape == other.shape and bool((abs(one - other).max(axis=2) > 64).mean() <= PIXELS)
+
+
+SAME = {".parquet": _same_parquet, ".svg": _same_drawing, ".png": _same_picture}
 
 
 def verify_committed(folder: Path) -> Checked:
