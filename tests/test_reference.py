@@ -9,7 +9,7 @@ import pytest
 from synthetic_study import write_study
 
 from dynclip.report.claims.page import decide_all, records, write_claims
-from dynclip.report.comparisons import at_share
+from dynclip.report.comparisons import at_share, seed_means
 from dynclip.report.reference import read_committed, spread, write_reference
 from dynclip.report.tables import write_tables
 from dynclip.report.terminal.verify import verify
@@ -17,7 +17,7 @@ from dynclip.runtime.files import write_json
 from dynclip.studies.arms import STUDIES
 from dynclip.studies.scales import SCALES, SUITES
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
-from evals.stats import mean_interval
+from evals.stats import difference, judge, mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "reference" / "laptop-2core"
@@ -246,6 +246,32 @@ def test_the_documents_state_the_committed_numbers(folder):
         mean, low, high = table.loc[where, ["effect", "low", "high"]]
         text = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]".replace("-", "−")
         assert text in readme, (where, text)
+
+
+@pytest.mark.parametrize(("column", "digits"), [("mean entropy, nats", 3), ("pass@1, %", 1)])
+def test_the_second_run_against_the_first(column, digits):
+    """Every cell of the tables, and which are decided after Holm's correction over the methods of a world."""
+    second = COMMITTED.with_name("laptop-2core-second")
+    page, table = (second / "README.md").read_text(), pd.read_csv(second / "seeds.csv")
+    methods = list(dict.fromkeys(table["method"]))
+    for folder in WORLDS:
+        part = table[table["world"] == folder.name]
+        first = read_committed(folder, methods, sorted(set(part["seed"])))
+        runs = {}
+        for method in methods:
+            if digits == 1:
+                one = seed_means(first, folder.name, method)
+            else:
+                one = {seed: sum(c) / len(c) for seed, c in first.curves("policy/entropy", method).items()}
+            two = part[part["method"] == method].set_index("seed")[column].to_dict()
+            runs[method] = (one, two, {seed: (one[seed] + two[seed]) / 2 for seed in one})
+        columns = [
+            judge([difference(runs[m][i], runs["grpo"][i], (m, "grpo"), column) for m in methods[1:]]) for i in range(3)
+        ]
+        for method, gaps in zip(methods[1:], zip(*columns, strict=True), strict=True):
+            cells = [f"{g.effect:+.{digits}f} [{g.low:+.{digits}f}, {g.high:+.{digits}f}]" for g in gaps]
+            cells = [f"**{cell}**" if gap.claim else cell for cell, gap in zip(cells, gaps, strict=True)]
+            assert f"| `{folder.name}`, {method} | {' | '.join(cells)} |".replace("-", "−") in page
 
 
 @each_world
