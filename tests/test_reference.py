@@ -168,8 +168,7 @@ def test_the_committed_tables_follow_from_the_committed_metrics(folder):
     table = pd.read_csv(folder / "tables" / "curves.csv")
     rows = rows[rows["method"].isin(table["method"])]  # the studies' other arms have tables of their own
     steps = rows["step"].max() + 1
-    # Means over 5 % of the steps, half of it at an end, but over no fewer than three (one in the older evidence).
-    window = max(1 if folder.name.startswith("workstation") else 3, int(steps * 5 / 200) + 1)
+    window = max(3, int(steps * 5 / 200) + 1)  # 5 % of the steps, half of it at an end, but no fewer than three
     places = {0: rows[rows["step"] < window], 100: rows[rows["step"] >= steps - window]}
     assert set(table["metric"]) >= {"policy/entropy", "train/reward"}
     for percent, part in places.items():

@@ -91,6 +91,15 @@ def test_smallest_studies(tmp_path, methods, seeds, steps):
     assert any("no claim" in finding.text for finding in findings(load_evidence(results)))
 
 
+def test_one_rising_run_does_not_fall(tmp_path):
+    evidence = load_evidence(write_study(tmp_path / "tiny", ("grpo",), (0,), steps=12))
+    for rows in evidence.rows.values():
+        for row in rows:
+            row["policy/entropy"] = 1 + row["step"] / 10
+    (found,) = [finding.text for finding in findings(evidence) if finding.text.startswith("Entropy under grpo")]
+    assert found.startswith("Entropy under grpo does not fall in the one seed there is: from 1.100 to 2.000 nats")
+
+
 def test_curves_and_cost(study):
     evidence = load_evidence(study)
     curves = frame(TABLES["curves"](evidence))

@@ -72,8 +72,10 @@ def _entropy(evidence: Evidence) -> list[Finding]:
             continue
         fell = sum(last < first for first, last in ends)
         first, last = (sum(side) / len(ends) for side in zip(*ends, strict=True))
-        times = f"in {fell} of {len(ends)} seeds" if len(ends) > 1 else "in the one seed there is"
-        text = f"Entropy under {method} falls {times}"
+        times = f"falls in {fell} of {len(ends)} seeds"
+        if len(ends) == 1:
+            times = f"{'falls' if fell else 'does not fall'} in the one seed there is"
+        text = f"Entropy under {method} {times}"
         found.append(Finding("Entropy", f"{text}: from {first:.3f} to {last:.3f} nats (mean over seeds)."))
     level = common_reward(evidence)
     if not math.isnan(level):
