@@ -28,9 +28,15 @@ from dynclip.training.fingerprint import SETTINGS, SHARED_CODE, method_digest
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
 
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = ROOT / "dynclip" / "report" / "html" / "templates"  # its package loads slowly
 CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", "options", *SETTABLE, "engine")
 ENGINES = ("trl", "verl")
 
+# The end of a rule's shell command: Snakemake that is quiet about rules does not say which one failed.
+LOGGED = (
+    " > {log} 2>&1 || {{ code=$?; echo 'Error in rule {rule}:'; echo '    log: {log}'; tail -n 12 {log}; exit $code; }}"
+    " >&2"
+)
 REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph with next to no work
 
 # Entry points of each rule. The code that they use inside the project is found from there.
@@ -206,6 +212,8 @@ def code_of(rule: str, config: RunConfig | None = None) -> str:
         return code_digest(*LOOP_CODE)
     if rule in WORLD_CODE and config and outputs.is_world(config):
         return code_digest(*WORLD_CODE[rule])
+    if rule in ("page", "front"):
+        return digest([code_digest(*CODE[rule]), *(path.read_text() for path in sorted(TEMPLATES.iterdir()))])
     return code_digest(*CODE[rule])
 
 

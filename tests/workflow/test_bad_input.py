@@ -1,7 +1,7 @@
 """Wrong names and damaged files: one line that says what, where, what was expected and what to run."""
 
 import pytest
-from workspace import RESULTS, ROOT, Workspace
+from workspace import RESULTS, ROOT, SCALE, Workspace
 
 from dynclip.runtime.errors import rebuild_command
 
@@ -97,6 +97,23 @@ def test_damage_is_an_error_that_names_the_file_and_the_remedy(finished, name, h
     said = [line for line in done.stdout.splitlines() if line.startswith("dynclip: ")]
     assert done.returncode == 2 and len(said) == 1, done.stdout[-2000:]
     assert all(part in said[0] for part in expected)
+
+
+def test_a_failed_job_is_named_with_the_end_of_its_log_and_the_next_command(current):
+    score = current.root / RESULTS / "scores" / "od" / "seed1" / "final" / "facts.json"
+    content, table = score.read_bytes(), current.root / RESULTS / "tables" / "main.md"
+    score.write_bytes(content[:200])
+    table.unlink()
+    try:
+        plain, shown = current.snakemake(), current.run("dynclip", "reproduce", f"scale={SCALE}")
+    finally:
+        score.write_bytes(content)
+    for done in (plain, shown):
+        assert done.returncode != 0 and "facts.json: not a complete score file" in done.stdout, done.stdout[-3000:]
+        assert f"{RESULTS}/logs/tables.log" in done.stdout
+    assert f"rule tables failed; the end of {RESULTS}/logs/tables.log:" in shown.stdout
+    assert shown.stdout.rstrip().endswith(f"finished jobs are kept; to go on: dynclip reproduce scale={SCALE}")
+    assert current.run("dynclip", "reproduce", f"scale={SCALE}").returncode == 0 and table.exists()
 
 
 def test_the_remedy_for_damaged_samples_works(finished):

@@ -13,4 +13,5 @@ rule front:
         overrides=CALL.options,
         code=pipeline.code_of("front"),
     shell:
-        "python -m dynclip.cli front --scale {params.scale} {params.overrides} > {log} 2>&1"
+        "python -m dynclip.cli front --scale {params.scale} {params.overrides}"
+        + pipeline.LOGGED

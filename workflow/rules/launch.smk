@@ -17,4 +17,5 @@ rule launch:
         settings=pipeline.settings_of("train", RUN),
         code=pipeline.code_of("launch"),
     shell:
-        "python -m dynclip.cli launch {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli launch {params.overrides} --methods {params.methods} --seeds {params.seeds}"
+        + pipeline.LOGGED

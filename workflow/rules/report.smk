@@ -18,7 +18,8 @@ rule tables:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("tables"),
     shell:
-        "python -m dynclip.cli tables {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli tables {params.overrides} --methods {params.methods} --seeds {params.seeds}"
+        + pipeline.LOGGED
 
 
 rule figures:
@@ -44,7 +45,8 @@ rule figures:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("figures"),
     shell:
-        "python -m dynclip.cli figures {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli figures {params.overrides} --methods {params.methods} --seeds {params.seeds}"
+        + pipeline.LOGGED
 
 
 rule page:
@@ -65,7 +67,8 @@ rule page:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("page"),
     shell:
-        "python -m dynclip.cli report {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli report {params.overrides} --methods {params.methods} --seeds {params.seeds}"
+        + pipeline.LOGGED
 
 
 # The single writer of results/mlflow.db. The database is not declared: it belongs to all scales and is never deleted.
@@ -91,7 +94,8 @@ rule track:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("track"),
     shell:
-        "python -m dynclip.cli track {params.overrides} --methods {params.methods} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli track {params.overrides} --methods {params.methods} --seeds {params.seeds}"
+        + pipeline.LOGGED
 
 
 # The signs are measured by sampling every checkpoint: a job with the evaluation's resources, not a table's.
@@ -120,7 +124,7 @@ rule agreement:
         code=pipeline.code_of("agreement"),
     shell:
         "python -m dynclip.lab.agreement.checkpoints --scale {params.scale} --method {params.method}"
-        " --seeds {params.seeds} --out {output} > {log} 2>&1"
+        " --seeds {params.seeds} --out {output}" + pipeline.LOGGED
 
 
 rule study:
@@ -138,7 +142,8 @@ rule study:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("study"),
     shell:
-        "python -m dynclip.cli study --name {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli study --name {wildcards.study} {params.overrides} --seeds {params.seeds}"
+        + pipeline.LOGGED
 
 
 rule track_study:
@@ -158,7 +163,8 @@ rule track_study:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("track"),
     shell:
-        "python -m dynclip.cli track --study {wildcards.study} {params.overrides} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli track --study {wildcards.study} {params.overrides} --seeds {params.seeds}"
+        + pipeline.LOGGED
 
 
 rule claims:
@@ -177,4 +183,5 @@ rule claims:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("claims"),
     shell:
-        "python -m dynclip.cli claims {params.overrides} --seeds {params.seeds} > {log} 2>&1"
+        "python -m dynclip.cli claims {params.overrides} --seeds {params.seeds}"
+        + pipeline.LOGGED
