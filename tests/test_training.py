@@ -124,6 +124,12 @@ def test_clock(seconds, text):
     [
         ("results/laptop/base/model.json", "snakemake --cores all --forcerun warmup -- results/laptop/base/model.json"),
         ("results/tiny/x", "snakemake --cores all --config scale=tiny --forcerun warmup -- results/tiny/x"),
+        (
+            "/a/results/b/results/tiny/x",
+            "snakemake --cores all --config scale=tiny --forcerun warmup -- results/tiny/x",
+        ),
+        ("results/tiny/a b", "snakemake --cores all --config scale=tiny --forcerun warmup -- 'results/tiny/a b'"),
+        ("elsewhere/x", "snakemake --cores all --forcerun warmup -- elsewhere/x"),
     ],
 )
 def test_rebuild_commands_name_scale_and_file(path, command):

@@ -2,13 +2,18 @@
 
 import argparse
 import math
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
 from dynclip.training.processes.recovery import REQUEUE, Preempted
+
+PROGRESS = ("warmup", "train", "evaluate")  # these write their progress lines to --log, and the terminal shows them too
+LAST = 12  # lines of a log that are shown when its command fails
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         options = parser().parse_args(arguments)
+    except UserError as error:
+        print(f"dynclip: {error}", file=sys.stderr)
+        return 2
+    log = getattr(options, "log", None)
+    return run(options) if log is None or options.command in PROGRESS else run_into(log, options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command of the parsed arguments."""
+    try:
         # Imported only now: `--help` and a usage error need none of torch, transformers and MLflow.
         module, name = options.run.split(":")
         return getattr(import_module(module), name)(options) or 0
@@ -31,6 +46,34 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dynclip: interrupted; the same command continues from what is on disk", file=sys.stderr)
         return 130
+
+
+def run_into(log: Path, options: argparse.Namespace) -> int:
+    """Run the command with its output in the file `log`. If it fails, name the file and show its end.
+
+    Snakemake that is quiet about rules does not say which one failed; this is in its words.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(1), os.dup(2)
+    try:
+        with log.open("w") as out:
+            sys.stdout.flush()
+            for stream in (1, 2):
+                os.dup2(out.fileno(), stream)
+            try:
+                status = run(options)
+            except Exception:
+                traceback.print_exc()
+                status = 1
+            sys.stdout.flush()
+    finally:
+        for stream, former in zip((1, 2), kept, strict=True):
+            os.dup2(former, stream)
+            os.close(former)
+    if status:
+        end = log.read_text(errors="replace").splitlines()[-LAST:]
+        print(f"Error in rule {options.command}:", f"    log: {log}", *end, sep="\n", file=sys.stderr)
+    return status
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,7 +124,7 @@ STUDY = (
     option("--set", action="append", metavar="NAME=VALUE", help="a setting of the scale; repeatable"),
     option("--force", nargs="?", const="1", help="allow a comparison with one update per rollout"),
     RESULTS,
-    option("--log", type=Path, help="also write every progress line to this file"),
+    option("--log", type=Path, help="write the output, or the progress lines of a long command, to this file"),
 )
 OPTION = option("--option", action="append", metavar="NAME=VALUE", help="an option of the method; repeatable")
 RUN = (
@@ -223,9 +266,9 @@ COMMANDS = {
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="dynclip", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="command")
-    for name, (run, text, options) in COMMANDS.items():
+    for name, (function, text, options) in COMMANDS.items():
         place = sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=f"dynclip.cli.{run}")
+        sub.set_defaults(run=f"dynclip.cli.{function}", command=name)
         for item in options:
             if isinstance(item, str):
                 place = sub.add_argument_group(item)

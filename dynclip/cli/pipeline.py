@@ -32,11 +32,6 @@ TEMPLATES = ROOT / "dynclip" / "report" / "html" / "templates"  # its package lo
 CONFIG_KEYS = ("scale", "methods", "seeds", "steps", "updates", "force", "options", *SETTABLE, "engine")
 ENGINES = ("trl", "verl")
 
-# The end of a rule's shell command: Snakemake that is quiet about rules does not say which one failed.
-LOGGED = (
-    " > {log} 2>&1 || {{ code=$?; echo 'Error in rule {rule}:'; echo '    log: {log}'; tail -n 12 {log}; exit $code; }}"
-    " >&2"
-)
 REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph with next to no work
 
 # Entry points of each rule. The code that they use inside the project is found from there.

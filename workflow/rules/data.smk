@@ -13,4 +13,4 @@ rule data:
         settings=pipeline.settings_of("data", RUN),
         code=pipeline.code_of("data"),
     shell:
-        "python -m dynclip.cli data --scale {params.scale}" + pipeline.LOGGED
+        "python -m dynclip.cli data --scale {params.scale} --log {log}"

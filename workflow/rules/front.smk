@@ -13,5 +13,4 @@ rule front:
         overrides=CALL.options,
         code=pipeline.code_of("front"),
     shell:
-        "python -m dynclip.cli front --scale {params.scale} {params.overrides}"
-        + pipeline.LOGGED
+        "python -m dynclip.cli front --scale {params.scale} {params.overrides} --log {log}"

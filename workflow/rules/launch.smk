@@ -17,5 +17,4 @@ rule launch:
         settings=pipeline.settings_of("train", RUN),
         code=pipeline.code_of("launch"),
     shell:
-        "python -m dynclip.cli launch {params.overrides} --methods {params.methods} --seeds {params.seeds}"
-        + pipeline.LOGGED
+        "python -m dynclip.cli launch {params.overrides} --methods {params.methods} --seeds {params.seeds} --log {log}"

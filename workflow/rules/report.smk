@@ -18,8 +18,7 @@ rule tables:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("tables"),
     shell:
-        "python -m dynclip.cli tables {params.overrides} --methods {params.methods} --seeds {params.seeds}"
-        + pipeline.LOGGED
+        "python -m dynclip.cli tables {params.overrides} --methods {params.methods} --seeds {params.seeds} --log {log}"
 
 
 rule figures:
@@ -45,8 +44,7 @@ rule figures:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("figures"),
     shell:
-        "python -m dynclip.cli figures {params.overrides} --methods {params.methods} --seeds {params.seeds}"
-        + pipeline.LOGGED
+        "python -m dynclip.cli figures {params.overrides} --methods {params.methods} --seeds {params.seeds} --log {log}"
 
 
 rule page:
@@ -67,8 +65,7 @@ rule page:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("page"),
     shell:
-        "python -m dynclip.cli report {params.overrides} --methods {params.methods} --seeds {params.seeds}"
-        + pipeline.LOGGED
+        "python -m dynclip.cli report {params.overrides} --methods {params.methods} --seeds {params.seeds} --log {log}"
 
 
 # The single writer of results/mlflow.db. The database is not declared: it belongs to all scales and is never deleted.
@@ -94,8 +91,7 @@ rule track:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("track"),
     shell:
-        "python -m dynclip.cli track {params.overrides} --methods {params.methods} --seeds {params.seeds}"
-        + pipeline.LOGGED
+        "python -m dynclip.cli track {params.overrides} --methods {params.methods} --seeds {params.seeds} --log {log}"
 
 
 # The signs are measured by sampling every checkpoint: a job with the evaluation's resources, not a table's.
@@ -124,7 +120,7 @@ rule agreement:
         code=pipeline.code_of("agreement"),
     shell:
         "python -m dynclip.lab.agreement.checkpoints --scale {params.scale} --method {params.method}"
-        " --seeds {params.seeds} --out {output}" + pipeline.LOGGED
+        " --seeds {params.seeds} --out {output} > {log} 2>&1"
 
 
 rule study:
@@ -142,8 +138,7 @@ rule study:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("study"),
     shell:
-        "python -m dynclip.cli study --name {wildcards.study} {params.overrides} --seeds {params.seeds}"
-        + pipeline.LOGGED
+        "python -m dynclip.cli study --name {wildcards.study} {params.overrides} --seeds {params.seeds} --log {log}"
 
 
 rule track_study:
@@ -163,8 +158,7 @@ rule track_study:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("track"),
     shell:
-        "python -m dynclip.cli track --study {wildcards.study} {params.overrides} --seeds {params.seeds}"
-        + pipeline.LOGGED
+        "python -m dynclip.cli track --study {wildcards.study} {params.overrides} --seeds {params.seeds} --log {log}"
 
 
 rule claims:
@@ -183,5 +177,4 @@ rule claims:
         seeds=",".join(map(str, RUN.seeds)),
         code=pipeline.code_of("claims"),
     shell:
-        "python -m dynclip.cli claims {params.overrides} --seeds {params.seeds}"
-        + pipeline.LOGGED
+        "python -m dynclip.cli claims {params.overrides} --seeds {params.seeds} --log {log}"
