@@ -25,6 +25,7 @@ from evals.metrics import score
 from evals.sampling.choice import Choice, Job, choose_engine, fitting_batch
 from evals.sampling.engine import Engine, derived_seed, installed_engines
 from evals.sampling.models import Model
+from evals.sampling.process import Threads
 from evals.sampling.prompts import Template, choose_template, render
 from evals.sampling.settings import Evaluation, Sampling
 from evals.sampling.store import Gap, Store, parts_folder, write_samples
@@ -170,21 +171,27 @@ def fastest_engine(
     import torch
 
     machine = hardware.detect()
+    most = THREADS if model.parameters < TINY else int(os.environ.get("OMP_NUM_THREADS", 0)) or machine.cores
+    threads = Threads(most, machine.cores, log) if most > 1 else None
+    if not threads:
+        torch.set_num_threads(most)
     if not torch.cuda.is_available():  # a CPU build beside a GPU
         machine = replace(machine, gpus=())
     tokens = max(min(task.sampling.max_tokens, TYPICAL_TOKENS) for task in tasks)
     job = Job(samples_missing, tokens, model.parameters)
-    choice = choose_engine(job, machine, installed_engines(), wanted, model.stored_float32)
+    free = replace(machine, cores=threads.count if threads else machine.cores)
+    choice = choose_engine(job, free, installed_engines(), wanted, model.stored_float32)
     log(f"engine {choice.engine}: {choice.why}")
-    return start_engine(choice, model, tasks, machine, fall_back=wanted == "auto", log=log)
+    engine = start_engine(choice, model, tasks, machine, fall_back=wanted == "auto", log=log)
+    if threads and choice.device == "cpu":
+        engine.threads = threads
+        threads.apply()  # loading may have changed their number
+    return engine
 
 
 def start_engine(choice: Choice, model: Model, tasks: Sequence[Task], machine, fall_back: bool, log=print) -> Engine:
     """Load the chosen engine. With `fall_back`, transformers runs what vLLM cannot run, and says so."""
-    import torch
-
     tiny = model.parameters < TINY
-    torch.set_num_threads(THREADS if tiny else int(os.environ.get("OMP_NUM_THREADS", 0)) or machine.cores)
     stops = stop_tokens(tasks)
     if choice.engine == "vllm":
         cache_gib = max(1.0, min(8.0, machine.memory_gib / 6))
@@ -253,7 +260,7 @@ def fill(
     if missing < total:
         log(f"{task.name}: {total - missing} of {total} samples are stored, {missing} to generate")
     prompts = [render(problem.problem, engine.tokenizer, task.template) for problem in task.problems]
-    guarantees = engine.guarantees()
+    guarantees = engine.kept()
     progress = show(task.name, sum(len(gap.positions) for gap in gaps)) if show else None
     began, done, tokens = time.perf_counter(), 0, 0
     for gap in gaps:
@@ -282,7 +289,7 @@ def fill(
             ]
             now = time.perf_counter()
             after = gap.positions[max(chunk.positions)] + 1
-            store.add(gap, after, chunk.state if unbroken else b"", guarantees, round(now - since, 3), rows)
+            store.add(gap, after, chunk.state if unbroken else b"", engine.kept(), round(now - since, 3), rows)
             since = now
             done += len(chunk.positions)
             tokens += sum(row["tokens"] for row in rows)

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
+from evals.sampling.process import Threads
 from evals.sampling.settings import Chunk, Sample, Sampling
 
 
@@ -18,10 +19,12 @@ class Engine(ABC):
     """The interface of all engines. A subclass has `name`, `stream` and `guarantees`.
 
     seeds_each: whether each sample has a seed of its own, derived from the request's seed and the sample's address.
+    threads: what follows the machine's load while the engine samples; None leaves the threads as they are.
     """
 
     name = ""
     seeds_each = False
+    threads: Threads | None = None
 
     def generate(
         self,
@@ -67,6 +70,15 @@ class Engine(ABC):
         sample does not depend on the other samples of its batch. continues: an interrupted request that is continued
         gives the samples of an uninterrupted one.
         """
+
+    def kept(self) -> dict:
+        """`guarantees()` of the samples since the last call: with the threads that made them."""
+        return self.guarantees() | (self.threads.record() if self.threads else {})
+
+    def step(self) -> None:
+        """To be called by `stream` about once a token."""
+        if self.threads:
+            self.threads.step()
 
     def close(self) -> None:  # noqa: B027 (most engines hold nothing beyond their model)
         """Free what the engine holds."""

@@ -1,10 +1,90 @@
-"""Settings of the process that samples: memory, random state, standard error."""
+"""Settings of the process that samples: threads, memory, random state, standard error."""
 
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+LOOK = 2.0  # seconds between two looks at what other processes do
+ENOUGH = 0.6  # share of a core that has to be free for one more thread
+
+
+class Threads:
+    """As many sampling threads as other processes leave cores for, while a job runs.
+
+    The threads of an operation wait for one another. Where a third process holds the core of one of them, all wait for
+    the length of a scheduler's turn: on two cores beside one busy process, two threads made 8 tokens a second and one
+    thread made 168 (SmolLM2-135M, vLLM; docs/evaluation.md).
+
+    most: threads on an idle machine. usable: cores that this process may use. used: the numbers of threads since the
+    last `record`.
+    """
+
+    def __init__(self, most: int, usable: int, log: Callable[[str], None] = print, seconds: float = 0.5):
+        """Look at the machine for `seconds`, and set torch's number of threads."""
+        self.most, self.usable, self.log = most, usable, log
+        self.count, self.used, self.rising = most, set(), 0
+        self.before = processor_times()
+        time.sleep(seconds)
+        others = self._others()
+        self.count = self._fitting(others)
+        if self.count < most:
+            self.log(f"other processes use {others:.1f} of {self.before[0]} cores: sampling with {self._text()}")
+        self.apply()
+
+    def apply(self) -> None:
+        """Set torch's number of threads, which may have been changed elsewhere."""
+        import torch
+
+        torch.set_num_threads(self.count)
+        self.used.add(self.count)
+
+    def step(self) -> None:
+        """Look again if LOOK seconds have passed. Fewer threads at once, more after two looks in a row."""
+        if time.monotonic() - self.before[1] < LOOK:
+            return
+        others = self._others()
+        wanted = self._fitting(others)
+        self.rising = self.rising + 1 if wanted > self.count else 0
+        if wanted < self.count or self.rising > 1:
+            self.count, self.rising = wanted, 0
+            self.log(f"other processes use {others:.1f} of {self.before[0]} cores: going on with {self._text()}")
+            self.apply()
+
+    def record(self) -> dict:
+        """The entries `threads` and, where their number has changed since the last call, `repeatable` of guarantees."""
+        used, self.used = sorted(self.used), {self.count}
+        if len(used) == 1:
+            return {"threads": used[0]}
+        return {"threads": " or ".join(map(str, used)), "repeatable": False}
+
+    def _others(self) -> float:
+        """Cores that other processes have used since the last look."""
+        _, then, busy, own = self.before
+        self.before = processor_times()
+        _, now, busy_now, own_now = self.before
+        return max(0.0, ((busy_now - busy) - (own_now - own)) / max(1e-3, now - then))
+
+    def _fitting(self, others: float) -> int:
+        free = min(self.usable, self.before[0] - others)
+        return max(1, min(self.most, int(free + 1 - ENOUGH)))
+
+    def _text(self) -> str:
+        return f"{self.count} thread{'s' * (self.count != 1)}"
+
+
+def processor_times() -> tuple[int, float, float, float]:
+    """Cores of the machine, clock, and seconds of a core used by the whole machine and by this process. Cores that a
+    virtual machine is denied count as used.
+    """
+    import psutil
+
+    whole, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    idle = whole.idle + getattr(whole, "iowait", 0.0)
+    guests = getattr(whole, "guest", 0.0) + getattr(whole, "guest_nice", 0.0)  # user and nice hold them already
+    return psutil.cpu_count() or 1, time.monotonic(), sum(whole) - guests - idle, own.user + own.system
 
 
 def keep_freed_memory() -> None:

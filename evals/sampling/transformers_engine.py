@@ -129,6 +129,9 @@ class TransformersEngine(Engine):
         ).to(self.model.device)
 
         def drawn(_, scores):
+            self.step()
+            if sampling.temperature <= 0:
+                return scores
             tokens = draw(scores, torch.rand(len(scores)).to(scores.device), **sampling.rule)
             return scores.scatter(1, tokens.unsqueeze(1), torch.inf)
 
@@ -136,7 +139,7 @@ class TransformersEngine(Engine):
             output = self.model.generate(
                 **{name: rows.repeat_interleave(n, dim=0) for name, rows in encoded.items()},
                 do_sample=False,  # the likeliest token, which is the drawn one once `drawn` has raised it
-                logits_processor=[drawn] if sampling.temperature > 0 else None,
+                logits_processor=[drawn],
                 max_new_tokens=max(rooms),
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.ends,

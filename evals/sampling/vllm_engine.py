@@ -124,6 +124,7 @@ class VLLMEngine(Engine):
         since = time.monotonic()
         try:
             while waiting:
+                self.step()
                 for output in engine.step():
                     if output.finished:
                         i, j = waiting.pop(output.request_id)
