@@ -16,7 +16,7 @@ from pathlib import Path
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_json
-from dynclip.runtime.progress import Progress
+from dynclip.runtime.progress import Progress, clock
 from dynclip.runtime.provenance import environment
 from evals import grading
 from evals.benchmarks.problem import Problem
@@ -177,8 +177,8 @@ def fastest_engine(
         torch.set_num_threads(most)
     if not torch.cuda.is_available():  # a CPU build beside a GPU
         machine = replace(machine, gpus=())
-    tokens = max(min(task.sampling.max_tokens, TYPICAL_TOKENS) for task in tasks)
-    job = Job(samples_missing, tokens, model.parameters)
+    limit = max(task.sampling.max_tokens for task in tasks)
+    job = Job(samples_missing, min(limit, TYPICAL_TOKENS), model.parameters, limit)
     free = replace(machine, cores=threads.count if threads else machine.cores)
     choice = choose_engine(job, free, installed_engines(), wanted, model.stored_float32)
     log(f"engine {choice.engine}: {choice.why}")
@@ -260,9 +260,10 @@ def fill(
     if missing < total:
         log(f"{task.name}: {total - missing} of {total} samples are stored, {missing} to generate")
     prompts = [render(problem.problem, engine.tokenizer, task.template) for problem in task.problems]
+    special = task.template.adds_special_tokens(engine.tokenizer)
     guarantees = engine.kept()
     progress = show(task.name, sum(len(gap.positions) for gap in gaps)) if show else None
-    began, done, tokens = time.perf_counter(), 0, 0
+    began, done, tokens, drawn = time.perf_counter(), 0, 0, 0
     for gap in gaps:
         state = store.state_before(gap, guarantees)
         # The task's seed at its beginning, or where every sample has a seed of its own; elsewhere another seed, so that
@@ -273,9 +274,7 @@ def fill(
         # The store records where to continue by one position, so only a gap without holes can be continued.
         unbroken = gap.positions[-1] - gap.positions[0] == len(gap.positions) - 1
         since = time.perf_counter()
-        for chunk in engine.stream(
-            chosen, gap.n, task.sampling, seed, gap.first, state, special_tokens=task.template.special_tokens
-        ):
+        for chunk in engine.stream(chosen, gap.n, task.sampling, seed, gap.first, state, special_tokens=special):
             rows = [
                 {
                     "problem_id": task.problems[gap.positions[place]].id,
@@ -293,8 +292,20 @@ def fill(
             since = now
             done += len(chunk.positions)
             tokens += sum(row["tokens"] for row in rows)
+            drawn += len(rows)
             if progress:
-                progress.step(done, f"problems, {tokens / (now - began):.0f} tokens/s")
+                rate, rest = tokens / (now - began), missing - drawn
+                progress.step(done, f"problems, {rate:.0f} tokens/s", _left(rest, tokens, drawn, rate, task.sampling))
+
+
+def _left(rest: int, tokens: int, drawn: int, rate: float, sampling: Sampling) -> str:
+    """Time for `rest` more samples: if they are as long as those so far, and if they run to the limit.
+
+    The first that finish are the short ones, so the truth lies between.
+    """
+    if not rest or not rate:
+        return clock(0)
+    return f"{clock(rest * tokens / drawn / rate)}-{clock(rest * sampling.max_tokens / rate)}"
 
 
 def finish(store: Store, task: Task, model: Model, labels: dict, log=print) -> dict:

@@ -18,12 +18,12 @@ class Progress:
         """Start the clock; an earlier attempt already finished `done` steps."""
         self.first, self.started = done, time.monotonic()
 
-    def step(self, done: int, text: str) -> None:
-        """Report that `done` of `total` steps are finished."""
+    def step(self, done: int, text: str, left: str = "") -> None:
+        """Report that `done` of `total` steps are finished. left: the time left, if the pace so far does not say it."""
         now = time.monotonic()
         rate = (done - self.first) / max(now - self.started, 1e-9)
-        left = (self.total - done) / rate if rate else 0.0
-        line = f"[{self.name}] {done}/{self.total}  {text}  {rate:.2f}/s  {clock(left)} left"
+        left = left or clock((self.total - done) / rate if rate else 0.0)
+        line = f"[{self.name}] {done}/{self.total}  {text}  {rate:.2f}/s  {left} left"
         self._write(line)
         if done == self.total or now - self.shown >= self.every:
             self.shown = now

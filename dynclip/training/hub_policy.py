@@ -226,9 +226,8 @@ def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: 
 def encode(problem: Problem, tokenizer, scale: Scale) -> tuple[list[int], list[int]]:
     """(prompt ids, response ids with the token that ends a turn), cut to the scale's lengths."""
     template = TEMPLATES[scale.template]
-    prompt = tokenizer(render(problem.problem, tokenizer, template), add_special_tokens=template.special_tokens)[
-        "input_ids"
-    ]
+    text, special = render(problem.problem, tokenizer, template), template.adds_special_tokens(tokenizer)
+    prompt = tokenizer(text, add_special_tokens=special)["input_ids"]
     response = tokenizer(problem.solution or problem.answer, add_special_tokens=False)["input_ids"]
     return prompt[-(scale.max_prompt or len(prompt)) :], [*response[: scale.max_completion - 1], tokenizer.eos_token_id]
 

@@ -31,7 +31,9 @@ def prompts(scale: Scale, problems: list, tokenizer, log) -> list[dict]:
     rows = [{"prompt": render(p.problem, tokenizer, template), "answer": p.answer} for p in problems]
     if scale.max_prompt is None:
         return rows
-    ids = tokenizer([row["prompt"] for row in rows], add_special_tokens=template.special_tokens)["input_ids"]
+    ids = tokenizer([row["prompt"] for row in rows], add_special_tokens=template.adds_special_tokens(tokenizer))[
+        "input_ids"
+    ]
     kept = [row for row, tokens in zip(rows, ids, strict=True) if len(tokens) <= scale.max_prompt]
     if len(kept) < len(rows):
         log(f"{len(rows) - len(kept)} of {len(rows)} problems left out: prompts over {scale.max_prompt} tokens")

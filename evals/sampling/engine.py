@@ -59,7 +59,8 @@ class Engine(ABC):
         """`n` samples for each prompt, in chunks as they are finished.
 
         first: the index of a prompt's first sample; samples with lower indices exist already and must not be drawn
-        again. state: the random state of a chunk to continue from, instead of `seed`. special_tokens: see `Template`.
+        again. state: the random state of a chunk to continue from, instead of `seed`. special_tokens: see
+        `Template.adds_special_tokens`.
         """
 
     @abstractmethod

@@ -20,7 +20,7 @@ DAPO_TAIL = 'Remember to put your answer on its own line after "Answer:".'
 class Template:
     """`build(problem text, tokenizer)` is the whole prompt as text.
 
-    special_tokens: whether tokenizing adds the tokenizer's own start token (a chat template has written it already).
+    chat: the text goes through the tokenizer's chat template, where it has one.
     stops: tokens that end a response besides the model's own end tokens, where the vocabulary has them.
     """
 
@@ -28,13 +28,19 @@ class Template:
     version: int
     title: str
     build: Callable[[str, object], str]
-    special_tokens: bool = False
+    chat: bool = False
     stops: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """Name and version as samples record them, e.g. `chat/1`."""
         return f"{self.name}/{self.version}"
+
+    def adds_special_tokens(self, tokenizer) -> bool:
+        """Whether tokenizing the text adds the tokenizer's own tokens, such as a start token. A chat template has
+        written them already.
+        """
+        return not (self.chat and tokenizer.chat_template)
 
 
 def plain(problem: str, tokenizer) -> str:
@@ -64,10 +70,11 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|
 TEMPLATES: dict[str, Template] = {
     template.name: template
     for template in (
-        Template("plain", 1, "the problem's text as it is", plain, special_tokens=True),
-        Template("chat", 1, "the model's chat template, asked for a \\boxed{} answer", chat, stops=TURN_ENDS),
+        Template("plain", 1, "the problem's text as it is", plain),
+        Template("chat", 1, "the model's chat template, asked for a \\boxed{} answer", chat, True, TURN_ENDS),
         Template("qwen-math", 1, "Qwen-Math's own system prompt", qwen_math, stops=("<|im_end|>", "<|endoftext|>")),
-        Template("dapo", 1, 'DAPO\'s prompt, which asks for a last line "Answer: …"', dapo, stops=TURN_ENDS),
+        # Version 1 left out the start token of models without a chat template.
+        Template("dapo", 2, 'DAPO\'s prompt, which asks for a last line "Answer: …"', dapo, True, TURN_ENDS),
     )
 }
 

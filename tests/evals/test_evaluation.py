@@ -119,7 +119,7 @@ def test_another_template_or_sampling_is_sampled_anew_beside_the_old(tiny, finis
     parts = tmp_path / "out" / "facts.parts"
     assert len([path for path in parts.iterdir() if path.is_dir()]) == 3
     addresses = [json.loads(path.read_text()) for path in parts.glob("*/address.json")]
-    assert {address["template"] for address in addresses} == {"plain/1", "dapo/1"}
+    assert {address["template"] for address in addresses} == {"plain/1", "dapo/2"}
 
 
 def test_a_new_grader_grades_stored_text_without_a_model(tiny, finished, tmp_path, monkeypatch, no_engine):

@@ -17,7 +17,7 @@ def chatty():
 
 
 def test_plain_is_the_text_as_it_is(chatty):
-    assert render("1+2=", chatty, "plain") == "1+2=" and TEMPLATES["plain"].special_tokens
+    assert render("1+2=", chatty, "plain") == "1+2="
 
 
 def test_chat_uses_the_models_own_template_and_asks_for_a_box(chatty):
@@ -38,11 +38,10 @@ def test_dapo_asks_for_a_last_answer_line_with_and_without_a_chat_template(chatt
     assert render("x?", chatty, TEMPLATES["dapo"]) == f"({text})="
 
 
-def test_templates_are_versioned_and_only_plain_lets_the_tokenizer_add_a_start_token():
+def test_templates_are_versioned():
     assert {name: template.label for name, template in TEMPLATES.items()} == {
-        "plain": "plain/1", "chat": "chat/1", "qwen-math": "qwen-math/1", "dapo": "dapo/1",
+        "plain": "plain/1", "chat": "chat/1", "qwen-math": "qwen-math/1", "dapo": "dapo/2",
     }  # fmt: skip
-    assert [name for name, template in TEMPLATES.items() if template.special_tokens] == ["plain"]
 
 
 @pytest.mark.parametrize(
@@ -68,3 +67,50 @@ def test_a_template_that_cannot_be_used_is_refused_before_anything_is_loaded():
         choose_template("cot", "m", CHAT, "hub")
     with pytest.raises(UserError, match="m has no chat template"):
         choose_template("chat", "m", None, "hub")
+
+
+BOS_CHAT = "{{ bos_token }}" + CHAT  # as in the chat templates of Llama, Gemma and Mistral
+KINDS = {  # family -> (start token that the tokenizer adds, chat template)
+    "llama": ("<|begin_of_text|>", BOS_CHAT),
+    "gemma": ("<bos>", BOS_CHAT),
+    "mistral": ("<s>", BOS_CHAT),
+    "qwen": (None, CHAT),
+    "gpt2": (None, None),
+}
+
+
+def tokenizer_of(kind, chat):
+    """A byte-level tokenizer that adds what those of the family add, with or without the family's chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    start, template = KINDS[kind]
+    end = "<|endoftext|>"
+    marks = [end, *([start] if start else [])]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        [], trainers.BpeTrainer(vocab_size=300, special_tokens=marks, initial_alphabet=alphabet)
+    )
+    if start:
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, backend.token_to_id(start))]
+        )
+    # GPT-2's start token is its end token, and the tokenizer does not add it.
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=start or end, eos_token=end)
+    made.chat_template = template if chat else None
+    return made
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["base", "chat"])
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_start_token_is_there_exactly_once_for_models_that_have_one(kind, name, chat):
+    tokenizer, template = tokenizer_of(kind, chat), TEMPLATES[name]
+    if name == "chat" and not tokenizer.chat_template:
+        pytest.skip("refused: no chat template")
+    text = render("1+2=", tokenizer, template)
+    ids = tokenizer(text, add_special_tokens=template.adds_special_tokens(tokenizer))["input_ids"]
+    expected = 1 if KINDS[kind][0] else 0
+    assert ids.count(tokenizer.bos_token_id) == expected and (ids[0] == tokenizer.bos_token_id) == bool(expected)

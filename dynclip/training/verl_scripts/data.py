@@ -86,7 +86,7 @@ def check_prompts(problems: list[Problem], template: str, tokenizer) -> None:
             add_generation_prompt=True,
         )
         ours = render(problem.problem, tokenizer, template)
-        special = TEMPLATES[template].special_tokens
+        special = TEMPLATES[template].adds_special_tokens(tokenizer)
         if tokenizer(text, add_special_tokens=False) != tokenizer(ours, add_special_tokens=special):
             raise UserError(
                 f"template {template!r}: verl would write the prompt {text!r}, dynclip writes {ours!r}; choose another "
