@@ -3,12 +3,16 @@ r"""Prompt templates: how a problem's text becomes what a model reads. Versioned
 To change a template's text, raise its version: samples drawn with the old one then stay apart from the new ones.
 """
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 
 from dynclip.runtime.errors import UserError
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+DATE = date(2026, 1, 1)  # for chat templates that write today's: a prompt must not depend on the day
+DATED = re.compile(r"strftime_now|date_string")
 DAPO_HEAD = (
     "Solve the following math problem step by step. The last line of your response should be of the form "
     "Answer: $Answer (without quotes) where $Answer is the answer to the problem."
@@ -20,7 +24,8 @@ DAPO_TAIL = 'Remember to put your answer on its own line after "Answer:".'
 class Template:
     """`build(problem text, tokenizer)` is the whole prompt as text.
 
-    chat: the text goes through the tokenizer's chat template, where it has one.
+    chat: the text goes through the tokenizer's chat template, where it has one. dated: that one writes the date, which
+    is DATE then.
     stops: tokens that end a response besides the model's own end tokens, where the vocabulary has them.
     """
 
@@ -30,11 +35,12 @@ class Template:
     build: Callable[[str, object], str]
     chat: bool = False
     stops: tuple[str, ...] = ()
+    dated: bool = False
 
     @property
     def label(self) -> str:
-        """Name and version as samples record them, e.g. `chat/1`."""
-        return f"{self.name}/{self.version}"
+        """Name and version as samples record them, e.g. `chat/1`, and the date of a dated one."""
+        return f"{self.name}/{self.version}{f' on {DATE}' if self.dated else ''}"
 
     def adds_special_tokens(self, tokenizer) -> bool:
         """Whether tokenizing the text adds the tokenizer's own tokens, such as a start token. A chat template has
@@ -62,8 +68,17 @@ def dapo(problem: str, tokenizer) -> str:
 
 
 def _turn(text: str, tokenizer) -> str:
+    import jinja2
+
+    fixed = {"strftime_now": DATE.strftime, "date_string": f"{DATE:%d %b %Y}"}
     message = [{"role": "user", "content": text}]
-    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, **fixed)
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError(
+            f"the model's chat template cannot write one turn of a user ({reason}); use --template plain or qwen-math"
+        ) from None
 
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
@@ -93,6 +108,11 @@ def choose_template(wanted: str, model_name: str, chat_template: str | None, kin
     `chat_template`: the text of the model's chat template, None where it has none. `wanted` is a name or "auto".
     Raises UserError for an unknown name.
     """
+    template, why = _choice(wanted, model_name, chat_template, kind)
+    return replace(template, dated=template.chat and bool(DATED.search(chat_template or ""))), why
+
+
+def _choice(wanted: str, model_name: str, chat_template: str | None, kind: str) -> tuple[Template, str]:
     if wanted != "auto":
         if wanted not in TEMPLATES:
             raise UserError(f"unknown template {wanted!r}; the templates are: auto, {', '.join(TEMPLATES)}")

@@ -53,6 +53,8 @@ class TransformersEngine(Engine):
             )
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             raise UserError(f"{path}: transformers cannot load it as a causal language model ({line(error)})") from None
+        if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
+            tokenizer.pad_token_id = 0  # padding is masked, but it is looked up
         ends = end_tokens(tokenizer, model.generation_config.eos_token_id, stops)
         # The model's own defaults (a repetition penalty, say) would silently change what `Sampling` describes.
         model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)

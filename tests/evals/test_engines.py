@@ -260,3 +260,14 @@ def test_vllm_for_real(tiny, tmp_path):
     assert (found["guarantees"]["dtype"], found["guarantees"]["compiled"]) == ("float32", False)
     assert found["started"] == ["vllm"], "one start serves both benchmarks"
     assert found["scores"] == {name: ["vllm", 5, 2, 10] for name in ("facts", "worded")}
+
+
+def test_a_pad_token_without_a_row_of_the_embedding_does_no_harm(tmp_path):
+    folder = save_tiny(tmp_path / "tiny")
+    before = TransformersEngine.load(folder).generate(PROMPTS, 2, GREEDY, 0)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"pad_token": "<|unknown pad|>"}))
+    engine = TransformersEngine.load(folder)
+    assert len(engine.tokenizer) > engine.model.get_input_embeddings().num_embeddings
+    assert engine.generate(PROMPTS, 2, GREEDY, 0) == before

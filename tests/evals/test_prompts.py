@@ -114,3 +114,23 @@ def test_the_start_token_is_there_exactly_once_for_models_that_have_one(kind, na
     ids = tokenizer(text, add_special_tokens=template.adds_special_tokens(tokenizer))["input_ids"]
     expected = 1 if KINDS[kind][0] else 0
     assert ids.count(tokenizer.bos_token_id) == expected and (ids[0] == tokenizer.bos_token_id) == bool(expected)
+
+
+DATED = "Today is {{ strftime_now('%d %b %Y') }}, or {{ date_string }}: {{ messages[0]['content'] }}"
+
+
+def test_a_template_that_writes_the_date_writes_a_fixed_one_which_is_in_the_address(chatty):
+    chatty.chat_template = DATED
+    template, _ = choose_template("chat", "m", DATED, "hub")
+    assert render("1+2=", chatty, template).startswith("Today is 01 Jan 2026, or 01 Jan 2026: 1+2=")
+    assert template.label == "chat/1 on 2026-01-01" and choose_template("chat", "m", CHAT, "hub")[0].label == "chat/1"
+    assert choose_template("plain", "m", DATED, "hub")[0].label == "plain/1"
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ raise_exception('a system message comes first') }}", "{% for %}", "{{ messages[0]['content'] + 1 }}"]
+)
+def test_a_template_that_fails_is_one_line_with_the_way_out(chatty, text):
+    chatty.chat_template = text
+    with pytest.raises(UserError, match=r"cannot write one turn of a user \(.+\); use --template plain or qwen-math"):
+        render("1+2=", chatty, "chat")
