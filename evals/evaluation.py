@@ -21,6 +21,7 @@ from dynclip.runtime.provenance import environment
 from evals import grading
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, load_problems, read_problems
+from evals.endpoint import SERVED, ServedModel, engine_of
 from evals.metrics import score
 from evals.sampling.choice import Choice, Job, choose_engine, fitting_batch
 from evals.sampling.engine import Engine, derived_seed, installed_engines
@@ -49,7 +50,7 @@ class Request:
     checkpoint, step).
     """
 
-    model: Model
+    model: Model | ServedModel
     benchmarks: tuple[str, ...]
     how: Evaluation
     samples: Path
@@ -104,6 +105,8 @@ def evaluate(request: Request, log_file: Path | None = None) -> dict[str, dict]:
     tasks, model = tasks_of(request, log), request.model
 
     def start(samples_missing: int) -> Engine:
+        if isinstance(model, ServedModel):
+            return engine_of(model, [task.template for task in tasks], request.how.concurrency)
         if request.how.engine == "fixed":
             return fixed_engine(model, tasks)
         return fastest_engine(samples_missing, model, tasks, request.how.engine, log)
@@ -121,7 +124,10 @@ def tasks_of(request: Request, log=print) -> list[Task]:
     changed = {name: value for name, value in values.items() if value is not None}
     for name in dict.fromkeys(request.benchmarks):
         entry = BENCHMARKS[name]
-        template, why = choose_template(how.template, model.name, model.chat_template, entry.kind)
+        if isinstance(model, ServedModel) and how.template == "auto":
+            template, why = SERVED, "the server has the chat template"
+        else:
+            template, why = choose_template(how.template, model.name, model.chat_template, entry.kind)
         if how.template == "auto":
             log(f"{name}: template {template.label} ({template.title}): {why}")
         if request.data:

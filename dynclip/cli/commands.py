@@ -175,6 +175,8 @@ COMMANDS = {
         option("--checkpoint", help="'final' or step<N>; default: final, in a synthetic world all"),
         "any causal language model",
         option("--model", help="a folder in Hugging Face format or a hub id, owner/name or owner/name@revision"),
+        option("--endpoint", help="the address of a server, such as http://127.0.0.1:8000/v1, that serves --model"),
+        option("--concurrency", type=COUNT, help="requests to --endpoint at the same time; default: 16"),
         option("--k", type=COUNT, help="samples of each problem; default: the benchmark's"),
         option("--limit", type=COUNT, help="only the first so many problems"),
         option("--engine", help="auto, vllm or transformers; default: auto"),

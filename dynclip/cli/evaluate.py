@@ -13,6 +13,7 @@ from dynclip.studies.scales import RunConfig
 from dynclip.training.worlds.scoring import score_company
 from evals import evaluation
 from evals.browse import STATUSES, Filter, blocks, find, show
+from evals.endpoint import served_model
 from evals.sampling.models import published, resolve
 from evals.sampling.settings import Evaluation
 
@@ -30,7 +31,7 @@ def evaluate(options: Namespace) -> None:
 
 
 def of_checkpoint(options: Namespace) -> None:
-    for name in (*SETTINGS, "engine", "template", "out"):
+    for name in (*SETTINGS, "engine", "template", "out", "endpoint", "concurrency"):
         if getattr(options, name) is not None:
             raise UserError(f"evaluate: --{name.replace('_', '-')} goes with --model; a study's evaluation is fixed")
     method = run_of(options)
@@ -80,8 +81,13 @@ def of_model(options: Namespace) -> None:
     if not options.benchmark:
         raise UserError("evaluate: which benchmark? for example --benchmark gsm8k (repeatable)")
     given = {name: getattr(options, name) for name in (*SETTINGS, "seed")}
-    how = Evaluation(**given, engine=options.engine or "auto", template=options.template or "auto")
-    model = resolve(options.model)
+    template = options.template or "auto"
+    how = Evaluation(**given, engine=options.engine or "auto", template=template, concurrency=options.concurrency)
+    if options.endpoint is None and options.concurrency is not None:
+        raise UserError("evaluate: --concurrency goes with --endpoint")
+    if options.endpoint is not None and options.engine is not None:
+        raise UserError("evaluate: --engine goes with a local model; with --endpoint the server samples")
+    model = served_model(options.endpoint, options.model) if options.endpoint else resolve(options.model)
     out = options.out or evaluation.default_out(model.name)
     request = evaluation.Request(model, tuple(options.benchmark), how, samples=out, scores=out)
     for record in evaluation.evaluate(request, options.log).values():

@@ -9,7 +9,7 @@ class Evaluation:
 
     engine: "fixed" is transformers on the CPU with one thread and a fixed batch size, which draws the same samples on
     every machine; "auto" is the engine that finishes first; "vllm" and "transformers" name one.
-    template: a name of `prompts.TEMPLATES`, or "auto".
+    template: a name of `prompts.TEMPLATES`, or "auto". concurrency: requests to a served model at the same time.
     """
 
     k: int | None = None
@@ -21,6 +21,7 @@ class Evaluation:
     seed: int | None = None
     engine: str = "fixed"
     template: str = "auto"
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True)
