@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -92,6 +93,7 @@ class EndpointEngine(Engine):
     concurrency: int = CONCURRENCY
     deadline: float = DEADLINE_S
     pause: float = PAUSE_S
+    warned: bool = False  # once is enough; many requests fail together
     tokenizer: NoTokenizer = field(default_factory=NoTokenizer)
 
     name = "endpoint"
@@ -163,6 +165,9 @@ class EndpointEngine(Engine):
                 return self._ask(client, place, body)
             except TryAgain as error:
                 reason = str(error)
+                if attempt == 1 and not self.warned:
+                    self.warned = True
+                    print(f"{place}: {reason}; trying again, {TRIES} times in all", file=sys.stderr, flush=True)
                 longest = min(LONGEST_PAUSE_S, max(error.pause, self.pause * 2**attempt))
                 if attempt + 1 < TRIES:
                     time.sleep(longest * random.uniform(0.5, 1.0) if not error.pause else longest)

@@ -136,7 +136,7 @@ def test_a_slow_drip_and_a_flood_have_an_end(stub, monkeypatch):
     assert sample.text.startswith("\\boxed") and len(stub.seen) == 3 and time.monotonic() - began < 10
 
 
-def test_what_no_try_can_mend_is_one_line(stub, monkeypatch):
+def test_what_no_try_can_mend_is_one_line(stub, monkeypatch, capsys):
     monkeypatch.setenv("DYNCLIP_API_KEY", "secret")
     stub.plan = [answer(401, b"\x1b[31mno\nentry")]
     with pytest.raises(UserError, match=r"refused with status 401 \(\[31mno entry\); set DYNCLIP_API_KEY") as caught:
@@ -145,6 +145,7 @@ def test_what_no_try_can_mend_is_one_line(stub, monkeypatch):
     stub.plan = [answer(500, b"")] * endpoint.TRIES
     with pytest.raises(UserError, match=rf"no answer in {endpoint.TRIES} tries \(last: status 500\)"):
         engine(stub).generate(["a"], 1, SAMPLING, 7)
+    assert capsys.readouterr().err.count("status 500; trying again") == 1
 
 
 def test_limits_of_length_are_recorded_and_missing_counts_are_none(stub):
