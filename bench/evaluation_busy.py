@@ -20,13 +20,14 @@ from dynclip.runtime.files import write_json
 from dynclip.runtime.provenance import environment
 from evals.sampling.models import resolve
 from evals.sampling.process import Threads
+from evals.sampling.prompts import TEMPLATES, render
 from evals.sampling.settings import Sampling
 from evals.sampling.transformers_engine import TransformersEngine
 from evals.sampling.vllm_engine import VLLMEngine
 
 WAYS = ("vllm, threads follow the load", "vllm, a thread for every core", "transformers, one thread")
 BUSY = (0, 1, 2)
-PROMPTS = [f"Tom has {i} apples and buys {i + 3} bags of {i + 5}. How many are there? Explain." for i in range(8)]
+PROBLEMS = [f"Tom has {i} apples and buys {i + 3} bags of {i + 5}. How many are there? Explain." for i in range(8)]
 
 
 def main(options: argparse.Namespace) -> None:
@@ -54,7 +55,10 @@ def measure(way: str, model: str) -> list[float]:
         engine = VLLMEngine.load(folder, "bfloat16", cache_gib=1.0)
     else:
         engine = TransformersEngine.load(folder, 64, "bfloat16")
-    engine.generate(PROMPTS, 1, Sampling(1.0, 1.0, 0, 8), 0)  # loads and warms up
+    # As `evaluate` asks: a bare question ends a chat model's response after a few tokens.
+    template = TEMPLATES["chat" if engine.tokenizer.chat_template else "dapo"]
+    prompts = [render(problem, engine.tokenizer, template) for problem in PROBLEMS]
+    engine.generate(prompts, 1, Sampling(1.0, 1.0, 0, 8), 0)  # loads and warms up
     rates = []
     for number in BUSY:
         with computing(number):
@@ -62,7 +66,7 @@ def measure(way: str, model: str) -> list[float]:
                 engine.threads = Threads(cores, cores, log=lambda line: print(line, file=sys.stderr))
             tokens = 24 if "every core" in way and number else 64
             since = time.perf_counter()
-            found = engine.generate(PROMPTS, 2, Sampling(1.0, 1.0, 0, tokens), 1)
+            found = engine.generate(prompts, 2, Sampling(1.0, 1.0, 0, tokens), 1)
             made = sum(sample.tokens for group in found for sample in group)
             rates.append(made / (time.perf_counter() - since))
     engine.close()

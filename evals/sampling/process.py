@@ -16,7 +16,7 @@ class Threads:
 
     The threads of an operation wait for one another. Where a third process holds the core of one of them, all wait for
     the length of a scheduler's turn: on two cores beside one busy process, two threads made 8 tokens a second and one
-    thread made 168 (SmolLM2-135M, vLLM; docs/evaluation.md).
+    thread 168 (SmolLM2-135M, vLLM; docs/evaluation.md has more trials).
 
     most: threads on an idle machine. usable: cores that this process may use. used: the numbers of threads since the
     last `record`.
