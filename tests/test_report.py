@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -134,6 +135,14 @@ def test_smallest_study_without_problem_texts(tmp_path):
         path.unlink()
     text = Page(write_report(results).read_text()).text
     assert "n=1, no claim" in text and "One method only" in text and "No score" not in text
+
+
+def test_a_study_of_which_only_the_base_policy_is_scored_yet(study):
+    for path in study.glob("scores/*"):
+        if path.name != "base":
+            shutil.rmtree(path)
+    rows = embedded(study, "samples-data")["rows"]
+    assert rows and {row["method"] for row in rows} == {"base"}
 
 
 def test_damaged_problems_and_stale_samples_are_named(study):

@@ -14,7 +14,7 @@ from dynclip.report.html.front_figure import bands
 from evals.stats import smooth
 
 DIGITS = 4  # significant digits of a number in the page
-BRIEF = 3  # views of a page over several scales
+BRIEF = 6  # of VIEWS: entropy and reward, on a page over several scales
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def chart_data(worlds: Sequence[Evidence], points: int = 100) -> dict:
     methods = list(dict.fromkeys(method for world in worlds for method in world.methods))
     most = max(worlds, key=lambda world: len(world.methods))
     looks = {method: method_look(most if method in most.methods else worlds[0], method) for method in methods}
-    drawn = [_world(world, points, VIEWS if len(worlds) == 1 else VIEWS[: BRIEF + 3]) for world in worlds]
+    drawn = [_world(world, points, VIEWS if len(worlds) == 1 else VIEWS[:BRIEF]) for world in worlds]
     names = {name for world in drawn for name in world["columns"]}
     views = [
         {"label": view.label, "x": x, "y": y, "xTitle": view.x_title, "yTitle": view.title, "zero": view.zero}

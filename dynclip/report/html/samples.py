@@ -24,7 +24,7 @@ def samples_of(evidence: Evidence) -> dict:
     if not sampled:
         scored = "The scores are exact, without samples." if evidence.scores else "No checkpoint is scored yet."
         return {"note": scored, "rows": [], "problems": {}}
-    seed = min(score["seed"] for score in sampled if score["method"] != BASE or len(evidence.runs) == 0)
+    seed = min({s["seed"] for s in sampled if s["method"] != BASE} or {s["seed"] for s in sampled})
     order = [*evidence.methods, BASE]
     chosen = [s for s in sampled if s["seed"] == seed or s["method"] == BASE]
     chosen = [s for s in chosen if s["method"] != BASE or s is _base(chosen, s["benchmark"], seed)]
@@ -38,7 +38,7 @@ def samples_of(evidence: Evidence) -> dict:
     shown = {row["id"] for row in rows}
     return {
         "note": f"{len(rows)} completions of seed {seed}, last checkpoint, drawn at random: right and wrong ones in "
-        "turn, so their shares here are not the scores. `dynclip samples` shows all of them.",
+        "turn, so their shares here are not the scores. The command dynclip samples shows all of them.",
         "rows": rows,
         "problems": {
             name: {"problem": str(row["problem"]), "answer": str(row["answer"])}
