@@ -23,7 +23,7 @@ from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, load_problems, read_problems
 from evals.endpoint import SERVED, ServedModel, engine_of
 from evals.metrics import score
-from evals.sampling.choice import Choice, Job, choose_engine, fitting_batch
+from evals.sampling.choice import Choice, Job, cache_bytes, choose_engine, fitting_batch
 from evals.sampling.engine import Engine, derived_seed, installed_engines
 from evals.sampling.models import Model
 from evals.sampling.process import Threads
@@ -38,6 +38,7 @@ THREADS = 1  # the number of threads changes the order of float additions, and s
 # ones that the fixed engine of a study draws.
 TINY, TINY_BATCH = 5e6, 512
 VERDICT = ("status", "correct", "flexible", "answer")  # a sample's fields that the grader fills
+PROMPT_TOKENS = 200  # of a template, at most
 TYPICAL_TOKENS = 500  # of a worked answer, for the choice of an engine; few answers reach `max_tokens`
 
 
@@ -188,29 +189,34 @@ def fastest_engine(
     free = replace(machine, cores=threads.count if threads else machine.cores)
     choice = choose_engine(job, free, installed_engines(), wanted, model.stored_float32)
     log(f"engine {choice.engine}: {choice.why}")
-    engine = start_engine(choice, model, tasks, machine, fall_back=wanted == "auto", log=log)
+    engine = start_engine(choice, model, tasks, machine, samples_missing, fall_back=wanted == "auto", log=log)
     if threads and choice.device == "cpu":
         engine.threads = threads
         threads.apply()  # loading may have changed their number
     return engine
 
 
-def start_engine(choice: Choice, model: Model, tasks: Sequence[Task], machine, fall_back: bool, log=print) -> Engine:
+def start_engine(
+    choice: Choice, model: Model, tasks: Sequence[Task], machine, samples: int, fall_back: bool, log=print
+) -> Engine:
     """Load the chosen engine. With `fall_back`, transformers runs what vLLM cannot run, and says so."""
     tiny = model.parameters < TINY
     stops = stop_tokens(tasks)
+    memory = min(gpu.memory_gib for gpu in machine.gpus) if machine.gpus else machine.memory_gib
+    longest = max(task.sampling.max_tokens for task in tasks)
     if choice.engine == "vllm":
-        cache_gib = max(1.0, min(8.0, machine.memory_gib / 6))
+        # A token has two characters or more in all but a few texts; the template is short.
+        prompt = PROMPT_TOKENS + max(len(problem.problem) for task in tasks for problem in task.problems) // 2
+        size = model.cache_bytes_per_token * (2 if choice.dtype == "float32" else 1)
+        cache = cache_bytes(memory * hardware.GIB, size, longest + prompt, samples, model.context)
         try:
             return VLLMEngine.load(
-                model.folder, choice.dtype, choice.device, stops, cache_gib=cache_gib, compiled=choice.compiled
+                model.folder, choice.dtype, choice.device, stops, cache_gib=cache / 2**30, compiled=choice.compiled
             )
         except UserError as error:
             if not fall_back:
                 raise
             log(f"{error}; going on with transformers")
-    longest = max(task.sampling.max_tokens for task in tasks)
-    memory = min(gpu.memory_gib for gpu in machine.gpus) if machine.gpus else machine.memory_gib
     most = TINY_BATCH if tiny else 64
     batch = fitting_batch(memory * hardware.GIB, model.cache_bytes_per_token, longest, most)
     return TransformersEngine.load(model.folder, batch, choice.dtype, choice.device, stops)

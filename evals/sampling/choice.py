@@ -117,3 +117,13 @@ def _range(way: Way, job: Job, cores: int) -> str:
 def fitting_batch(memory_bytes: float, bytes_per_token: int, tokens: int, most: int = 64) -> int:
     """How many sequences of `tokens` fit in a quarter of `memory_bytes`, at least 1 and at most `most`."""
     return max(1, min(most, int(memory_bytes / 4 / max(1, bytes_per_token * tokens))))
+
+
+def cache_bytes(memory_bytes: float, bytes_per_token: int, tokens: int, sequences: int, context: int | None) -> int:
+    """vLLM's memory for keys and values on a CPU: what `sequences` of `tokens` at the same time need, a tenth more.
+
+    At least one sequence of the whole `context`, without which vLLM does not start. At most a sixth of `memory_bytes`,
+    between 1 and 8 GiB; with less than it needs, vLLM runs fewer sequences at the same time.
+    """
+    needed = max(tokens * min(sequences, MOST_AT_ONCE), context or 0) * bytes_per_token
+    return int(min(max(2**30, min(8 * 2**30, memory_bytes / 6)), 1.1 * needed + 2**26))

@@ -12,7 +12,7 @@ from tiny_models import save_tiny, tiny_model, tiny_tokenizer
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import Gpu, Hardware
-from evals.sampling.choice import Job, choose_engine, fitting_batch
+from evals.sampling.choice import Job, cache_bytes, choose_engine, fitting_batch
 from evals.sampling.engine import derived_seed, end_tokens, installed_engines
 from evals.sampling.settings import Sampling
 from evals.sampling.transformers_engine import TransformersEngine
@@ -191,6 +191,18 @@ def test_a_wanted_engine_is_taken_if_it_is_there_and_small_float32_models_stay_f
 def test_batches_fit_in_a_quarter_of_the_memory():
     assert fitting_batch(2**30, 2**20, 64) == 4
     assert fitting_batch(2**40, 2**10, 64) == 64 and fitting_batch(1, 2**20, 64) == 1
+
+
+def test_vllms_cache_is_sized_to_the_job():
+    gib, token = 2**30, 23_040  # of SmolLM2-135M
+    few = cache_bytes(24 * gib, token, 600, 16, 8192)
+    assert 600 * 16 * token < few < 0.35 * gib
+    one = cache_bytes(24 * gib, token, 600, 1, 8192)
+    assert 8192 * token < one < 0.3 * gib  # less than one whole context, and vLLM does not start
+    assert cache_bytes(24 * gib, token, 600, 10_000, 8192) == cache_bytes(24 * gib, token, 600, 256, 8192)
+    assert cache_bytes(24 * gib, token, 4600, 256, 8192) == 4 * gib  # a sixth of the memory
+    assert cache_bytes(2 * gib, token, 4600, 256, 8192) == gib
+    assert cache_bytes(24 * gib, token, 600, 16, None) < few + 1
 
 
 VLLM_SCRIPT = """

@@ -182,10 +182,10 @@ def test_vllm_that_cannot_run_a_model_gives_way_only_where_nobody_asked_for_it(t
     said = []
     machine = evaluation.hardware.detect()
     task = evaluation.Task("x", "", [], 1, evaluation.Sampling(1.0, 1.0, 0, 4), 0, TEMPLATES["plain"], 0, 0)
-    engine = evaluation.start_engine(choice, resolve(str(tiny)), [task], machine, True, said.append)
+    engine = evaluation.start_engine(choice, resolve(str(tiny)), [task], machine, 4, True, said.append)
     assert engine.name == "transformers" and "going on with transformers" in said[0]
     with pytest.raises(UserError, match="vLLM cannot run it"):
-        evaluation.start_engine(choice, resolve(str(tiny)), [task], machine, False)
+        evaluation.start_engine(choice, resolve(str(tiny)), [task], machine, 4, False)
 
 
 def command(tiny, out, k=8):
