@@ -18,12 +18,12 @@ import torch
 from dynclip.runtime import hardware
 from dynclip.runtime.files import write_json
 from dynclip.runtime.provenance import environment
+from evals.engines.process import Threads
+from evals.engines.transformers_engine import TransformersEngine
+from evals.engines.vllm_engine import VLLMEngine
 from evals.sampling.models import resolve
-from evals.sampling.process import Threads
 from evals.sampling.prompts import TEMPLATES, render
 from evals.sampling.settings import Sampling
-from evals.sampling.transformers_engine import TransformersEngine
-from evals.sampling.vllm_engine import VLLMEngine
 
 WAYS = ("vllm, threads follow the load", "vllm, a thread for every core", "transformers, one thread")
 BUSY = (0, 1, 2)

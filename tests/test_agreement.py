@@ -21,7 +21,7 @@ from dynclip.regions import alignment
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256
 from evals.benchmarks.problem import Problem
-from evals.sampling.transformers_engine import TransformersEngine
+from evals.engines.transformers_engine import TransformersEngine
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results/reference/sign-agreement"

@@ -15,7 +15,7 @@ from dynclip.studies.scales import SCALES, Supervised
 from dynclip.training import hub_policy
 from dynclip.training.hub_policy import IGNORED
 from evals.benchmarks.problem import Problem
-from evals.sampling.engine import load_tokenizer
+from evals.engines.engine import load_tokenizer
 
 PROBLEMS = [
     Problem(

@@ -28,8 +28,8 @@ from dynclip.studies.architectures import SMOLLM2_135M
 from dynclip.studies.scales import HubPolicy
 from dynclip.training.hub_policy import random_model
 from evals.benchmarks.problem import Problem
+from evals.engines.transformers_engine import TransformersEngine
 from evals.sampling.settings import Sampling
-from evals.sampling.transformers_engine import TransformersEngine
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "steering"
 PROBLEMS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.utils.distributed import get_free_port
 
-from evals.sampling.engine import installed_engines
+from evals.engines.engine import installed_engines
 
 PROGRAM = Path(__file__).with_name("vllm_program.py")
 pytestmark = pytest.mark.skipif(not installed_engines()["vllm"], reason="no vLLM installed")

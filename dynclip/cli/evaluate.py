@@ -13,9 +13,10 @@ from dynclip.studies.scales import RunConfig
 from dynclip.training.worlds.scoring import score_company
 from evals import evaluation
 from evals.browse import STATUSES, Filter, blocks, find, show
-from evals.endpoint import served_model
+from evals.engines.endpoint import served_model
 from evals.sampling.models import published, resolve
 from evals.sampling.settings import Evaluation
+from evals.scoring import summary
 
 SETTINGS = ("k", "limit", "temperature", "top_p", "top_k", "max_tokens")
 
@@ -92,7 +93,7 @@ def of_model(options: Namespace) -> None:
     request = evaluation.Request(model, tuple(options.benchmark), how, samples=out, scores=out)
     for record in evaluation.evaluate(request, options.log).values():
         path = record["samples"]["path"]
-        print(evaluation.summary(record))
+        print(summary(record))
         print(f"  samples: {path}  (read them: dynclip samples {path} --wrong)")
 
 

@@ -21,7 +21,7 @@ from dynclip.runtime.hardware import Hardware
 from dynclip.studies.architectures import QWEN25_7B, SMOLLM2_135M
 from dynclip.studies.scales import SCALES, Scale, WorldPolicy
 from evals.benchmarks.worlds import WORLDS, paths
-from evals.sampling.choice import WAYS, Job
+from evals.engines.choice import WAYS, Job
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def evaluation(scale: Scale, machine: Hardware, step_s: float) -> float:
         dtype = "bfloat16" if machine.cpu_bf16 else "float32"
         ways = [way for way in WAYS if (way.device, way.dtype) == ("cpu", dtype)]
         return min(way.seconds(job, cores(scale, machine)) for way in ways)
-    # The rates of `evals.sampling.choice` were set for small models; a large one samples at least as fast as it trains.
+    # The rates of `evals.engines.choice` were set for small models; a large one samples at least as fast as it trains.
     rate = scale.completions * scale.max_completion / (step_s * scale.execution.all_gpus)
     ways = [way for way in WAYS if way.device == "cuda"]
     return min(60 + job.tokens / rate, *(way.seconds(job, machine.cores) for way in ways))

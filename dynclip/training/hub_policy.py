@@ -19,7 +19,7 @@ from dynclip.runtime.hardware import detect
 from dynclip.studies.scales import HubPolicy, Scale, Supervised
 from dynclip.training.problems import within_level
 from evals.benchmarks.problem import Problem
-from evals.sampling.engine import end_tokens, load_tokenizer
+from evals.engines.engine import end_tokens, load_tokenizer
 from evals.sampling.models import FETCHED, Model, resolve
 from evals.sampling.prompts import TEMPLATES, render
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from evals.sampling.draws import draw, uniform_numbers
+from evals.engines.draws import draw, uniform_numbers
 
 RULES = [(1.0, 1.0, 0), (0.7, 0.8, 20), (0.7, 1.0, 5), (1.3, 0.9, 0), (0.5, 0.3, 50), (1.0, 0.01, 0), (2.0, 0.95, 1)]
 
@@ -68,8 +68,8 @@ def test_vllm_rows_follow_their_requests_as_places_change():
     processing = pytest.importorskip("vllm.v1.sample.logits_processor")
     from vllm import SamplingParams
 
-    from evals.sampling.draws import DRAW_KEY
-    from evals.sampling.vllm_draws import Drawing
+    from evals.engines.draws import DRAW_KEY
+    from evals.engines.vllm_draws import Drawing
 
     def request(seed):
         return SamplingParams(temperature=0.0, max_tokens=10, extra_args={DRAW_KEY: (seed, 1.0, 1.0, 0)})

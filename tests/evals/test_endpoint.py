@@ -13,9 +13,10 @@ from tiny_models import CHAT, save_tiny
 
 from dynclip.cli.commands import main
 from dynclip.runtime.errors import UserError
-from evals import endpoint, evaluation
-from evals.endpoint import EndpointEngine, served_model
-from evals.sampling.engine import installed_engines
+from evals import evaluation
+from evals.engines import endpoint
+from evals.engines.endpoint import EndpointEngine, served_model
+from evals.engines.engine import installed_engines
 from evals.sampling.settings import Sampling
 
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, top_k=0, max_tokens=8)

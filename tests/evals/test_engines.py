@@ -12,10 +12,10 @@ from tiny_models import save_tiny, tiny_model, tiny_tokenizer
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import Gpu, Hardware
-from evals.sampling.choice import Job, cache_bytes, choose_engine, fitting_batch
-from evals.sampling.engine import derived_seed, end_tokens, installed_engines
+from evals.engines.choice import Job, cache_bytes, choose_engine, fitting_batch
+from evals.engines.engine import derived_seed, end_tokens, installed_engines
+from evals.engines.transformers_engine import TransformersEngine
 from evals.sampling.settings import Sampling
-from evals.sampling.transformers_engine import TransformersEngine
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=12)
@@ -212,10 +212,11 @@ from pathlib import Path
 import torch
 
 from evals import evaluation
+from evals.engines import start
 from evals.sampling.models import resolve
 from evals.sampling.settings import Evaluation, Sampling
-from evals.sampling.transformers_engine import TransformersEngine
-from evals.sampling.vllm_engine import VLLMEngine
+from evals.engines.transformers_engine import TransformersEngine
+from evals.engines.vllm_engine import VLLMEngine
 
 folder, out = sys.argv[1], Path(sys.argv[2])
 prompts = json.loads(sys.argv[3])
@@ -238,7 +239,7 @@ next(stream)
 stream.close()  # what is left undone is given up, and the engine goes on
 found["after"] = [[vars(s) for s in g] for g in engine.generate(prompts, 3, sampled, 5)]
 started = []
-evaluation.start_engine = lambda choice, *rest, **more: started.append(choice.engine) or engine
+start.start_engine = lambda choice, *rest, **more: started.append(choice.engine) or engine
 how = Evaluation(k=2, limit=5, engine="vllm")
 records = evaluation.evaluate(evaluation.Request(resolve(folder), ("facts", "worded"), how, out, out))
 found["started"] = started

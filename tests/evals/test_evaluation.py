@@ -14,12 +14,14 @@ import pytest
 from tiny_models import CHAT, save_tiny
 
 from dynclip.runtime.errors import UserError
-from evals import evaluation, grading
+from evals import evaluation, grading, metrics, scoring
 from evals.benchmarks.problem import Problem
+from evals.engines import start
 from evals.evaluation import Request
 from evals.sampling.models import resolve
 from evals.sampling.prompts import TEMPLATES
-from evals.sampling.settings import Evaluation
+from evals.sampling.settings import Evaluation, Sampling
+from evals.sampling.task import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +56,7 @@ def no_engine(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(evaluation, "start_engine", fail)
+    monkeypatch.setattr(start, "start_engine", fail)
 
 
 def table(out: Path, name="facts") -> pd.DataFrame:
@@ -69,7 +71,7 @@ def test_a_record_says_what_was_done_and_what_is_promised(finished, tiny):
     assert record["sampling"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8, "seed": 102}
     (maker,) = record["guarantees"]
     assert (maker["engine"], maker["samples"], maker["dtype"]) == ("transformers", 20, "float32")
-    assert record["engine"] == "transformers" and record["grader"] == evaluation.grader_version()
+    assert record["engine"] == "transformers" and record["grader"] == scoring.grader_version()
     assert record["tokens"] == table(out)["tokens"].sum()
     assert {"torch", "cpu", "git_commit"} <= record["environment"].keys()
 
@@ -89,13 +91,13 @@ def test_a_lost_sample_file_is_made_again_from_the_parts(tiny, finished, tmp_pat
 
 def test_a_larger_k_and_more_problems_generate_the_rest_only(tiny, finished, tmp_path, monkeypatch):
     asked = []
-    real = evaluation.TransformersEngine.stream
+    real = start.TransformersEngine.stream
 
     def counting(self, prompts, n, *rest, **more):
         asked.append((len(prompts), n))
         return real(self, prompts, n, *rest, **more)
 
-    monkeypatch.setattr(evaluation.TransformersEngine, "stream", counting)
+    monkeypatch.setattr(start.TransformersEngine, "stream", counting)
     before = table(finished[0])
     again(tiny, finished, tmp_path, k=16)
     assert asked == [(5, 12)]
@@ -128,7 +130,7 @@ def test_a_new_grader_grades_stored_text_without_a_model(tiny, finished, tmp_pat
     monkeypatch.setattr(grading, "grade_many", lambda pairs, **more: graded.append(len(pairs)) or real(pairs, **more))
     again(tiny, finished, tmp_path)
     assert 20 not in graded
-    monkeypatch.setattr(evaluation, "grader_version", lambda: "another")
+    monkeypatch.setattr(scoring, "grader_version", lambda: "another")
     assert again(tiny, finished, tmp_path)["grader"] == "another" and 20 in graded
 
 
@@ -139,15 +141,15 @@ def test_one_pass_gives_a_strict_and_a_flexible_score_and_votes_by_value():
     rows = [
         {"problem_id": "p", "index": i, "text": text, "tokens": 9, "finish": "stop"} for i, text in enumerate(texts)
     ]
-    judged = evaluation.with_verdicts(rows, [problem], {})
+    judged = scoring.with_verdicts(rows, [problem], {})
     assert [row["correct"] for row in judged] == [True, False, False, False, False, True, False]
     assert [row["flexible"] for row in judged] == [True, True, False, False, False, True, False]
     assert [row["candidate"] for row in judged] == ["5", None, "0.5", "0.5", "0.5", "5", "??"]
-    found = evaluation.score(judged)
+    found = metrics.score(judged)
     assert found["headline"] == "strict" and found["maj_at_k"] == 0  # three votes for a half, two for five
     assert (found["avg_at_k"]["value"], found["flexible"]["avg_at_k"]["value"]) == (2 / 7, 3 / 7)
     known = {(row["problem_id"], row["index"]): row for row in judged}
-    assert evaluation.with_verdicts(rows, [problem], known) == judged
+    assert scoring.with_verdicts(rows, [problem], known) == judged
 
 
 def test_a_damaged_part_is_generated_again_the_same(tiny, finished, tmp_path, capsys):
@@ -177,15 +179,15 @@ def test_vllm_that_cannot_run_a_model_gives_way_only_where_nobody_asked_for_it(t
     def refuse(*_, **__):
         raise UserError("vLLM cannot run it")
 
-    monkeypatch.setattr(evaluation.VLLMEngine, "load", refuse)
-    choice = evaluation.Choice("vllm", "cpu", "float32", "")
+    monkeypatch.setattr(start.VLLMEngine, "load", refuse)
+    choice = start.Choice("vllm", "cpu", "float32", "")
     said = []
-    machine = evaluation.hardware.detect()
-    task = evaluation.Task("x", "", [], 1, evaluation.Sampling(1.0, 1.0, 0, 4), 0, TEMPLATES["plain"], 0, 0)
-    engine = evaluation.start_engine(choice, resolve(str(tiny)), [task], machine, 4, True, said.append)
+    machine = start.hardware.detect()
+    task = Task("x", "", [], 1, Sampling(1.0, 1.0, 0, 4), 0, TEMPLATES["plain"], 0, 0)
+    engine = start.start_engine(choice, resolve(str(tiny)), [task], machine, 4, True, said.append)
     assert engine.name == "transformers" and "going on with transformers" in said[0]
     with pytest.raises(UserError, match="vLLM cannot run it"):
-        evaluation.start_engine(choice, resolve(str(tiny)), [task], machine, 4, False)
+        start.start_engine(choice, resolve(str(tiny)), [task], machine, 4, False)
 
 
 def command(tiny, out, k=8):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
-from evals.sampling import process
-from evals.sampling.process import Threads
+from evals.engines import process
+from evals.engines.process import Threads
+from evals.engines.transformers_engine import TransformersEngine
 from evals.sampling.settings import Sampling
-from evals.sampling.transformers_engine import TransformersEngine
 
 
 @pytest.fixture(autouse=True)

@@ -27,10 +27,10 @@ from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.provenance import code_digest, digest, environment
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, load_problems, read_problems
+from evals.engines.transformers_engine import TransformersEngine
 from evals.grading import grade_many
 from evals.sampling.models import resolve
 from evals.sampling.settings import Sampling
-from evals.sampling.transformers_engine import TransformersEngine
 
 FAMILIES = {"gaussian": (0.5, 1.0, 2.0, 4.0, 8.0), "zipf": (0.5, 1.0, 1.5, 2.0, 3.0)}
 VOCABULARIES = (8, 64, 1024, 32000)

@@ -15,8 +15,8 @@ from dynclip.runtime.progress import Progress
 from dynclip.studies.scales import WORKSTATION_SMALL
 from dynclip.training.loop import advantages
 from dynclip.training.problems import prompts
+from evals.engines.draws import draw
 from evals.grading import rewards
-from evals.sampling.draws import draw
 from evals.sampling.prompts import render
 
 SCALE = WORKSTATION_SMALL

@@ -46,9 +46,9 @@ from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import digest, environment
 from dynclip.training.hub_policy import RECORD
 from evals.benchmarks.registry import TRAIN_SETS, obtain
+from evals.engines.transformers_engine import TransformersEngine
 from evals.sampling.models import resolve
 from evals.sampling.prompts import TEMPLATES
-from evals.sampling.transformers_engine import TransformersEngine
 
 MINIBATCHES, EPOCHS = 4, 4
 RATES = {"1e-6": 1e-6, "5e-6": 5e-6}  # the paper's, and that of the scale `workstation`

@@ -19,8 +19,8 @@ from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.progress import Progress
 from dynclip.studies.arms import STUDIES
 from evals.benchmarks.registry import read_problems
-from evals.evaluation import grader_version, with_verdicts
 from evals.metrics import exact_score, score
+from evals.scoring import grader_version, with_verdicts
 
 INPUTS = ("runs", "scores", "samples", "data", "base", "benchmarks")  # what everything else is made from
 PUBLISHED = (".md", ".csv", ".tex", ".json", ".parquet", ".html", ".svg", ".png")

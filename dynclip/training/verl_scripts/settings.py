@@ -20,7 +20,7 @@ from dynclip.training.lifecycle import arm_config
 from dynclip.training.verl_scripts.data import CHAT_TEMPLATES, check_prompts, write_data
 from dynclip.training.verl_scripts.script import script
 from evals.benchmarks.registry import BENCHMARKS, read_problems
-from evals.sampling.engine import load_tokenizer
+from evals.engines.engine import load_tokenizer
 
 VERL = "0.9.1"
 AGGREGATION = {"token": "token-mean", "sequence": "seq-mean-token-mean", "fixed": "seq-mean-token-sum-norm"}

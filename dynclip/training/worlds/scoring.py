@@ -14,12 +14,13 @@ from dynclip.studies.scales import RunConfig, Scale
 from dynclip.training.worlds import draws, folders
 from dynclip.training.worlds.networks import Weights, stack
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, graph_of, mask_until, task_of
-from evals import evaluation
+from evals import metrics, scoring
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS, read_problems
 from evals.benchmarks.worlds import paths
-from evals.metrics import exact_score
 from evals.sampling.models import Model
+from evals.sampling.prompts import choose_template
+from evals.sampling.task import Task
 
 TOGETHER = 4096  # completions of one seed that are sampled at once
 
@@ -68,7 +69,7 @@ def score_company(
         for seed, each, (rows, numbers) in zip(seeds, made, found, strict=True):
             labelled = {"scale": config.name, "method": method, "seed": seed, "checkpoint": label, "step": step}
             maker = {"engine": "exact" if score is score_paths else "stacked", "seconds": seconds / len(seeds)}
-            evaluation.write_score(each, model_of(places[seed]), labelled, rows, numbers, [maker], log=quiet)
+            scoring.write_score(each, model_of(places[seed]), labelled, rows, numbers, [maker], log=quiet)
         average = sum(numbers["avg_at_k"]["value"] for _, numbers in found) / len(found)
         progress.step(number, f"{label} {name}: pass@1 {average:.3f}, mean of {len(seeds)} seeds")
 
@@ -103,17 +104,17 @@ def score_of(task: LanguageTask | PathTask) -> Callable:
     return score_paths if isinstance(task, PathTask) else score_texts
 
 
-def task_for(scale: Scale, name: str, problems: list[Problem], samples: Path, score: Path) -> evaluation.Task:
+def task_for(scale: Scale, name: str, problems: list[Problem], samples: Path, score: Path) -> Task:
     """`problems` of the benchmark `name`, to be scored as the scale does it."""
     entry = BENCHMARKS[name]
-    return evaluation.Task(
+    return Task(
         name=name,
         content=entry.content,
         problems=problems,
         k=scale.evaluation.k or entry.k,
         sampling=entry.sampling,
         seed=entry.seed,
-        template=evaluation.choose_template(scale.template, "", None, "generated")[0],
+        template=choose_template(scale.template, "", None, "generated")[0],
         samples=samples,
         score=score,
     )
@@ -133,7 +134,7 @@ def checkpoint(folder: Path, method: str, seed: int, step: int) -> Path:
     return folder / "runs" / method / f"seed{seed}" / "checkpoints" / f"step{step}"
 
 
-def score_texts(task: LanguageTask, weights: Weights, made: Sequence[evaluation.Task]) -> list[tuple[list, dict]]:
+def score_texts(task: LanguageTask, weights: Weights, made: Sequence[Task]) -> list[tuple[list, dict]]:
     """Sample rows and numbers of each seed. A seed draws the same numbers for all methods and checkpoints."""
     first, end = made[0], task.vocabulary.end
     count, k, length = len(first.problems), first.k, first.sampling.max_tokens
@@ -161,12 +162,12 @@ def score_texts(task: LanguageTask, weights: Weights, made: Sequence[evaluation.
             }
             for i, row in enumerate(tokens[r].tolist())
         ]
-        rows = evaluation.with_verdicts(rows, each.problems, {})
-        found.append((rows, evaluation.score(rows)))
+        rows = scoring.with_verdicts(rows, each.problems, {})
+        found.append((rows, metrics.score(rows)))
     return found
 
 
-def score_paths(task: PathTask, weights: Weights, made: Sequence[evaluation.Task]) -> list[tuple[list, dict]]:
+def score_paths(task: PathTask, weights: Weights, made: Sequence[Task]) -> list[tuple[list, dict]]:
     """Exact success of each seed's policy on the problems of its own graph: one row a problem."""
     found = []
     graphs = [paths.parse(problem.problem)[0] for problem in made[0].problems]
@@ -178,7 +179,7 @@ def score_paths(task: PathTask, weights: Weights, made: Sequence[evaluation.Task
             {"problem_id": name, "success": s, "entropy": e, "tokens": m}
             for name, s, e, m in zip(ids, success, entropy, moves, strict=True)
         ]
-        found.append((rows, exact_score(rows)))
+        found.append((rows, metrics.exact_score(rows)))
     return found
 
 

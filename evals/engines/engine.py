@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
-from evals.sampling.process import Threads
+from evals.engines.process import Threads
 from evals.sampling.settings import Chunk, Sample, Sampling
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
-from evals.sampling.draws import DRAW_KEY
-from evals.sampling.engine import Engine, derived_seed, end_tokens, installed_engines, line, load_tokenizer
-from evals.sampling.process import quiet
+from evals.engines.draws import DRAW_KEY
+from evals.engines.engine import Engine, derived_seed, end_tokens, installed_engines, line, load_tokenizer
+from evals.engines.process import quiet
 from evals.sampling.settings import Chunk, Sample, Sampling
 
 CHUNK_SAMPLES, CHUNK_SECONDS = 64, 20.0  # how much vLLM finishes before a chunk is handed out: what a kill can cost
@@ -69,7 +69,7 @@ class VLLMEngine(Engine):
                     enforce_eager=not compiled,
                     kv_cache_memory_bytes=int(cache_gib * 2**30) if device == "cpu" else None,
                     use_tqdm_on_load=False,
-                    logits_processors=["evals.sampling.vllm_draws:Drawing"] if device == "cpu" else None,
+                    logits_processors=["evals.engines.vllm_draws:Drawing"] if device == "cpu" else None,
                 )
         except (OSError, ValueError, ImportError, RuntimeError, NotImplementedError, AssertionError) as error:
             raise UserError(f"{path}: vLLM cannot run it ({line(error)}); try --engine transformers") from error

@@ -6,7 +6,7 @@ A request is greedy for vLLM and carries how to draw in `extra_args`: the drawn 
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from evals.sampling.draws import DRAW_KEY, draw, uniform_numbers
+from evals.engines.draws import DRAW_KEY, draw, uniform_numbers
 
 
 class Drawing(LogitsProcessor):

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import digest
-from evals.sampling.engine import Engine, derived_seed
+from evals.engines.engine import Engine, derived_seed
 from evals.sampling.prompts import BOXED, Template
 from evals.sampling.settings import Chunk, Sample, Sampling
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from dynclip.runtime import fast_imports
 from dynclip.runtime.errors import UserError
-from evals.sampling.draws import draw
-from evals.sampling.engine import Engine, derived_seed, end_tokens, line, load_tokenizer
-from evals.sampling.process import keep_freed_memory, random_state, set_random_state
+from evals.engines.draws import draw
+from evals.engines.engine import Engine, derived_seed, end_tokens, line, load_tokenizer
+from evals.engines.process import keep_freed_memory, random_state, set_random_state
 from evals.sampling.settings import Chunk, Sample, Sampling
 
 

@@ -1,0 +1,1 @@
+"""Sampling engines: their interface, their choice, and how each is started."""
