@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.progress import Progress, clock
-from evals.benchmarks.registry import BENCHMARKS, load_problems, read_problems
+from evals.benchmarks.registry import BENCHMARKS, check_golds, obtain, read_problems
+from evals.benchmarks.subset import drawn
 from evals.engines.endpoint import SERVED, ServedModel, engine_of
 from evals.engines.engine import Engine, derived_seed
 from evals.engines.start import fastest_engine, fixed_engine
@@ -87,13 +89,18 @@ def tasks_of(request: Request, log=print) -> list[Task]:
         if how.template == "auto":
             log(f"{name}: template {template.label} ({template.title}): {why}")
         if request.data:
-            problems = read_problems(request.data / f"{name}.jsonl")[: how.limit]
+            problems = read_problems(request.data / f"{name}.jsonl")
+            whole, problems = len(problems), problems[: how.limit]
         else:
-            problems = load_problems(entry, how.limit)
+            problems = obtain(entry)[0]
+            whole, problems = len(problems), drawn(problems, how.limit)
+            check_golds(name, problems)
         task = Task(
             name=name,
             content=entry.content,
             problems=problems,
+            whole=whole,
+            until=how.until,
             k=how.k or entry.k,
             sampling=replace(entry.sampling, **changed),
             # The benchmark's own seed: every policy is sampled with the same random numbers.
@@ -131,22 +138,32 @@ def run_tasks(
     `show(name, problems)` makes the progress display of one benchmark; None shows none.
     """
     with ExitStack() as stack:
-        work = []
-        for task in tasks:
-            store = stack.enter_context(Store(parts_folder(task.samples), task.address(model), log))
-            work.append((task, store, store.gaps(task.ids, task.k)))
-        missing = sum(gap.samples for _, _, gaps in work for gap in gaps)
-        engine = start(missing) if missing else None
-        if engine:
-            stack.callback(engine.close)
-        records = {}
-        for task, store, gaps in work:
-            if gaps:
-                fill(engine, store, task, gaps, log, show)
-            else:
-                log(f"{task.name}: all {task.k * len(task.problems)} samples are stored, none to generate")
-            records[task.name] = finish(store, task, model, labels, log)
+        stores = [stack.enter_context(Store(parts_folder(task.samples), task.address(model), log)) for task in tasks]
+        missing = sum(
+            gap.samples
+            for task, store in zip(tasks, stores, strict=True)
+            for gap in store.gaps(task.ids[: _enough(task)], task.k)
+        )
+        engine, records = None, {}
+        for task, store in zip(tasks, stores, strict=True):
+            for stage in task.stages():
+                gaps = store.gaps(stage.ids, stage.k)
+                if gaps:
+                    if engine is None:
+                        engine = start(missing)
+                        stack.callback(engine.close)
+                    fill(engine, store, stage, gaps, log, show)
+                else:
+                    log(f"{stage.name}: all {stage.k * len(stage.problems)} samples are stored, none to generate")
+                records[task.name] = record = finish(store, stage, model, labels, log)
+                if record.get("until", {}).get("reached"):
+                    break
         return records
+
+
+def _enough(task: Task) -> int:
+    """At most so many problems are needed for the standard error of a task: as if half of all samples were correct."""
+    return len(task.problems) if task.until is None else ceil(2500 / task.until**2)
 
 
 def fill(

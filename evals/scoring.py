@@ -7,7 +7,7 @@ from dynclip.runtime.files import sha256, write_json
 from dynclip.runtime.provenance import environment
 from evals import grading
 from evals.benchmarks.problem import Problem
-from evals.metrics import score
+from evals.metrics import score, with_until
 from evals.sampling.models import Model
 from evals.sampling.store import Store, write_samples
 from evals.sampling.task import Task
@@ -20,7 +20,8 @@ def finish(store: Store, task: Task, model: Model, labels: dict, log=print) -> d
     address = task.address(model)
     rows = store.rows(task.ids, task.k)
     rows = with_verdicts(rows, task.problems, _graded(task, address))
-    return write_score(task, model, labels, rows, score(rows), store.makers(rows), log)
+    numbers = score(rows) if task.until is None else with_until(score(rows), task.until)
+    return write_score(task, model, labels, rows, numbers, store.makers(rows), log)
 
 
 def write_score(
@@ -38,6 +39,7 @@ def write_score(
         "benchmark": task.name,
         "k": task.k,
         "n_problems": len(numbers["per_problem"]),
+        "benchmark_problems": task.whole or len(numbers["per_problem"]),
         **numbers,
         "samples": stored,
         "model": {"path": model.name, "sha256": model.sha256, "revision": model.revision},
@@ -130,8 +132,10 @@ def summary(record: dict) -> str:
     span = average["interval"]
     limits = "" if span["low"] is None else f", 95 % interval [{span['low']:.3f}, {span['high']:.3f}]"
     speed = "" if record["tokens_per_second"] is None else f", {record['tokens_per_second']:.0f} tokens/s"
+    whole = record["benchmark_problems"]
+    problems = f"{record['n_problems']} {f'of {whole} ' * (whole > record['n_problems'])}problems"
     flexible = f"flexible {record['flexible']['avg_at_k']['value']:.3f}"
     return (
         f"{record['benchmark']}: {record['headline']} avg@{record['k']} {average['value']:.3f}{error}{limits}; "
-        f"{flexible}; {record['n_problems']} problems, {record['seconds']:.1f} s{speed}"
+        f"{flexible}; {problems}, {record['seconds']:.1f} s{speed}"
     )

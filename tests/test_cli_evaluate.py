@@ -31,7 +31,7 @@ def test_a_score_with_its_error_time_speed_and_samples_is_printed(tiny, capsys):
     said = capsys.readouterr()
     for name in ("facts", "worded"):
         (line,) = [line for line in said.out.splitlines() if line.startswith(f"{name}: strict avg@2 ")]
-        assert "±" in line and "; flexible " in line and "3 problems" in line and "tokens/s" in line
+        assert "±" in line and "; flexible " in line and "3 of 200 problems" in line and "tokens/s" in line
         assert f"samples: here/{name}.parquet" in said.out
         assert Path("here", f"{name}.json").is_file() and Path("here", f"{name}.parquet").is_file()
     assert "engine transformers: 12 samples of about 8 tokens" in said.err and "template plain/1" in said.err

@@ -178,7 +178,10 @@ COMMANDS = {
         option("--endpoint", help="the address of a server, such as http://127.0.0.1:8000/v1, that serves --model"),
         option("--concurrency", type=COUNT, help="requests to --endpoint at the same time; default: 16"),
         option("--k", type=COUNT, help="samples of each problem; default: the benchmark's"),
-        option("--limit", type=COUNT, help="only the first so many problems"),
+        option("--limit", type=COUNT, help="so many problems, drawn with the benchmark's shares of every difficulty"),
+        option(
+            "--until", type=number(float, 0, above=0), help="draw problems until the standard error is so many points"
+        ),
         option("--engine", help="auto, vllm or transformers; default: auto"),
         option("--template", help="auto, plain, chat, qwen-math or dapo; default: auto"),
         option("--temperature", type=number(float, 0), help="0: the likeliest token; default: the benchmark's"),

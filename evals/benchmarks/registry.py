@@ -102,7 +102,8 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
         ),
         HubBenchmark(
             name="gsm8k", title="GSM8K", id="openai/gsm8k", config="main", split="test",
-            problem="question", answer="answer", answer_rule="gsm8k", count=1319, k=2, seed=205,
+            problem="question", answer="answer", answer_rule="gsm8k", level="answer", level_rule="calculations",
+            count=1319, k=2, seed=205,
             content="bb3478cc4e1038476525262658917d04d96e1ad4c9d88de7c93690219a9ce7a9",
         ),
         HubBenchmark(
@@ -157,13 +158,13 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
 }  # fmt: skip
 
 
-def load_problems(entry: ProblemSet | HubSet, limit: int | None = None) -> list[Problem]:
-    """The problems of an entry, or the first `limit` of them: generated, or loaded from the hub.
+def load_problems(entry: ProblemSet | HubSet) -> list[Problem]:
+    """The problems of an entry: generated, or loaded from the hub.
 
-    Raises UserError if the set cannot be loaded or is not the pinned one, or if a returned problem's gold answer is not
-    graded correct against itself.
+    Raises UserError if the set cannot be loaded or is not the pinned one, or if a gold answer is not graded correct
+    against itself.
     """
-    problems = obtain(entry)[0][:limit]
+    problems = obtain(entry)[0]
     check_golds(entry.name, problems)
     return problems
 

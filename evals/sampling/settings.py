@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model is scored. None stands for the benchmark's own value; `limit` keeps the first so many problems.
+    """How a model is scored. None stands for the benchmark's own value; `limit` draws a subset of so many problems (a
+    study's data file: the first so many). until: more problems are drawn until the standard error is at most so many
+    points (`evals.metrics.precise`); `limit` is the most then.
 
     engine: "fixed" is transformers on the CPU with one thread and a fixed batch size, which draws the same samples on
     every machine; "auto" is the engine that finishes first; "vllm" and "transformers" name one.
@@ -14,6 +16,7 @@ class Evaluation:
 
     k: int | None = None
     limit: int | None = None
+    until: float | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

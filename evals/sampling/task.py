@@ -1,6 +1,8 @@
 """What is to be sampled and scored of one benchmark."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 from evals.benchmarks.problem import Problem
@@ -8,10 +10,16 @@ from evals.sampling.models import Model
 from evals.sampling.prompts import Template
 from evals.sampling.settings import Sampling
 
+FIRST_STAGE = 64  # problems before the first look at the standard error
+
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark to be scored: `k` samples of each of `problems`, and the files of the samples and the score."""
+    """One benchmark to be scored: `k` samples of each of `problems`, and the files of the samples and the score.
+
+    whole: the number of problems of the benchmark, of which `problems` may be a subset; 0 if unknown. until: the
+    standard error, in points, at which no more problems are needed; None scores all of them.
+    """
 
     name: str
     content: str
@@ -22,10 +30,20 @@ class Task:
     template: Template
     samples: Path
     score: Path
+    whole: int = 0
+    until: float | None = None
 
     @property
     def ids(self) -> list[str]:
         return [problem.id for problem in self.problems]
+
+    def stages(self) -> Iterator["Task"]:
+        """This task with its first problems, then with a quarter more, and so on to all of them."""
+        count = len(self.problems) if self.until is None else FIRST_STAGE
+        while count < len(self.problems):
+            yield replace(self, problems=self.problems[:count])
+            count = ceil(count * 1.25)
+        yield self
 
     def address(self, model: Model) -> dict:
         """What all samples of this task have in common. With problem and index it identifies one sample."""

@@ -117,6 +117,7 @@ def task_for(scale: Scale, name: str, problems: list[Problem], samples: Path, sc
         template=choose_template(scale.template, "", None, "generated")[0],
         samples=samples,
         score=score,
+        whole=entry.count,
     )
 
 
