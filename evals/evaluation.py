@@ -80,6 +80,7 @@ def tasks_of(request: Request, log=print) -> list[Task]:
     how, model, tasks = request.how, request.model, []
     values = {name: getattr(how, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
     changed = {name: value for name, value in values.items() if value is not None}
+    changed |= {"stop_repetition": True} if how.stop_repetition else {}
     for name in dict.fromkeys(request.benchmarks):
         entry = BENCHMARKS[name]
         if isinstance(model, ServedModel) and how.template == "auto":

@@ -164,6 +164,7 @@ def score(rows: Sequence[dict]) -> dict:
         "completion_tokens": tokens,
         "truncated_share": finishes["length"] / len(rows),
         "overflow_share": finishes["overflow"] / len(rows),
+        "repetition_share": finishes["repetition"] / len(rows),
         "per_problem": table,
     }
 
@@ -228,6 +229,7 @@ def exact_score(rows: Sequence[dict]) -> dict:
         "completion_tokens": lengths(tokens),
         "truncated_share": 0.0,
         "overflow_share": 0.0,
+        "repetition_share": 0.0,
         "entropy": sum(row["entropy"] for row in rows) / sum(tokens),
         "per_problem": [
             {"id": row["problem_id"], "n": 1, "c": s, "f": s, "maj": s > 0.5, "tokens": row["tokens"], "cut": 0}

@@ -43,7 +43,7 @@ def write_score(
         **numbers,
         "samples": stored,
         "model": {"path": model.name, "sha256": model.sha256, "revision": model.revision},
-        "sampling": {**vars(task.sampling), "seed": task.seed},
+        "sampling": {**task.sampling.record, "seed": task.seed},
         "engine": " + ".join(dict.fromkeys(maker["engine"] for maker in makers)),
         "guarantees": makers,
         "address": task.address(model),

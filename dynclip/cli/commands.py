@@ -188,6 +188,7 @@ COMMANDS = {
         option("--top-p", type=number(float, 0, most=1, above=0), help="default: the benchmark's"),
         option("--top-k", type=WHOLE, help="0: no limit; default: the benchmark's"),
         option("--max-tokens", type=COUNT, help="new tokens of a response; default: the benchmark's"),
+        option("--stop-repetition", action="store_true", default=None, help="end a response that repeats itself"),
         option("--out", type=Path, help="default: results/evaluations/<model>"),
     ),
     "samples": command(

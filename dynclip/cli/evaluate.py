@@ -18,7 +18,7 @@ from evals.sampling.models import published, resolve
 from evals.sampling.settings import Evaluation
 from evals.scoring import summary
 
-SETTINGS = ("k", "limit", "until", "temperature", "top_p", "top_k", "max_tokens")
+SETTINGS = ("k", "limit", "until", "temperature", "top_p", "top_k", "max_tokens", "stop_repetition")
 
 
 def evaluate(options: Namespace) -> None:

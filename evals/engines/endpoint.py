@@ -22,7 +22,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import digest
 from evals.engines.engine import Engine, derived_seed
 from evals.sampling.prompts import BOXED, Template
-from evals.sampling.settings import Chunk, Sample, Sampling
+from evals.sampling.settings import REPETITION, Chunk, Sample, Sampling
 
 KEYS = ("DYNCLIP_API_KEY", "OPENAI_API_KEY")
 CONCURRENCY = 16  # requests at the same time
@@ -157,6 +157,7 @@ class EndpointEngine(Engine):
             "top_p": sampling.top_p, "seed": seed % 2**31,
         }  # fmt: skip
         body |= {"top_k": sampling.top_k} if sampling.top_k else {}  # no part of OpenAI's interface
+        body |= {"repetition_detection": REPETITION} if sampling.stop_repetition else {}  # vLLM's alone
         body |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         place = f"{self.model.url}/{'chat/completions' if self.chat else 'completions'}"
         reason = ""
@@ -200,7 +201,8 @@ class EndpointEngine(Engine):
         if not isinstance(text, str):
             raise TryAgain("a choice without text")
         counted = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else 0
-        return Sample(text, counted, "length" if choice.get("finish_reason") == "length" else "stop")
+        finish = choice.get("finish_reason")
+        return Sample(text, counted, finish if finish in ("length", "repetition") else "stop")
 
     def _refused(self, place: str, answer, content: bytes) -> Sample:
         said = " ".join(content[:2000].decode(errors="replace").split())

@@ -9,7 +9,10 @@ from dynclip.runtime.errors import UserError
 from evals.engines.draws import draw
 from evals.engines.engine import Engine, derived_seed, end_tokens, line, load_tokenizer
 from evals.engines.process import keep_freed_memory, random_state, set_random_state
-from evals.sampling.settings import Chunk, Sample, Sampling
+from evals.sampling.settings import REPETITION, Chunk, Sample, Sampling, repeats
+
+LOOK_TOKENS = 16  # tokens between two looks whether a response repeats itself
+MOST_REPEATED = REPETITION["max_pattern_size"] * REPETITION["min_count"]
 
 
 class TransformersEngine(Engine):
@@ -109,18 +112,15 @@ class TransformersEngine(Engine):
     def _draw(
         self, prompts: list[str], rooms: list[int], n: int, sampling: Sampling, special_tokens: bool
     ) -> list[list[Sample]]:
-        completions, stopped = self.draw_ids(prompts, rooms, n, sampling, special_tokens)
+        completions, finishes = self.draw_ids(prompts, rooms, n, sampling, special_tokens)
         texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
-        samples = [
-            Sample(text, len(ids), "stop" if stop else "length")
-            for text, ids, stop in zip(texts, completions, stopped, strict=True)
-        ]
+        samples = [Sample(*each) for each in zip(texts, map(len, completions), finishes, strict=True)]
         return [samples[i : i + n] for i in range(0, len(samples), n)]
 
     def draw_ids(
         self, prompts: list[str], rooms: list[int], n: int, sampling: Sampling, special_tokens: bool = True
-    ) -> tuple[list[list[int]], list[bool]]:
-        """`n` completions of each prompt in one batch, as token ids with the end token, and whether each one ended.
+    ) -> tuple[list[list[int]], list[str]]:
+        """`n` completions of each prompt in one batch, as token ids with the end token, and why each one ended.
 
         A prompt's completions have at most its number of `rooms`. Draws follow torch's global random state.
         """
@@ -130,11 +130,21 @@ class TransformersEngine(Engine):
             prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=special_tokens
         ).to(self.model.device)
 
-        def drawn(_, scores):
+        start, repeating = encoded["input_ids"].shape[1], set()
+        ends = torch.tensor(self.ends, device=self.model.device)
+
+        def drawn(ids, scores):
             self.step()
+            if sampling.stop_repetition and (ids.shape[1] - start) % LOOK_TOKENS == 0:
+                running = ~torch.isin(ids[:, start:], ends).any(dim=1)
+                last = ids[:, start:][:, -MOST_REPEATED:].tolist()
+                repeating.update(i for i in running.nonzero().flatten().tolist() if repeats(last[i]))
+            closing = sorted(repeating)
             if sampling.temperature <= 0:
+                scores[closing, self.ends[0]] = torch.inf
                 return scores
             tokens = draw(scores, torch.rand(len(scores)).to(scores.device), **sampling.rule)
+            tokens[closing] = self.ends[0]
             return scores.scatter(1, tokens.unsqueeze(1), torch.inf)
 
         with torch.inference_mode():
@@ -146,10 +156,11 @@ class TransformersEngine(Engine):
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.ends,
             )
-        completions = output[:, encoded["input_ids"].shape[1] :]
-        ended = torch.isin(completions, torch.tensor(self.ends, device=completions.device))
+        completions = output[:, start:]
+        ended = torch.isin(completions, ends)
         lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, completions.shape[1])
         limits = torch.tensor(rooms, device=completions.device).repeat_interleave(n)
         stopped = (ended.any(dim=1) & (lengths <= limits)).tolist()
+        finishes = ["repetition" if i in repeating else "stop" if stop else "length" for i, stop in enumerate(stopped)]
         lengths = torch.minimum(lengths, limits).tolist()
-        return [ids[:length] for ids, length in zip(completions.tolist(), lengths, strict=True)], stopped
+        return [ids[:length] for ids, length in zip(completions.tolist(), lengths, strict=True)], finishes

@@ -9,7 +9,7 @@ from dynclip.runtime.errors import UserError
 from evals.engines.draws import DRAW_KEY
 from evals.engines.engine import Engine, derived_seed, end_tokens, installed_engines, line, load_tokenizer
 from evals.engines.process import quiet
-from evals.sampling.settings import Chunk, Sample, Sampling
+from evals.sampling.settings import REPETITION, Chunk, Sample, Sampling
 
 CHUNK_SAMPLES, CHUNK_SECONDS = 64, 20.0  # how much vLLM finishes before a chunk is handed out: what a kill can cost
 
@@ -141,7 +141,7 @@ class VLLMEngine(Engine):
 
     def _parameters(self, sampling: Sampling, seed: int | None):
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
         drawing = {**sampling.rule, "seed": seed}
         if sampling.temperature <= 0:
@@ -151,6 +151,7 @@ class VLLMEngine(Engine):
         return SamplingParams(
             **drawing,
             max_tokens=sampling.max_tokens,
+            repetition_detection=RepetitionDetectionParams(**REPETITION) if sampling.stop_repetition else None,
             stop_token_ids=self.ends,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -158,7 +159,7 @@ class VLLMEngine(Engine):
 
     def _sample(self, output) -> Sample:
         found = output.outputs[0]
-        if found.finish_reason not in ("stop", "length"):
+        if found.finish_reason not in ("stop", "length", "repetition"):
             raise RuntimeError(f"vLLM ended a request with {found.finish_reason!r}")
         text = self.tokenizer.decode(list(found.token_ids), skip_special_tokens=True)
         return Sample(text, len(found.token_ids), found.finish_reason)

@@ -1,6 +1,23 @@
 """How responses are sampled and scored, and what a sample is: plain data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+# A response repeats itself if it ends with the same block of 32 to 128 tokens four times. Shorter blocks count as
+# several in a row. Names and meaning are those of vLLM's RepetitionDetectionParams.
+REPETITION = {"min_pattern_size": 32, "max_pattern_size": 128, "min_count": 4}
+
+
+def repeats(tokens: Sequence[int]) -> bool:
+    """Whether a response of `tokens` repeats itself at its end, as REPETITION says."""
+    count = REPETITION["min_count"]
+    for size in range(REPETITION["min_pattern_size"], REPETITION["max_pattern_size"] + 1):
+        if size * count > len(tokens):
+            return False
+        end = tokens[-size * count :]
+        if end[size:] == end[:-size]:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -22,6 +39,7 @@ class Evaluation:
     top_k: int | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    stop_repetition: bool | None = None
     engine: str = "fixed"
     template: str = "auto"
     concurrency: int | None = None
@@ -32,12 +50,19 @@ class Sampling:
     """How tokens are drawn. `top_k=0` and `top_p=1` keep the whole distribution; `max_tokens` counts new tokens.
 
     With `temperature=0` the likeliest token is taken each time, and the n samples of a prompt are equal.
+    stop_repetition: end a response that repeats itself (REPETITION), which a small model does up to its limit.
     """
 
     temperature: float
     top_p: float
     top_k: int
     max_tokens: int
+    stop_repetition: bool = False
+
+    @property
+    def record(self) -> dict:
+        """The fields as addresses and scores record them: without those that are off."""
+        return {name: value for name, value in vars(self).items() if name != "stop_repetition" or value}
 
     @property
     def rule(self) -> dict:
@@ -50,7 +75,7 @@ class Sample:
     """One completion: its text, its length in tokens (with the end token) and why it ended.
 
     `finish`: "stop"; "length", cut off by `max_tokens` or the model's context; "overflow", the prompt alone fills the
-    context and nothing was generated.
+    context and nothing was generated; "repetition", see `Sampling`.
     """
 
     text: str

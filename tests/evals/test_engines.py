@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import save_tiny, tiny_model, tiny_tokenizer
 
 from dynclip.runtime.errors import UserError
@@ -15,7 +18,7 @@ from dynclip.runtime.hardware import Gpu, Hardware
 from evals.engines.choice import Job, cache_bytes, choose_engine, fitting_batch
 from evals.engines.engine import derived_seed, end_tokens, installed_engines
 from evals.engines.transformers_engine import TransformersEngine
-from evals.sampling.settings import Sampling
+from evals.sampling.settings import Sampling, repeats
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=12)
@@ -95,6 +98,34 @@ def test_every_end_token_ends_a_sample_and_is_counted(end):
     groups = TransformersEngine(model, tokenizer, ends=ends).generate(["1 +2 ="], 2, SAMPLING, 0)
     text = tokenizer.decode([token], skip_special_tokens=True)
     assert [(s.text, s.tokens, s.finish) for s in groups[0]] == [(text, 1, "stop")] * 2
+
+
+def test_a_response_that_repeats_itself_is_ended_where_that_was_asked_for():
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer, positions=512).eval()
+    model.lm_head = Head(model.lm_head, tokenizer.convert_tokens_to_ids("so "))
+    engine = TransformersEngine(model, tokenizer)
+    for temperature in (0.0, 1.0):
+        rule = Sampling(temperature, 1.0, 0, 300)
+        ((whole,),) = engine.generate(["1 +2 ="], 1, rule, 0)
+        assert (whole.tokens, whole.finish) == (300, "length")
+        (ended, *_), _ = engine.generate(["1 +2 =", "1 +2 *3 ="], 2, replace(rule, stop_repetition=True), 0)
+        assert (ended.tokens, ended.finish) == (129, "repetition") and whole.text.startswith(ended.text)
+
+
+@given(st.lists(st.integers(0, 2), max_size=12), st.integers(1, 140), st.integers(0, 6), st.booleans())
+def test_a_response_repeats_itself_if_a_block_stands_four_times_at_its_end(head, size, times, broken):
+    block = [3 + i % 5 for i in range(size - 1)] + [9]
+    tokens = head + block * times
+    if broken and times:
+        tokens[-1] = 10
+    blocks = range(32, 129)
+    expected = any(
+        len(tokens) >= 4 * n and all(tokens[-i] == tokens[-i - n] for i in range(1, 3 * n + 1)) for n in blocks
+    )
+    assert repeats(tokens) == expected
+    if not broken and 32 <= size <= 128:
+        assert repeats(tokens) == (times >= 4)
 
 
 def test_end_tokens_come_from_the_model_the_tokenizer_and_the_template():
@@ -207,6 +238,7 @@ def test_vllms_cache_is_sized_to_the_job():
 
 VLLM_SCRIPT = """
 import json, sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -238,6 +270,11 @@ stream = engine.stream(prompts * 40, 1, sampled, 0)
 next(stream)
 stream.close()  # what is left undone is given up, and the engine goes on
 found["after"] = [[vars(s) for s in g] for g in engine.generate(prompts, 3, sampled, 5)]
+from evals.engines import vllm_engine
+vllm_engine.REPETITION = {"min_pattern_size": 1, "max_pattern_size": 16, "min_count": 2}
+long, ending = Sampling(0.0, 1.0, 0, 60), Sampling(0.0, 1.0, 0, 60, stop_repetition=True)
+found["long"] = [[vars(s) for s in g] for g in engine.generate(prompts, 1, long, 0)]
+found["ending"] = [[vars(s) for s in g] for g in engine.generate(prompts, 1, ending, 0)]
 started = []
 start.start_engine = lambda choice, *rest, **more: started.append(choice.engine) or engine
 how = Evaluation(k=2, limit=5, engine="vllm")
@@ -271,6 +308,9 @@ def test_vllm_for_real(tiny, tmp_path):
     assert found["overflow"] == [{"text": "", "tokens": 0, "finish": "overflow"}] * 2
     assert found["guarantees"]["repeatable"] and not found["guarantees"]["continues"]
     assert (found["guarantees"]["dtype"], found["guarantees"]["compiled"]) == ("float32", False)
+    pairs = [(a[0], b[0]) for a, b in zip(found["long"], found["ending"], strict=True)]
+    assert any(b["finish"] == "repetition" for _, b in pairs)
+    assert all(a["text"].startswith(b["text"]) and a["tokens"] >= b["tokens"] for a, b in pairs)
     assert found["started"] == ["vllm"], "one start serves both benchmarks"
     assert found["scores"] == {name: ["vllm", 5, 2, 10] for name in ("facts", "worded")}
 
