@@ -19,10 +19,11 @@ from evals.benchmarks.registry import BENCHMARKS, check_golds, obtain, read_prob
 from evals.benchmarks.subset import drawn
 from evals.engines.endpoint import SERVED, ServedModel, engine_of
 from evals.engines.engine import Engine, derived_seed
+from evals.engines.forecast import Forecast
 from evals.engines.start import fastest_engine, fixed_engine
 from evals.sampling.models import Model
 from evals.sampling.prompts import choose_template, render
-from evals.sampling.settings import Evaluation, Sampling
+from evals.sampling.settings import Evaluation
 from evals.sampling.store import Gap, Store, parts_folder
 from evals.sampling.task import Task
 from evals.scoring import finish
@@ -184,7 +185,7 @@ def fill(
     special = task.template.adds_special_tokens(engine.tokenizer)
     guarantees = engine.kept()
     progress = show(task.name, sum(len(gap.positions) for gap in gaps)) if show else None
-    began, done, tokens, drawn = time.perf_counter(), 0, 0, 0
+    began, done, ended = time.perf_counter(), 0, []
     for gap in gaps:
         state = store.state_before(gap, guarantees)
         # The task's seed at its beginning, or where every sample has a seed of its own; elsewhere another seed, so that
@@ -212,18 +213,9 @@ def fill(
             store.add(gap, after, chunk.state if unbroken else b"", engine.kept(), round(now - since, 3), rows)
             since = now
             done += len(chunk.positions)
-            tokens += sum(row["tokens"] for row in rows)
-            drawn += len(rows)
+            ended += [row["tokens"] for row in rows]
             if progress:
-                rate, rest = tokens / (now - began), missing - drawn
-                progress.step(done, f"problems, {rate:.0f} tokens/s", _left(rest, tokens, drawn, rate, task.sampling))
-
-
-def _left(rest: int, tokens: int, drawn: int, rate: float, sampling: Sampling) -> str:
-    """Time for `rest` more samples: if they are as long as those so far, and if they run to the limit.
-
-    The first that finish are the short ones, so the truth lies between.
-    """
-    if not rest or not rate:
-        return clock(0)
-    return f"{clock(rest * tokens / drawn / rate)}-{clock(rest * sampling.max_tokens / rate)}"
+                forecast = Forecast(missing, task.sampling.max_tokens, ended, engine.unfinished(), now - began)
+                low, high = map(clock, forecast.left())
+                span = low if low == high else f"{low}-{high}"
+                progress.step(done, f"problems, {forecast.rate:.0f} tokens/s", span)

@@ -81,6 +81,10 @@ class Engine(ABC):
         if self.threads:
             self.threads.step()
 
+    def unfinished(self) -> list[int]:
+        """Tokens so far of each response that has begun and not ended, where the engine knows them."""
+        return []
+
     def close(self) -> None:  # noqa: B027 (most engines hold nothing beyond their model)
         """Free what the engine holds."""
 

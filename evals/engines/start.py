@@ -8,6 +8,7 @@ from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from evals.engines.choice import Choice, Job, cache_bytes, choose_engine, fitting_batch
 from evals.engines.engine import Engine, installed_engines
+from evals.engines.forecast import TYPICAL_TOKENS
 from evals.engines.process import Threads
 from evals.engines.transformers_engine import TransformersEngine
 from evals.engines.vllm_engine import VLLMEngine
@@ -19,7 +20,6 @@ THREADS = 1  # the number of threads changes the order of float additions, and s
 # ones that the fixed engine of a study draws.
 TINY, TINY_BATCH = 5e6, 512
 PROMPT_TOKENS = 200  # of a template, at most
-TYPICAL_TOKENS = 500  # of a worked answer, for the choice of an engine; few answers reach `max_tokens`
 
 
 def stop_tokens(tasks: Sequence[Task]) -> list[str]:

@@ -139,6 +139,10 @@ class VLLMEngine(Engine):
             if waiting:
                 engine.abort_request(sorted(waiting))
 
+    def unfinished(self) -> list[int]:
+        running = self.llm.llm_engine.engine_core.engine_core.scheduler.running
+        return [request.num_output_tokens for request in running]
+
     def _parameters(self, sampling: Sampling, seed: int | None):
         from vllm import SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
