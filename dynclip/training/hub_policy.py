@@ -20,6 +20,7 @@ from dynclip.studies.scales import HubPolicy, Scale, Supervised
 from dynclip.training.problems import within_level
 from evals.benchmarks.problem import Problem
 from evals.engines.engine import end_tokens, load_tokenizer
+from evals.engines.process import fix_threads
 from evals.sampling.models import FETCHED, Model, resolve
 from evals.sampling.prompts import TEMPLATES, render
 
@@ -171,7 +172,7 @@ def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: 
     chosen = rng.sample(worked, min(stage.solutions, len(worked)))
     machine = detect()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(min(scale.threads, machine.cores) if device.type == "cpu" else machine.cores)
+    fix_threads(min(scale.threads, machine.cores) if device.type == "cpu" else machine.cores, log)
     torch.manual_seed(stage.seed)
     tokenizer = load_tokenizer(folder)
     rows = [encode(problem, tokenizer, scale) for problem in chosen]

@@ -75,6 +75,27 @@ class Threads:
         return f"{self.count} thread{'s' * (self.count != 1)}"
 
 
+def fix_threads(count: int, log: Callable[[str], None] = print) -> None:
+    """Set torch's number of threads for a job whose results depend on it, and say so where other processes need cores.
+
+    Such a job does not follow the load: another number of threads adds floats in another order.
+    """
+    import torch
+
+    torch.set_num_threads(count)
+    if count == 1 or torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return
+    cores, then, busy, own = processor_times()
+    time.sleep(0.5)
+    _, now, busy_now, own_now = processor_times()
+    others = ((busy_now - busy) - (own_now - own)) / max(1e-3, now - then)
+    if cores - others < count - 1 + ENOUGH:
+        log(
+            f"other processes use {others:.1f} of {cores} cores. This job keeps its {count} threads, which decide its "
+            "results bit for bit, and can be several times slower than alone"
+        )
+
+
 def processor_times() -> tuple[int, float, float, float]:
     """Cores of the machine, clock, and seconds of a core used by the whole machine and by this process. Cores that a
     virtual machine is denied count as used.

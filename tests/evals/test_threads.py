@@ -77,6 +77,17 @@ def test_fewer_at_once_and_more_after_two_looks_and_both_are_recorded(monkeypatc
     assert threads.count == 4 and len(said) == 2
 
 
+@pytest.mark.parametrize(
+    ("others", "count", "told"), [(0, 4, False), (0.3, 4, False), (1, 4, True), (1, 3, False), (9, 1, False)]
+)
+def test_a_job_whose_results_depend_on_its_threads_keeps_them_and_says_so(monkeypatch, others, count, told):
+    machine, said = Machine(monkeypatch), []
+    machine.others = others
+    process.fix_threads(count, said.append)
+    assert torch.get_num_threads() == count and bool(said) == told
+    assert not told or said[0].startswith("other processes use 1.0 of 4 cores. This job keeps its 4 threads")
+
+
 def test_beside_processes_that_compute_one_thread_samples():
     cores = os.cpu_count() or 1
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]

@@ -14,6 +14,7 @@ from dynclip.studies.scales import RunConfig
 from dynclip.training.problems import prompts, require_problems
 from dynclip.training.processes.recovery import STOP_FILE
 from dynclip.training.trl_run.config import PROTOCOL_FILE, protocol, trainer_config
+from evals.engines.process import fix_threads
 from evals.grading import rewards
 
 
@@ -54,7 +55,7 @@ def run_trainer(
         texts = [text if end else "" for text, end in zip(completions, ended, strict=True)]
         return rewards(config.scale.reward, texts, answer)
 
-    torch.set_num_threads(config.scale.threads)
+    fix_threads(config.scale.threads, progress.log)
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
