@@ -1,9 +1,10 @@
 """`dynclip evaluate` against lm-evaluation-harness and EvalScope, end to end: python bench/evaluation.py [--write FILE]
 
-The harnesses run one after another, each as its users start it, with the same model, first problems of GSM8K, prompt,
+The harnesses run one after another, each as its users start it, with the same model, problems of GSM8K, prompt,
 sampling, response limit and precision. The whole command counts: imports, loading, sampling, grading, writing.
-lm-evaluation-harness and EvalScope run with each batch size of `--batch`. All three read model and problems from the
-hub's cache, which an uncounted command fills first. Responses are counted in tokens, from each harness's own files.
+lm-evaluation-harness and EvalScope run with each batch size of `--batch`. dynclip reads its problems from the hub's
+cache, which an uncounted command fills first, and the others read the same ones from a file. Responses are counted in
+tokens, from each harness's own files.
 Memory is the largest sum of resident sizes over the command's processes.
 
 Run it alone on the machine. The first call builds the other harnesses' environment, .venv-harnesses.
@@ -26,7 +27,8 @@ from transformers import AutoTokenizer
 
 from dynclip.runtime.files import write_json
 from dynclip.runtime.provenance import environment
-from evals.benchmarks.registry import BENCHMARKS
+from evals.benchmarks.registry import BENCHMARKS, load_problems
+from evals.benchmarks.subset import drawn
 from evals.sampling.models import Model, resolve
 from evals.sampling.prompts import BOXED
 from evals.sampling.settings import Sampling
@@ -35,8 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-harnesses"
 LM_EVAL_TASK = {
     "task": "gsm8k_boxed",
-    "dataset_path": "openai/gsm8k",
-    "dataset_name": "main",
+    "dataset_path": "json",
     "test_split": "test",
     "output_type": "generate_until",
     "num_fewshot": 0,
@@ -94,9 +95,9 @@ def lm_eval(job: Job, out: Path, batch: int) -> list[str]:
         drawing = {"do_sample": True, **job.sampling.rule}
     task = {
         **LM_EVAL_TASK,
+        "dataset_kwargs": {"data_files": {"test": str(problems_file(job, out))}},
         "generation_kwargs": {"until": ["<|im_end|>"], "max_gen_toks": job.sampling.max_tokens, **drawing},
     }
-    out.mkdir(parents=True)
     (out / "task.yaml").write_text(json.dumps(task))  # JSON is YAML
     return [
         str(PEERS / "bin" / "python"), "-m", "lm_eval", "run", "--model", "hf", "--model_args",
@@ -110,14 +111,26 @@ def evalscope(job: Job, out: Path, batch: int) -> list[str]:
     drawing = {"do_sample": False}
     if job.sampling.temperature > 0:
         drawing = {"do_sample": True, **job.sampling.rule}
+    problems = problems_file(job, out / "problems").parent
     prompt = "{question}\n\n" + BOXED.replace("{", "{{").replace("}", "}}")
     return [
         str(PEERS / "bin" / "evalscope"), "eval", "--model", str(job.model.folder), "--eval-type", "llm_ckpt",
-        "--model-args", f"precision={job.dtype}", "--datasets", "gsm8k", "--dataset-hub", "huggingface",
-        "--dataset-args", json.dumps({"gsm8k": {"few_shot_num": 0, "prompt_template": prompt}}),
+        "--model-args", f"precision={job.dtype}", "--datasets", "gsm8k",
+        "--dataset-args",
+        json.dumps({"gsm8k": {"few_shot_num": 0, "prompt_template": prompt, "local_path": str(problems)}}),
         "--generation-config", json.dumps({"max_tokens": job.sampling.max_tokens, **drawing}),
         "--limit", str(job.problems), "--eval-batch-size", str(batch), "--work-dir", str(out),
     ]  # fmt: skip
+
+
+def problems_file(job: Job, folder: Path) -> Path:
+    """The problems that `dynclip evaluate --limit` draws, in a new folder, named as EvalScope looks for them."""
+    chosen = drawn(load_problems(BENCHMARKS["gsm8k"]), job.problems)
+    folder.mkdir(parents=True)
+    path = folder / "main_test.jsonl"
+    rows = ({"question": problem.problem, "answer": f"#### {problem.answer}"} for problem in chosen)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def dynclip_responses(out: Path) -> tuple[list[str], float]:
@@ -213,7 +226,7 @@ def main() -> None:
         print(f"round {number + 1} of {arguments.rounds} done", flush=True)
     if arguments.write:
         known = json.loads(arguments.write.read_text()) if arguments.write.exists() else []
-        setting = {"model": job.model.name, "problems": job.problems, **vars(rule), "dtype": job.dtype}
+        setting = {"model": job.model.name, "problems": job.problems, **rule.record, "dtype": job.dtype}
         write_json(arguments.write, [*known, {**setting, "rounds": rounds, "environment": environment()}])
 
 
