@@ -19,8 +19,8 @@ from evals.benchmarks.registry import BENCHMARKS, check_golds, obtain, read_prob
 from evals.benchmarks.subset import drawn
 from evals.engines.endpoint import SERVED, ServedModel, engine_of
 from evals.engines.engine import Engine, derived_seed
-from evals.engines.forecast import Forecast
 from evals.engines.start import fastest_engine, fixed_engine
+from evals.sampling.forecast import Forecast
 from evals.sampling.models import Model
 from evals.sampling.prompts import choose_template, render
 from evals.sampling.settings import Evaluation

@@ -8,10 +8,10 @@ from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from evals.engines.choice import Choice, Job, cache_bytes, choose_engine, fitting_batch
 from evals.engines.engine import Engine, installed_engines
-from evals.engines.forecast import TYPICAL_TOKENS
 from evals.engines.process import Threads
 from evals.engines.transformers_engine import TransformersEngine
 from evals.engines.vllm_engine import VLLMEngine
+from evals.sampling.forecast import TYPICAL_TOKENS
 from evals.sampling.models import Model
 from evals.sampling.task import Task
 

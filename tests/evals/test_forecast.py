@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evals.engines.forecast import Forecast
+from evals.sampling.forecast import Forecast
 
 BATCH, FULL_RATE, HALF = 256, 1150, 40
 
