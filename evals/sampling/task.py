@@ -34,5 +34,5 @@ class Task:
             "benchmark": self.name,
             "content": self.content,
             "template": self.template.label,
-            "sampling": {**vars(self.sampling), "seed": self.seed},
+            "sampling": {**self.sampling.record, "seed": self.seed},
         }

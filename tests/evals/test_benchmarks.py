@@ -50,7 +50,7 @@ def test_a_benchmark_is_described_by_its_entry_alone():
         entry = BENCHMARKS[name]
         assert entry.name == entry.world == name and entry.kind == "generated" and entry.held_out
         assert (entry.count, entry.k) == (COUNTS[name][1], k)
-        assert vars(entry.sampling) == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": tokens}
+        assert entry.sampling.record == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": tokens}
         assert "0x" not in repr(entry)  # the entry's text is digested to decide what to evaluate again
 
 
