@@ -106,6 +106,8 @@ def block(row: dict, problem=None) -> str:
         f"=== {row['problem_id']}, sample {row['index']}: {row['status'].upper()}, {row['tokens']} tokens, "
         f"ended by {row['finish']}"
     )
+    if row.get("thinking_tokens"):
+        head += f", {int(row['thinking_tokens'])} tokens of thinking"
     if row.get("flexible") and not row["correct"]:
         head += "; its unmarked answer is correct (flexible)"
     parts = [("problem", problem.problem if problem else None), ("gold", problem.answer if problem else None)]

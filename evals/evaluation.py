@@ -17,6 +17,7 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.progress import Progress, clock
 from evals.benchmarks.registry import BENCHMARKS, check_golds, obtain, read_problems
 from evals.benchmarks.subset import drawn
+from evals.engines.budget import BudgetEngine
 from evals.engines.endpoint import SERVED, ServedModel, engine_of
 from evals.engines.engine import Engine, derived_seed
 from evals.engines.start import fastest_engine, fixed_engine
@@ -24,6 +25,7 @@ from evals.sampling.forecast import Forecast
 from evals.sampling.models import Model
 from evals.sampling.prompts import choose_template, render
 from evals.sampling.settings import Evaluation
+from evals.sampling.shots import with_shots
 from evals.sampling.store import Gap, Store, parts_folder
 from evals.sampling.task import Task
 from evals.scoring import finish
@@ -68,7 +70,8 @@ def evaluate(request: Request, log_file: Path | None = None) -> dict[str, dict]:
             return engine_of(model, [task.template for task in tasks], request.how.concurrency)
         if request.how.engine == "fixed":
             return fixed_engine(model, tasks)
-        return fastest_engine(samples_missing, model, tasks, request.how.engine, log)
+        engine = fastest_engine(samples_missing, model, tasks, request.how.engine, log)
+        return BudgetEngine(engine) if request.how.thinking_budget else engine
 
     # A checkpoint of a study is scored by a workflow job among others, which shows no progress of each benchmark.
     show = None if request.labels else lambda name, total: Progress(name, total, log_file)
@@ -79,7 +82,7 @@ def tasks_of(request: Request, log=print) -> list[Task]:
     """One task for each benchmark, with the benchmark's own values where the request gives none."""
     check_benchmarks(request.benchmarks)
     how, model, tasks = request.how, request.model, []
-    values = {name: getattr(how, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
+    values = {name: getattr(how, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "thinking_budget")}
     changed = {name: value for name, value in values.items() if value is not None}
     changed |= {"stop_repetition": True} if how.stop_repetition else {}
     for name in dict.fromkeys(request.benchmarks):
@@ -88,7 +91,7 @@ def tasks_of(request: Request, log=print) -> list[Task]:
             template, why = SERVED, "the server has the chat template"
         else:
             template, why = choose_template(how.template, model.name, model.chat_template, entry.kind)
-        if how.template == "auto":
+        if how.template == "auto" and not how.shots:
             log(f"{name}: template {template.label} ({template.title}): {why}")
         if request.data:
             problems = read_problems(request.data / f"{name}.jsonl")
@@ -97,6 +100,9 @@ def tasks_of(request: Request, log=print) -> list[Task]:
             problems = obtain(entry)[0]
             whole, problems = len(problems), drawn(problems, how.limit)
             check_golds(name, problems)
+        if how.shots:
+            template = with_shots(entry, how.shots, problems)
+            log(f"{name}: template {template.label} ({template.title})")
         task = Task(
             name=name,
             content=entry.content,
@@ -182,7 +188,10 @@ def fill(
     if missing < total:
         log(f"{task.name}: {total - missing} of {total} samples are stored, {missing} to generate")
     prompts = [render(problem.problem, engine.tokenizer, task.template) for problem in task.problems]
-    special = task.template.adds_special_tokens(engine.tokenizer)
+    reading = {
+        "special_tokens": task.template.adds_special_tokens(engine.tokenizer),
+        "stop_texts": task.template.stop_texts,
+    }
     guarantees = engine.kept()
     progress = show(task.name, sum(len(gap.positions) for gap in gaps)) if show else None
     began, done, ended = time.perf_counter(), 0, []
@@ -196,7 +205,7 @@ def fill(
         # The store records where to continue by one position, so only a gap without holes can be continued.
         unbroken = gap.positions[-1] - gap.positions[0] == len(gap.positions) - 1
         since = time.perf_counter()
-        for chunk in engine.stream(chosen, gap.n, task.sampling, seed, gap.first, state, special_tokens=special):
+        for chunk in engine.stream(chosen, gap.n, task.sampling, seed, gap.first, state, **reading):
             rows = [
                 {
                     "problem_id": task.problems[gap.positions[place]].id,
@@ -204,6 +213,7 @@ def fill(
                     "text": sample.text,
                     "tokens": sample.tokens,
                     "finish": sample.finish,
+                    "thinking_tokens": sample.thinking_tokens,
                 }
                 for place, group in zip(chunk.positions, chunk.samples, strict=True)
                 for i, sample in enumerate(group)

@@ -129,7 +129,8 @@ def lengths(tokens: Sequence[int]) -> dict:
 
 
 def score(rows: Sequence[dict]) -> dict:
-    """A score record's numbers from sample rows (problem_id, correct, flexible, status, tokens, candidate, finish).
+    """A score record's numbers from sample rows (problem_id, correct, flexible, status, tokens, candidate, finish, and
+    thinking_tokens where they were counted).
 
     headline: "strict", only marked answers count. flexible: avg@k and pass@K where unmarked answers count as well.
     pass_at: the K of PASS_AT as far as every problem has K samples; pass_at_missing: the reason for each other K. maj@k
@@ -162,10 +163,25 @@ def score(rows: Sequence[dict]) -> dict:
         "verdict_shares": {status: verdicts[status] / len(rows) for status in STATUSES},
         "completion_tokens_mean": tokens["mean"],
         "completion_tokens": tokens,
+        "thinking": _thinking(rows),
         "truncated_share": finishes["length"] / len(rows),
         "overflow_share": finishes["overflow"] / len(rows),
         "repetition_share": finishes["repetition"] / len(rows),
         "per_problem": table,
+    }
+
+
+def _thinking(rows: Sequence[dict]) -> dict | None:
+    """Mean tokens of thinking and of the rest, and the share of samples whose thinking never ended; None where thinking
+    was not counted.
+    """
+    pairs = [(row.get("thinking_tokens"), row["tokens"]) for row in rows]
+    if any(thinking is None for thinking, _ in pairs):
+        return None
+    return {
+        "tokens_mean": sum(thinking for thinking, _ in pairs) / len(rows),
+        "answer_tokens_mean": sum(tokens - thinking for thinking, tokens in pairs) / len(rows),
+        "unclosed_share": sum(0 < thinking == tokens for thinking, tokens in pairs) / len(rows),
     }
 
 

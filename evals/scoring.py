@@ -47,6 +47,7 @@ def write_score(
         "engine": " + ".join(dict.fromkeys(maker["engine"] for maker in makers)),
         "guarantees": makers,
         "address": task.address(model),
+        "shots": task.template.shots,
         "grader": grader_version(),
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds, 1) if seconds else None,

@@ -1,5 +1,6 @@
 """`dynclip evaluate` as a person calls it: a tiny local model, a generated benchmark, bad input."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from dynclip.cli.commands import main
 
 sys.path.insert(0, str(Path(__file__).parent / "evals"))
-from tiny_models import save_tiny
+from tiny_models import THINK, save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,26 @@ def test_without_out_results_have_a_place_by_the_models_name(tiny, capsys):
     assert found.name.endswith("--tiny") and (found / "facts.json").is_file()
 
 
+def test_shots_and_a_thinking_budget_are_recorded_and_have_their_own_samples(tmp_path, capsys):
+    model = save_tiny(tmp_path / "thinking", chat=THINK, tags=("<think>", "</think>"))
+    words = ("--benchmark", "facts", "--k", "2", "--limit", "2", "--max-tokens", "9", "--out", "here")
+    found = []
+    for more in ((), ("--thinking-budget", "4"), ("--shots", "3")):
+        assert evaluate(model, *words, *more) == 0
+        found.append(json.loads(Path("here/facts.json").read_text()))
+    plain, budget, shots = found
+    assert "thinking_budget" not in plain["sampling"] and budget["address"]["sampling"]["thinking_budget"] == 4
+    assert plain["address"] | {"sampling": budget["address"]["sampling"]} == budget["address"]
+    assert plain["shots"] is budget["shots"] is None and plain["thinking"]["unclosed_share"] > 0
+    assert budget["thinking"]["tokens_mean"] <= 4 and budget["guarantees"][0]["continues"] is False
+    assert shots["shots"]["n"] == len(shots["shots"]["ids"]) == 3 and shots["shots"]["set"] == "facts_train"
+    assert shots["thinking"]["tokens_mean"] == 0
+    assert len([place for place in Path("here/facts.parts").iterdir() if place.is_dir()]) == 3
+    capsys.readouterr()
+    assert evaluate(model, *words, "--thinking-budget", "4") == 0
+    assert "none to generate" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -79,6 +100,15 @@ def test_without_out_results_have_a_place_by_the_models_name(tiny, capsys):
         (["--model", "{tiny}", "--benchmark", "facts", "--engine", "sglang"], "unknown engine 'sglang'"),
         (["--model", "{tiny}", "--benchmark", "facts", "--template", "cot"], "unknown template 'cot'"),
         (["--model", "{tiny}", "--benchmark", "facts", "--template", "chat"], "has no chat template"),
+        (["--model", "{tiny}", "--benchmark", "facts", "--template", "few-shot"], "unknown template 'few-shot'"),
+        (["--model", "{tiny}", "--benchmark", "facts", "--shots", "2", "--template", "chat"], "leave --template out"),
+        (["--model", "{tiny}", "--benchmark", "facts", "--shots", "9"], "--shots: expected a whole number, at least 1"),
+        (
+            ["--model", "{tiny}", "--benchmark", "facts", "--thinking-budget", "0"],
+            "--thinking-budget: expected a whole",
+        ),
+        (["--method", "base", "--shots", "4"], "--shots goes with --model"),
+        (["--method", "base", "--thinking-budget", "4"], "--thinking-budget goes with --model"),
         (["--model", "{tiny}", "--benchmark", "facts", "--checkpoint", "final"], "--checkpoint goes with --method"),
         (["--model", "/no/such", "--benchmark", "facts"], "/no/such: no such folder, and not a hub id"),
         (["--model", ".", "--benchmark", "facts"], "no readable config.json"),

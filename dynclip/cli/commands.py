@@ -184,11 +184,15 @@ COMMANDS = {
         ),
         option("--engine", help="auto, vllm or transformers; default: auto"),
         option("--template", help="auto, plain, chat, qwen-math or dapo; default: auto"),
+        option(
+            "--shots", type=number(int, 1, most=8), help="worked examples before each problem, instead of --template"
+        ),
         option("--temperature", type=number(float, 0), help="0: the likeliest token; default: the benchmark's"),
         option("--top-p", type=number(float, 0, most=1, above=0), help="default: the benchmark's"),
         option("--top-k", type=WHOLE, help="0: no limit; default: the benchmark's"),
         option("--max-tokens", type=COUNT, help="new tokens of a response; default: the benchmark's"),
         option("--stop-repetition", action="store_true", default=None, help="end a response that repeats itself"),
+        option("--thinking-budget", type=COUNT, help="close thinking after so many tokens; default: no limit"),
         option("--out", type=Path, help="default: results/evaluations/<model>"),
     ),
     "samples": command(

@@ -18,7 +18,7 @@ from evals.sampling.models import published, resolve
 from evals.sampling.settings import Evaluation
 from evals.scoring import summary
 
-SETTINGS = ("k", "limit", "until", "temperature", "top_p", "top_k", "max_tokens", "stop_repetition")
+SETTINGS = ("k", "limit", "until", "temperature", "top_p", "top_k", "max_tokens", "thinking_budget", "stop_repetition")
 
 
 def evaluate(options: Namespace) -> None:
@@ -32,7 +32,7 @@ def evaluate(options: Namespace) -> None:
 
 
 def of_checkpoint(options: Namespace) -> None:
-    for name in (*SETTINGS, "engine", "template", "out", "endpoint", "concurrency"):
+    for name in (*SETTINGS, "engine", "template", "shots", "out", "endpoint", "concurrency"):
         if getattr(options, name) is not None:
             raise UserError(f"evaluate: --{name.replace('_', '-')} goes with --model; a study's evaluation is fixed")
     method = run_of(options)
@@ -83,7 +83,17 @@ def of_model(options: Namespace) -> None:
         raise UserError("evaluate: which benchmark? for example --benchmark gsm8k (repeatable)")
     given = {name: getattr(options, name) for name in (*SETTINGS, "seed")}
     template = options.template or "auto"
-    how = Evaluation(**given, engine=options.engine or "auto", template=template, concurrency=options.concurrency)
+    how = Evaluation(
+        **given,
+        engine=options.engine or "auto",
+        template=template,
+        shots=options.shots,
+        concurrency=options.concurrency,
+    )
+    if options.endpoint is not None and options.thinking_budget is not None:
+        raise UserError("evaluate: --thinking-budget goes with a local model; a server draws a response in one piece")
+    if options.shots is not None and options.template is not None:
+        raise UserError("evaluate: --shots writes the prompt itself, for base models; leave --template out")
     if options.endpoint is None and options.concurrency is not None:
         raise UserError("evaluate: --concurrency goes with --endpoint")
     if options.endpoint is not None and options.engine is not None:

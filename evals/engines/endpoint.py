@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import digest
+from evals.engines.endings import ends_in_thinking
 from evals.engines.engine import Engine, derived_seed
+from evals.grading.answers import THINKING
 from evals.sampling.prompts import BOXED, Template
 from evals.sampling.settings import REPETITION, Chunk, Sample, Sampling
 
@@ -106,7 +108,9 @@ class EndpointEngine(Engine):
             "repeatable": False, "batch_invariant": False, "continues": False,
         }  # fmt: skip
 
-    def stream(self, prompts, n, sampling, seed, first=0, state=b"", special_tokens=True) -> Iterator[Chunk]:
+    def stream(
+        self, prompts, n, sampling, seed, first=0, state=b"", special_tokens=True, stop_texts=()
+    ) -> Iterator[Chunk]:
         """As `Engine.stream`. Raises UserError where the server refuses a request, or fails at every try."""
         import httpx
 
@@ -125,7 +129,7 @@ class EndpointEngine(Engine):
                 while not stopped.is_set():
                     i, j, prompt, own = work.get_nowait()
                     try:
-                        results.put((i, j, self._sample(client, prompt, sampling, own)))
+                        results.put((i, j, self._sample(client, prompt, sampling, own, stop_texts)))
                     except Exception as error:
                         stopped.set()
                         results.put((i, j, error))
@@ -151,13 +155,14 @@ class EndpointEngine(Engine):
             stopped.set()
             client.close()
 
-    def _sample(self, client, prompt: str, sampling: Sampling, seed: int) -> Sample:
+    def _sample(self, client, prompt: str, sampling: Sampling, seed: int, stop_texts: Sequence[str]) -> Sample:
         body = {
             "model": self.model.name, "n": 1, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature,
             "top_p": sampling.top_p, "seed": seed % 2**31,
         }  # fmt: skip
         body |= {"top_k": sampling.top_k} if sampling.top_k else {}  # no part of OpenAI's interface
         body |= {"repetition_detection": REPETITION} if sampling.stop_repetition else {}  # vLLM's alone
+        body |= {"stop": list(stop_texts)} if stop_texts else {}
         body |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         place = f"{self.model.url}/{'chat/completions' if self.chat else 'completions'}"
         reason = ""
@@ -194,15 +199,28 @@ class EndpointEngine(Engine):
         try:
             found = json.loads(content)
             choice = found["choices"][0]
-            text = choice["message"]["content"] if self.chat else choice["text"]
-            tokens = (found.get("usage") or {}).get("completion_tokens")
+            message = choice["message"] if self.chat else {"content": choice["text"]}
+            usage = found.get("usage") or {}
+            tokens, details = usage.get("completion_tokens"), usage.get("completion_tokens_details") or {}
+            text, reasoning = message["content"], message.get("reasoning_content") or message.get("reasoning")
+            thinking = details.get("reasoning_tokens")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise TryAgain("no JSON with a choice") from None
+        if isinstance(reasoning, str):  # the server took the thinking out of the text; it is kept as models write it
+            text = f"<think>{reasoning}</think>{text}" if text else f"<think>{reasoning}"
         if not isinstance(text, str):
             raise TryAgain("a choice without text")
-        counted = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else 0
+        for stop in body.get("stop", ()):
+            text = text.partition(stop)[0]
+        counted = _count(tokens) or 0
+        if ends_in_thinking(text):
+            thinking = counted
+        elif _count(thinking) is not None:
+            thinking = min(thinking, counted)
+        else:  # in the text without a number, or not there
+            thinking = None if THINKING.search(text) else 0
         finish = choice.get("finish_reason")
-        return Sample(text, counted, finish if finish in ("length", "repetition") else "stop")
+        return Sample(text, counted, finish if finish in ("length", "repetition") else "stop", thinking)
 
     def _refused(self, place: str, answer, content: bytes) -> Sample:
         said = " ".join(content[:2000].decode(errors="replace").split())
@@ -216,6 +234,11 @@ class EndpointEngine(Engine):
             return Sample("", 0, "overflow")
         remedy = f"; set {KEYS[0]}" if answer.status_code in (401, 403) else ""
         raise UserError(f"{place}: refused with status {answer.status_code} ({said or 'no text'}){remedy}")
+
+
+def _count(value) -> int | None:
+    """`value` where it is a number of tokens."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def engine_of(model: ServedModel, templates: Sequence[Template], concurrency: int | None) -> EndpointEngine:

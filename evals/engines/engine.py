@@ -34,11 +34,12 @@ class Engine(ABC):
         seed: int,
         progress: Callable[[int, int, int], None] | None = None,
         special_tokens: bool = True,
+        stop_texts: Sequence[str] = (),
     ) -> list[list[Sample]]:
         """`n` samples for each prompt, in order. `progress(prompts done, prompts, tokens so far)` after each chunk."""
         results: dict[int, list[Sample]] = {}
         tokens = 0
-        for chunk in self.stream(prompts, n, sampling, seed, special_tokens=special_tokens):
+        for chunk in self.stream(prompts, n, sampling, seed, special_tokens=special_tokens, stop_texts=stop_texts):
             results |= zip(chunk.positions, chunk.samples, strict=True)
             tokens += sum(sample.tokens for group in chunk.samples for sample in group)
             if progress:
@@ -55,12 +56,13 @@ class Engine(ABC):
         first: int = 0,
         state: bytes = b"",
         special_tokens: bool = True,
+        stop_texts: Sequence[str] = (),
     ) -> Iterator[Chunk]:
         """`n` samples for each prompt, in chunks as they are finished.
 
         first: the index of a prompt's first sample; samples with lower indices exist already and must not be drawn
         again. state: the random state of a chunk to continue from, instead of `seed`. special_tokens: see
-        `Template.adds_special_tokens`.
+        `Template.adds_special_tokens`. stop_texts: texts before which a sample ends.
         """
 
     @abstractmethod

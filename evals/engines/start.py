@@ -70,7 +70,8 @@ def start_engine(
     longest = max(task.sampling.max_tokens for task in tasks)
     if choice.engine == "vllm":
         # A token has two characters or more in all but a few texts; the template is short.
-        prompt = PROMPT_TOKENS + max((len(p.problem) for task in tasks for p in task.problems), default=0) // 2
+        texts = (len(task.template.examples) + len(p.problem) for task in tasks for p in task.problems)
+        prompt = PROMPT_TOKENS + max(texts, default=0) // 2
         size = model.cache_bytes_per_token * (2 if choice.dtype == "float32" else 1)
         cache = cache_bytes(memory * hardware.GIB, size, longest + prompt, samples, model.context)
         try:

@@ -7,12 +7,14 @@ from pathlib import Path
 from dynclip.runtime import fast_imports
 from dynclip.runtime.errors import UserError
 from evals.engines.draws import draw
+from evals.engines.endings import opens_thinking, sample_of
 from evals.engines.engine import Engine, derived_seed, end_tokens, line, load_tokenizer
 from evals.engines.process import keep_freed_memory, random_state, set_random_state
 from evals.sampling.settings import REPETITION, Chunk, Sample, Sampling, repeats
 
-LOOK_TOKENS = 16  # tokens between two looks whether a response repeats itself
+LOOK_REPEATED = 16  # tokens between two looks whether a response repeats itself
 MOST_REPEATED = REPETITION["max_pattern_size"] * REPETITION["min_count"]
+LOOK_STOPPED = 8  # tokens between two looks for a text that ends a response
 
 
 class TransformersEngine(Engine):
@@ -80,7 +82,9 @@ class TransformersEngine(Engine):
             "continues": on_cpu,
         }
 
-    def stream(self, prompts, n, sampling, seed, first=0, state=b"", special_tokens=True) -> Iterator[Chunk]:
+    def stream(
+        self, prompts, n, sampling, seed, first=0, state=b"", special_tokens=True, stop_texts=()
+    ) -> Iterator[Chunk]:
         import torch
 
         torch.manual_seed(derived_seed(seed, first))
@@ -90,11 +94,13 @@ class TransformersEngine(Engine):
         per_batch = max(1, self.batch_size // distinct)
         for start in range(0, len(prompts), per_batch):
             batch = list(prompts[start : start + per_batch])
-            groups = self._batch(batch, distinct, sampling, special_tokens)
+            groups = self._batch(batch, distinct, sampling, special_tokens, stop_texts)
             groups = [group * (n // distinct) for group in groups]
             yield Chunk(list(range(start, start + len(batch))), groups, random_state(self.model.device))
 
-    def _batch(self, prompts: list[str], n: int, sampling: Sampling, special_tokens: bool) -> list[list[Sample]]:
+    def _batch(
+        self, prompts: list[str], n: int, sampling: Sampling, special_tokens: bool, stop_texts: Sequence[str]
+    ) -> list[list[Sample]]:
         """`n` samples for each prompt of one batch; prompts that leave no room for a response get "overflow"."""
         rooms = [sampling.max_tokens] * len(prompts)
         if self.context is not None:
@@ -104,25 +110,41 @@ class TransformersEngine(Engine):
         groups = [[Sample("", 0, "overflow")] * n for _ in prompts]
         if fitting:
             kept = [prompts[i] for i in fitting]
-            found = self._draw(kept, [rooms[i] for i in fitting], n, sampling, special_tokens)
+            found = self._draw(kept, [rooms[i] for i in fitting], n, sampling, special_tokens, stop_texts)
             for i, group in zip(fitting, found, strict=True):
                 groups[i] = group
         return groups
 
     def _draw(
-        self, prompts: list[str], rooms: list[int], n: int, sampling: Sampling, special_tokens: bool
+        self,
+        prompts: list[str],
+        rooms: list[int],
+        n: int,
+        sampling: Sampling,
+        special_tokens: bool,
+        stop_texts: Sequence[str],
     ) -> list[list[Sample]]:
-        completions, finishes = self.draw_ids(prompts, rooms, n, sampling, special_tokens)
-        texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
-        samples = [Sample(*each) for each in zip(texts, map(len, completions), finishes, strict=True)]
+        completions, finishes = self.draw_ids(prompts, rooms, n, sampling, special_tokens, stop_texts)
+        opened = [opens_thinking(prompt) for prompt in prompts for _ in range(n)]
+        samples = [
+            sample_of(self.tokenizer, ids, finish, stop_texts, begins)
+            for ids, finish, begins in zip(completions, finishes, opened, strict=True)
+        ]
         return [samples[i : i + n] for i in range(0, len(samples), n)]
 
     def draw_ids(
-        self, prompts: list[str], rooms: list[int], n: int, sampling: Sampling, special_tokens: bool = True
+        self,
+        prompts: list[str],
+        rooms: list[int],
+        n: int,
+        sampling: Sampling,
+        special_tokens: bool = True,
+        stop_texts: Sequence[str] = (),
     ) -> tuple[list[list[int]], list[str]]:
         """`n` completions of each prompt in one batch, as token ids with the end token, and why each one ended.
 
-        A prompt's completions have at most its number of `rooms`. Draws follow torch's global random state.
+        A prompt's completions have at most its number of `rooms`, and go on a few tokens after one of `stop_texts`.
+        Draws follow torch's global random state.
         """
         import torch
 
@@ -135,7 +157,7 @@ class TransformersEngine(Engine):
 
         def drawn(ids, scores):
             self.step()
-            if sampling.stop_repetition and (ids.shape[1] - start) % LOOK_TOKENS == 0:
+            if sampling.stop_repetition and (ids.shape[1] - start) % LOOK_REPEATED == 0:
                 running = ~torch.isin(ids[:, start:], ends).any(dim=1)
                 last = ids[:, start:][:, -MOST_REPEATED:].tolist()
                 repeating.update(i for i in running.nonzero().flatten().tolist() if repeats(last[i]))
@@ -147,11 +169,21 @@ class TransformersEngine(Engine):
             tokens[closing] = self.ends[0]
             return scores.scatter(1, tokens.unsqueeze(1), torch.inf)
 
+        def shown(ids, _, **__):
+            new = ids[:, start:]
+            if not stop_texts or new.shape[1] % LOOK_STOPPED:
+                return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+            # A text has at most a token for each of its characters.
+            tails = new[:, -LOOK_STOPPED - max(map(len, stop_texts)) :]
+            texts = self.tokenizer.batch_decode(tails, skip_special_tokens=True)
+            return torch.tensor([any(stop in text for stop in stop_texts) for text in texts], device=ids.device)
+
         with torch.inference_mode():
             output = self.model.generate(
                 **{name: rows.repeat_interleave(n, dim=0) for name, rows in encoded.items()},
                 do_sample=False,  # the likeliest token, which is the drawn one once `drawn` has raised it
                 logits_processor=[drawn],
+                stopping_criteria=[shown],
                 max_new_tokens=max(rooms),
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.ends,

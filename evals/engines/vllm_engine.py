@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dynclip.runtime.errors import UserError
 from evals.engines.draws import DRAW_KEY
+from evals.engines.endings import opens_thinking, sample_of
 from evals.engines.engine import Engine, derived_seed, end_tokens, installed_engines, line, load_tokenizer
 from evals.engines.process import quiet
 from evals.sampling.settings import REPETITION, Chunk, Sample, Sampling
@@ -99,12 +100,15 @@ class VLLMEngine(Engine):
             "continues": self.invariant,
         }
 
-    def stream(self, prompts, n, sampling, seed, first=0, state=b"", special_tokens=True) -> Iterator[Chunk]:
+    def stream(
+        self, prompts, n, sampling, seed, first=0, state=b"", special_tokens=True, stop_texts=()
+    ) -> Iterator[Chunk]:
         import torch
 
         greedy = sampling.temperature <= 0
         distinct = 1 if greedy else n
         ids = self.tokenizer(list(prompts), add_special_tokens=special_tokens)["input_ids"]
+        opened = [opens_thinking(prompt) for prompt in prompts]
         overflow = [i for i, row in enumerate(ids) if len(row) >= self.context]
         if overflow:
             yield Chunk(overflow, [[Sample("", 0, "overflow")] * n for _ in overflow])
@@ -118,7 +122,9 @@ class VLLMEngine(Engine):
             if len(row) < self.context:
                 for j in range(distinct):
                     own = derived_seed(seed, 0, prompts[i]) + first + j if self.seeds_each else None
-                    engine.add_request(f"{i}-{j}", {"prompt_token_ids": row}, self._parameters(sampling, own))
+                    engine.add_request(
+                        f"{i}-{j}", {"prompt_token_ids": row}, self._parameters(sampling, own, stop_texts)
+                    )
                     waiting[f"{i}-{j}"] = i, j
         done: list[int] = []
         since = time.monotonic()
@@ -128,7 +134,7 @@ class VLLMEngine(Engine):
                 for output in engine.step():
                     if output.finished:
                         i, j = waiting.pop(output.request_id)
-                        groups.setdefault(i, {})[j] = self._sample(output)
+                        groups.setdefault(i, {})[j] = self._sample(output, stop_texts, opened[i])
                         if len(groups[i]) == distinct:
                             done.append(i)
                 enough = len(done) * n >= CHUNK_SAMPLES or time.monotonic() - since > CHUNK_SECONDS
@@ -143,7 +149,7 @@ class VLLMEngine(Engine):
         running = self.llm.llm_engine.engine_core.engine_core.scheduler.running
         return [request.num_output_tokens for request in running]
 
-    def _parameters(self, sampling: Sampling, seed: int | None):
+    def _parameters(self, sampling: Sampling, seed: int | None, stop_texts: Sequence[str]):
         from vllm import SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
@@ -157,16 +163,16 @@ class VLLMEngine(Engine):
             max_tokens=sampling.max_tokens,
             repetition_detection=RepetitionDetectionParams(**REPETITION) if sampling.stop_repetition else None,
             stop_token_ids=self.ends,
-            detokenize=False,
+            stop=list(stop_texts),
+            detokenize=bool(stop_texts),  # text is decoded once, at the end, where none ends a response
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _sample(self, output) -> Sample:
+    def _sample(self, output, stop_texts: Sequence[str], opened: bool) -> Sample:
         found = output.outputs[0]
         if found.finish_reason not in ("stop", "length", "repetition"):
             raise RuntimeError(f"vLLM ended a request with {found.finish_reason!r}")
-        text = self.tokenizer.decode(list(found.token_ids), skip_special_tokens=True)
-        return Sample(text, len(found.token_ids), found.finish_reason)
+        return sample_of(self.tokenizer, list(found.token_ids), found.finish_reason, stop_texts, opened)
 
     def close(self) -> None:
         import gc

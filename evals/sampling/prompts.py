@@ -26,7 +26,8 @@ class Template:
 
     chat: the text goes through the tokenizer's chat template, where it has one. dated: that one writes the date, which
     is DATE then.
-    stops: tokens that end a response besides the model's own end tokens, where the vocabulary has them.
+    stops: tokens that end a response besides the model's own end tokens, where the vocabulary has them. stop_texts:
+    texts before which a response ends. examples: the text before every prompt, described by `shots`.
     """
 
     name: str
@@ -36,11 +37,16 @@ class Template:
     chat: bool = False
     stops: tuple[str, ...] = ()
     dated: bool = False
+    stop_texts: tuple[str, ...] = ()
+    examples: str = ""
+    shots: dict | None = None
 
     @property
     def label(self) -> str:
-        """Name and version as samples record them, e.g. `chat/1`, and the date of a dated one."""
-        return f"{self.name}/{self.version}{f' on {DATE}' if self.dated else ''}"
+        """Name and version as samples record them, e.g. `chat/1`, the date of a dated one, and which examples."""
+        more = f" on {DATE}" if self.dated else ""
+        more += f" with {self.shots['n']} of {self.shots['set']} {self.shots['digest']}" if self.shots else ""
+        return f"{self.name}/{self.version}{more}"
 
     def adds_special_tokens(self, tokenizer) -> bool:
         """Whether tokenizing the text adds the tokenizer's own tokens, such as a start token. A chat template has
@@ -65,6 +71,10 @@ def qwen_math(problem: str, tokenizer) -> str:
 def dapo(problem: str, tokenizer) -> str:
     text = f"{DAPO_HEAD}\n\n{problem}\n\n{DAPO_TAIL}"
     return _turn(text, tokenizer) if tokenizer.chat_template else text
+
+
+def few_shot(problem: str, tokenizer) -> str:
+    return f"Problem:\n{problem}\n\nSolution:"
 
 
 def _turn(text: str, tokenizer) -> str:
@@ -93,13 +103,16 @@ TEMPLATES: dict[str, Template] = {
     )
 }
 
+# Not in TEMPLATES: it is chosen by --shots. A model without a sense of an end goes on with the next problem.
+FEW_SHOT = Template("few-shot", 1, "worked examples before the problem", few_shot, stop_texts=("\nProblem:",))
+
 
 def render(problem: str, tokenizer, template: Template | str) -> str:
     """The prompt for one problem's text. Raises UserError for "chat" with a tokenizer that has no chat template."""
     template = TEMPLATES[template] if isinstance(template, str) else template
     if template.name == "chat" and not tokenizer.chat_template:
         raise UserError("template 'chat': the model's tokenizer has no chat template; use --template dapo or plain")
-    return template.build(problem, tokenizer)
+    return template.examples + template.build(problem, tokenizer)
 
 
 def choose_template(wanted: str, model_name: str, chat_template: str | None, kind: str) -> tuple[Template, str]:

@@ -1,7 +1,7 @@
 """How responses are sampled and scored, and what a sample is: plain data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # A response repeats itself if it ends with the same block of 32 to 128 tokens four times. Shorter blocks count as
 # several in a row. Names and meaning are those of vLLM's RepetitionDetectionParams.
@@ -28,7 +28,8 @@ class Evaluation:
 
     engine: "fixed" is transformers on the CPU with one thread and a fixed batch size, which draws the same samples on
     every machine; "auto" is the engine that finishes first; "vllm" and "transformers" name one.
-    template: a name of `prompts.TEMPLATES`, or "auto". concurrency: requests to a served model at the same time.
+    template: a name of `prompts.TEMPLATES`, or "auto". shots: worked examples before each problem, instead of a
+    template. concurrency: requests to a served model at the same time.
     """
 
     k: int | None = None
@@ -38,10 +39,12 @@ class Evaluation:
     top_p: float | None = None
     top_k: int | None = None
     max_tokens: int | None = None
+    thinking_budget: int | None = None
     seed: int | None = None
     stop_repetition: bool | None = None
     engine: str = "fixed"
     template: str = "auto"
+    shots: int | None = None
     concurrency: int | None = None
 
 
@@ -51,18 +54,22 @@ class Sampling:
 
     With `temperature=0` the likeliest token is taken each time, and the n samples of a prompt are equal.
     stop_repetition: end a response that repeats itself (REPETITION), which a small model does up to its limit.
+    thinking_budget: the number of tokens after which open thinking is closed, None for no limit.
     """
 
     temperature: float
     top_p: float
     top_k: int
     max_tokens: int
-    stop_repetition: bool = False
+    # Without text form: a benchmark's entry is digested as text.
+    stop_repetition: bool = field(default=False, repr=False)
+    thinking_budget: int | None = field(default=None, repr=False)
 
     @property
     def record(self) -> dict:
         """The fields as addresses and scores record them: without those that are off."""
-        return {name: value for name, value in vars(self).items() if name != "stop_repetition" or value}
+        optional = ("stop_repetition", "thinking_budget")
+        return {name: value for name, value in vars(self).items() if name not in optional or value}
 
     @property
     def rule(self) -> dict:
@@ -76,11 +83,14 @@ class Sample:
 
     `finish`: "stop"; "length", cut off by `max_tokens` or the model's context; "overflow", the prompt alone fills the
     context and nothing was generated; "repetition", see `Sampling`.
+    thinking_tokens: of `tokens`, those up to the end of the thinking; all of them where it does not end; None where the
+    number is not known.
     """
 
     text: str
     tokens: int
     finish: str
+    thinking_tokens: int | None = 0
 
 
 @dataclass(frozen=True)

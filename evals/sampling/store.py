@@ -18,8 +18,8 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_atomic, write_json
 from dynclip.runtime.provenance import digest
 
-COLUMNS = ("problem_id", "index", "text", "tokens", "finish", "status", "correct", "answer", "flexible", "candidate")
-PART_COLUMNS = ("problem_id", "index", "text", "tokens", "finish")
+PART_COLUMNS = ("problem_id", "index", "text", "tokens", "finish", "thinking_tokens")
+COLUMNS = (*PART_COLUMNS, "status", "correct", "answer", "flexible", "candidate")
 META = b"dynclip"
 
 
@@ -169,7 +169,7 @@ def _encode(part: Part) -> bytes:
     import pyarrow.parquet as pq
 
     facts = {name: getattr(part, name) for name in ("first", "n", "after", "engine", "seconds")}
-    table = pa.table({name: [row[name] for row in part.rows] for name in PART_COLUMNS})
+    table = pa.table({name: [row.get(name) for row in part.rows] for name in PART_COLUMNS})
     table = table.replace_schema_metadata({META: json.dumps({**facts, "state": part.state.hex()}).encode()})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
@@ -181,7 +181,10 @@ def _decode(content: bytes) -> Part:
 
     table = pq.read_table(io.BytesIO(content))
     facts = json.loads(table.schema.metadata[META])
-    return Part(**{**facts, "state": bytes.fromhex(facts["state"])}, rows=table.select(PART_COLUMNS).to_pylist())
+    # Parts of before thinking was counted have no number of its tokens.
+    rows = [{"thinking_tokens": None, **row} for row in table.to_pylist()]
+    rows = [{name: row[name] for name in PART_COLUMNS} for row in rows]
+    return Part(**{**facts, "state": bytes.fromhex(facts["state"])}, rows=rows)
 
 
 def parts_folder(path: Path) -> Path:

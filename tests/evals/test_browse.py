@@ -52,6 +52,12 @@ def test_a_hostile_id_stays_on_its_line():
     assert block(row).splitlines()[0] == "=== a\\n=== b, sample 0: WRONG, 1 tokens, ended by stop"
 
 
+def test_tokens_of_thinking_are_shown_where_there_are_some():
+    row = {"problem_id": "a", "index": 0, "text": "t", "tokens": 9, "finish": "stop", "status": "wrong"}
+    assert block(row | {"thinking_tokens": 5}).splitlines()[0].endswith("ended by stop, 5 tokens of thinking")
+    assert block(row | {"thinking_tokens": 0}).splitlines()[0].endswith("ended by stop")
+
+
 @pytest.mark.parametrize(
     ("chosen", "ids"),
     [

@@ -158,6 +158,46 @@ def test_limits_of_length_are_recorded_and_missing_counts_are_none(stub):
     assert (cut.finish, cut.tokens, over.finish, over.text) == ("length", 0, "overflow", "")
 
 
+def thought(text, reasoning=None, count=None, name="reasoning_content"):
+    details = {} if count is None else {"completion_tokens_details": {"reasoning_tokens": count}}
+    choice = {"message": {"content": text, name: reasoning}, "finish_reason": "stop"}
+    return answer(200, json.dumps({"choices": [choice], "usage": {"completion_tokens": 9, **details}}).encode())
+
+
+@pytest.mark.parametrize(("behave", "text", "thinking"), [
+    (thought("4", "2+2", 6), "<think>2+2</think>4", 6),
+    (thought("4", "2+2", name="reasoning"), "<think>2+2</think>4", None),
+    (thought("4", None, 6), "4", 6), (thought("4", None, 60), "4", 9), (thought("4"), "4", 0),
+    (thought(None, "2+2"), "<think>2+2", 9), (thought("", "2+2", 6), "<think>2+2", 9),
+    (thought("<think>2+2</think>4"), "<think>2+2</think>4", None), (thought("<think>2+2"), "<think>2+2", 9),
+    (thought("4", ["no text"], "many"), "4", 0), (thought("4", None, True), "4", 0),
+], ids=range(11))  # fmt: skip
+def test_thinking_that_the_server_took_out_is_kept_and_its_tokens_are_counted(stub, behave, text, thinking):
+    stub.plan = [behave]
+    ((sample,),) = engine(stub).generate(["a"], 1, SAMPLING, 7)
+    assert (sample.text, sample.tokens, sample.thinking_tokens) == (text, 9, thinking) and len(stub.seen) == 1
+
+
+def test_stop_texts_are_asked_for_and_cut_off_where_the_server_does_not(stub):
+    stub.plan = [answer(200, completion("4\nProblem:\n5"))]
+    ((sample,),) = engine(stub, chat=False).generate(["a"], 1, SAMPLING, 7, stop_texts=("\nProblem:",))
+    assert sample.text == "4" and stub.seen[-1][1]["stop"] == ["\nProblem:"]
+    engine(stub).generate(["a"], 1, SAMPLING, 7)
+    assert "stop" not in stub.seen[-1][1]
+
+
+def test_shots_go_through_completions_and_a_budget_is_refused(stub, tmp_path, capsys):
+    words = ["evaluate", "--endpoint", stub.url, "--model", "m", "--benchmark", "facts", "--limit", "2", "--k", "1",
+             "--out", str(tmp_path)]  # fmt: skip
+    assert main([*words, "--shots", "3"]) == 0
+    path, body, _ = stub.seen[-1]
+    assert path == "/v1/completions" and body["prompt"].count("Solution:") == 4 and body["stop"]
+    record = json.loads((tmp_path / "facts.json").read_text())
+    assert record["shots"]["n"] == 3 and record["shots"]["digest"] in record["address"]["template"]
+    assert main([*words, "--thinking-budget", "3"]) == 2
+    assert "--thinking-budget goes with a local model" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x/v1", "http://me:hidden@x/v1", "http://x/v1?key=hidden"])
 def test_addresses_that_are_none_or_hold_a_secret_are_refused(url):
     with pytest.raises(UserError, match="--endpoint") as caught:

@@ -12,18 +12,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import save_tiny, tiny_model, tiny_tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import Gpu, Hardware
+from evals.engines.budget import CLOSING, BudgetEngine
 from evals.engines.choice import Job, cache_bytes, choose_engine, fitting_batch
+from evals.engines.endings import opens_thinking, sample_of
 from evals.engines.engine import derived_seed, end_tokens, installed_engines
 from evals.engines.transformers_engine import TransformersEngine
-from evals.sampling.settings import Sampling, repeats
+from evals.sampling.settings import Sample, Sampling, repeats
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=12)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_tokens=12)
 PROMPTS = ["1 +2 =", "Mia red pens 4 +7 =", "9 -8 =", "3 *3 ="]
 ROOT = Path(__file__).resolve().parents[2]
+PIECE = "ly "  # the end of many of the tiny model's words
+LONG = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=40)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,104 @@ def test_the_likeliest_tokens_are_the_same_for_every_sample_and_seed(engine):
     groups = engine.generate(PROMPTS, 3, GREEDY, 0)
     assert all(group == [group[0]] * 3 for group in groups)
     assert groups == engine.generate(PROMPTS, 3, GREEDY, 1)
+
+
+@pytest.mark.parametrize("text", [PIECE, "s s"], ids=["in a token", "of two tokens"])
+def test_a_sample_ends_before_a_stop_text_and_counts_the_tokens_up_to_its_end(engine, text):
+    whole = engine.generate(PROMPTS[:2], 3, LONG, 5)
+    cut = engine.generate(PROMPTS[:2], 3, LONG, 5, stop_texts=["never written", text])
+    pairs = [pair for groups in zip(whole, cut, strict=True) for pair in zip(*groups, strict=True)]
+    assert any(text in sample.text for sample, _ in pairs)
+    for sample, short in pairs:
+        assert short.text == sample.text.partition(text)[0]
+        if text in sample.text:
+            ids = engine.tokenizer(short.text + text)["input_ids"]
+            assert short.finish == "stop" and 1 <= short.tokens < sample.tokens and short.tokens <= len(ids)
+        else:
+            assert short == sample
+
+
+def test_a_batch_is_not_drawn_to_the_end_where_all_of_it_has_ended():
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer).eval()
+    model.lm_head = Head(model.lm_head, tokenizer.convert_tokens_to_ids("so "))
+    engine, steps = TransformersEngine(model, tokenizer), []
+    engine.step = lambda: steps.append(1)
+    (sample,) = engine.generate(["1 +2 ="], 1, LONG, 0, stop_texts=["so so"])[0]
+    assert (sample.text, sample.tokens, sample.finish, len(steps)) == ("", 2, "stop", 8)
+
+
+def byte_tokenizer(*tokens: str):
+    """A tokenizer of bytes; `tokens` are in the vocabulary, all others are several tokens."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=alphabet))
+    made = PreTrainedTokenizerFast(tokenizer_object=backend)
+    made.add_tokens([AddedToken(token, special=token.startswith("[")) for token in tokens])
+    return made
+
+
+@pytest.mark.parametrize("tags", [(), ("<think>", "</think>", "[THINK]", "[/THINK]")], ids=["text", "tokens"])
+@pytest.mark.parametrize(
+    ("text", "opened", "thinking"),
+    [
+        ("It is 4.", False, ""),
+        ("<think>2+2…</think>It is 4.", False, "<think>2+2…</think>"),
+        ("2+2 é</think>It is 4.", True, "2+2 é</think>"),
+        ("2+2</think>", True, "2+2</think>"),
+        ("<think>a</think>b<think>c</think>4", False, "<think>a</think>b<think>c</think>"),
+        ("<think>a</think>b<think>c", False, "<think>a</think>b<think>c"),
+        ("so it is", True, "so it is"),
+        ("[THINK]a[/THINK]4", False, "[THINK]a[/THINK]"),
+        ("", True, ""),
+    ],
+)
+def test_tokens_of_thinking_are_counted_up_to_its_end(tags, text, opened, thinking):
+    tokenizer = byte_tokenizer(*tags)
+    ids = tokenizer(text)["input_ids"]
+    found = sample_of(tokenizer, ids, "stop", (), opened)
+    assert (found.tokens, found.thinking_tokens) == (len(ids), len(tokenizer(thinking)["input_ids"]))
+
+
+def test_a_prompt_can_begin_the_thinking(engine):
+    assert opens_thinking("2+2?\n<think>\n") and not opens_thinking("2+2?<think></think>\n\n")
+    assert not opens_thinking("<think> is a tag") and not opens_thinking("2+2?")
+    samples = [s for group in engine.generate([p + "<think>" for p in PROMPTS], 2, SAMPLING, 0) for s in group]
+    assert all(sample.thinking_tokens == sample.tokens for sample in samples)
+
+
+def check_budget(samples, budget: int, limit: int) -> None:
+    """Samples of prompts that begin the thinking, of a model that has no word for its end."""
+    assert any(CLOSING in sample.text for sample in samples)
+    for sample in samples:
+        assert sample.tokens <= limit and sample.text.count("</think>") <= 1
+        if CLOSING in sample.text:
+            assert sample.thinking_tokens == budget < sample.tokens
+        else:
+            assert sample.finish == "stop" and sample.thinking_tokens == sample.tokens <= budget
+
+
+def test_thinking_beyond_its_budget_is_closed_and_the_answer_follows(engine, monkeypatch):
+    prompts, limited = [prompt + "<think>" for prompt in PROMPTS], replace(SAMPLING, thinking_budget=4)
+    budgeted = BudgetEngine(engine)
+    groups = budgeted.generate(prompts, 3, limited, 5)
+    check_budget([sample for group in groups for sample in group], 4, 12)
+    assert groups == budgeted.generate(prompts, 3, limited, 5) != budgeted.generate(prompts, 3, limited, 6)
+    begun = engine.generate(prompts, 3, replace(SAMPLING, max_tokens=4), 5)
+    pairs = [pair for both in zip(groups, begun, strict=True) for pair in zip(*both, strict=True)]
+    assert all(whole.text.startswith(begin.text) for whole, begin in pairs)
+    monkeypatch.setattr("evals.engines.budget.TOGETHER", 6)
+    assert [chunk.positions for chunk in budgeted.stream(prompts, 3, limited, 5)] == [[0, 1], [2, 3]]
+    assert budgeted.guarantees() == engine.guarantees() | {"continues": False}
+
+
+def test_a_budget_leaves_what_does_not_think_its_whole_length(engine):
+    limited = replace(GREEDY, thinking_budget=5)
+    groups, plain = (BudgetEngine(engine).generate(PROMPTS, 2, limited, 0), engine.generate(PROMPTS, 2, GREEDY, 0))
+    assert groups == plain
+    for budget in (12, 99):
+        assert BudgetEngine(engine).generate(PROMPTS, 2, replace(GREEDY, thinking_budget=budget), 0) == plain
 
 
 class Head(torch.nn.Module):
@@ -247,6 +351,7 @@ from evals import evaluation
 from evals.engines import start
 from evals.sampling.models import resolve
 from evals.sampling.settings import Evaluation, Sampling
+from evals.engines.budget import BudgetEngine
 from evals.engines.transformers_engine import TransformersEngine
 from evals.engines.vllm_engine import VLLMEngine
 
@@ -256,6 +361,7 @@ setting = torch.set_num_threads
 engine = VLLMEngine.load(folder, "float32", cache_gib=0.25)
 kept = setting is torch.set_num_threads
 sampled, greedy = Sampling(1.0, 1.0, 0, 12), Sampling(0.0, 1.0, 0, 12)
+thinking = Sampling(1.0, 1.0, 0, 12, thinking_budget=4)
 found = {
     "kept": kept,
     "guarantees": engine.guarantees(),
@@ -263,6 +369,11 @@ found = {
     "again": [[vars(s) for s in g] for g in engine.generate(prompts, 3, sampled, 5)],
     "other": [[vars(s) for s in g] for g in engine.generate(prompts, 3, sampled, 6)],
     "later": [[vars(s) for s in g] for c in engine.stream(prompts, 3, sampled, 5, first=3) for g in c.samples],
+    "piece": [[vars(s) for s in g] for g in engine.generate(prompts, 3, sampled, 5, stop_texts=[sys.argv[4]])],
+    "budget": [
+        [vars(s) for s in g]
+        for g in BudgetEngine(engine).generate([p + "<think>" for p in prompts], 2, thinking, 5)
+    ],
     "greedy": [[vars(s) for s in g] for g in engine.generate(prompts, 2, greedy, 0)],
     "overflow": [vars(s) for s in engine.generate(["1 +1 " * 48, prompts[0]], 2, sampled, 0)[0]],
 }
@@ -294,7 +405,7 @@ def test_vllm_for_real(tiny, tmp_path):
     script.write_text(VLLM_SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, script, tiny, tmp_path / "out", json.dumps(PROMPTS)],
+        [sys.executable, script, tiny, tmp_path / "out", json.dumps(PROMPTS), PIECE],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -305,7 +416,12 @@ def test_vllm_for_real(tiny, tmp_path):
     assert found["greedy"] == found["reference"], "both engines take the same likeliest tokens"
     samples = [sample for group in found["first"] for sample in group]
     assert all((s["tokens"] == 12) or s["finish"] == "stop" for s in samples)
-    assert found["overflow"] == [{"text": "", "tokens": 0, "finish": "overflow"}] * 2
+    assert any(PIECE in s["text"] for s in samples)
+    for whole, cut in zip(samples, (s for group in found["piece"] for s in group), strict=True):
+        assert cut["text"] == whole["text"].partition(PIECE)[0]
+        assert cut == whole or (cut["finish"], cut["tokens"] <= whole["tokens"]) == ("stop", True)
+    check_budget([Sample(**s) for group in found["budget"] for s in group], 4, 12)
+    assert found["overflow"] == [{"text": "", "tokens": 0, "finish": "overflow", "thinking_tokens": 0}] * 2
     assert found["guarantees"]["repeatable"] and not found["guarantees"]["continues"]
     assert (found["guarantees"]["dtype"], found["guarantees"]["compiled"]) == ("float32", False)
     pairs = [(a[0], b[0]) for a, b in zip(found["long"], found["ending"], strict=True)]

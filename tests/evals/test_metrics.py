@@ -120,6 +120,14 @@ def test_score_of_a_small_case_by_hand():
     ]
 
 
+def test_thinking_and_answer_are_counted_apart():
+    rows = rows_of({"a": [1, 0], "b": [0, 0]})  # of 10, 11, 10 and 11 tokens
+    assert score(rows)["thinking"] is None
+    counted = [row | {"thinking_tokens": count} for row, count in zip(rows, (0, 7, 10, 3), strict=True)]
+    assert score(counted)["thinking"] == {"tokens_mean": 5.0, "answer_tokens_mean": 5.5, "unclosed_share": 0.25}
+    assert score([*counted[:3], counted[3] | {"thinking_tokens": None}])["thinking"] is None
+
+
 def test_one_problem_has_no_error_and_no_rows_have_no_score():
     assert score(rows_of({"a": [1, 0]}))["avg_at_k"]["stderr"] is None
     with pytest.raises(ValueError, match="no samples"):

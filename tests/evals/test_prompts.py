@@ -1,12 +1,20 @@
 """Prompt templates: their texts, their versions, the choice by model family."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from tiny_models import CHAT, tiny_tokenizer
 
 from dynclip.runtime.errors import UserError
-from evals.sampling.prompts import BOXED, TEMPLATES, choose_template, render
+from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS, load_problems, obtain
+from evals.sampling import shots
+from evals.sampling.prompts import BOXED, FEW_SHOT, TEMPLATES, choose_template, render
+from evals.sampling.shots import NUMBERS, with_shots
 
 QWEN = "{%- if messages[0]['role'] != 'system' %}" + BOXED + "{% endif %}"
+
+COPIES = Path(__file__).resolve().parents[3] / "shared" / "hub" / "datasets"
 
 
 @pytest.fixture
@@ -134,3 +142,44 @@ def test_a_template_that_fails_is_one_line_with_the_way_out(chatty, text):
     chatty.chat_template = text
     with pytest.raises(UserError, match=r"cannot write one turn of a user \(.+\); use --template plain or qwen-math"):
         render("1+2=", chatty, "chat")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    if not COPIES.is_dir():
+        pytest.skip(f"no local copies: {COPIES} is missing")
+    monkeypatch.setenv("DYNCLIP_HUB", str(COPIES))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+
+
+def test_examples_have_the_form_of_the_problem_and_are_in_the_label(chatty):
+    facts = load_problems(BENCHMARKS["facts"])[:5]
+    template = with_shots(BENCHMARKS["facts"], 2, facts)
+    first, second = (obtain(TRAIN_SETS["facts_train"])[0][number - 1] for number in NUMBERS[:2])
+    expected = "".join(f"Problem:\n{p.problem}\n\nSolution:\n\\boxed{{{p.answer}}}\n\n" for p in (first, second))
+    text = render("1+2=", chatty, template)
+    assert text == expected + "Problem:\n1+2=\n\nSolution:" == render("1+2=", tiny_tokenizer(), template)
+    assert template.shots["ids"] == [first.id, second.id] and template.stop_texts == ("\nProblem:",)
+    assert template.label == f"few-shot/1 with 2 of facts_train {template.shots['digest']}"
+    labels = {with_shots(BENCHMARKS[name], n, facts).label for name, n in (("facts", 2), ("facts", 3), ("worded", 2))}
+    assert len(labels) == 3 and FEW_SHOT.label not in labels
+
+
+def test_an_example_that_occurs_in_the_benchmark_is_refused(monkeypatch):
+    facts = load_problems(BENCHMARKS["facts"])[:5]
+    monkeypatch.setattr(shots, "obtain", lambda entry: (facts * 8, {}))
+    with pytest.raises(UserError, match="--shots: the example facts-0001 occurs in facts"):
+        with_shots(BENCHMARKS["facts"], 1, facts)
+
+
+def test_benchmarks_of_the_hub_have_the_worked_solutions_of_gsm8ks_training_split(hub):
+    training = obtain(TRAIN_SETS["gsm8k_train"])[0]
+    short = [p for p in training if p.level >= 2 and len(p.problem + p.solution) <= 400]
+    for name in ("gsm8k", "math500"):
+        template = with_shots(BENCHMARKS[name], 8, load_problems(BENCHMARKS[name]))
+        assert template.shots["ids"] == [p.id for p in short[:8]] and template.shots["set"] == "gsm8k_train"
+        assert template.shots["digest"] == "d17a98ba346740cc"
+        assert template.examples.count("\\boxed{") == 8 and "<<" not in template.examples
+        assert len(template.examples) < 3000
+    text = render("x?", None, replace(template, examples=template.examples[:20]))
+    assert text.startswith("Problem:\nNatalia") and text.endswith("Problem:\nx?\n\nSolution:")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256
+from evals.sampling import store as store_module
 from evals.sampling.store import COLUMNS, Gap, Store, _runs, write_samples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +141,19 @@ def test_whatever_was_asked_before_no_address_is_doubled_and_none_is_lacking(tmp
         assert len(store.rows(IDS, k)) == 4 * k
         everything = [(row["problem_id"], row["index"]) for part in store.parts for row in part.rows]
     assert len(everything) == len(set(everything))
+
+
+def test_parts_of_before_thinking_was_counted_are_read_and_kept(tmp_path, monkeypatch):
+    old = tuple(name for name in store_module.PART_COLUMNS if name != "thinking_tokens")
+    with Store(tmp_path / "x.parts", ADDRESS) as store, monkeypatch.context() as before:
+        before.setattr(store_module, "PART_COLUMNS", old)
+        fill(store, store.gaps(IDS, 1)[0], (0, 1, 2, 3))
+    with Store(tmp_path / "x.parts", ADDRESS) as store:
+        assert {row["thinking_tokens"] for row in store.rows(IDS, 1)} == {None}
+        gap = store.gaps(IDS, 2)[0]
+        store.add(gap, 4, b"", ENGINE, 1.0, [row | {"thinking_tokens": 3} for row in rows_of(gap, (0, 1, 2, 3))])
+    with Store(tmp_path / "x.parts", ADDRESS) as store:
+        assert [row["thinking_tokens"] for row in store.rows(IDS[:1], 2)] == [None, 3]
 
 
 def test_runs():

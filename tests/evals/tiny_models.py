@@ -8,6 +8,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from dynclip.training.worlds.tokenizer import build_tokenizer
 from evals.benchmarks.worlds import WORLDS
 
+THINK = "{{ messages[0]['content'] }}<think>"  # a chat template that begins the thinking
 CHAT = "{% for m in messages %}({{ m['content'] }}){% endfor %}{% if add_generation_prompt %}={% endif %}"
 
 
@@ -39,9 +40,15 @@ def tiny_model(tokenizer, seed: int = 0, hidden: int = 64, heads: int = 2, posit
     return model
 
 
-def save_tiny(folder: Path, seed: int = 0, positions: int = 96, chat: str | None = None) -> Path:
-    """An untrained Qwen2 with heads of 32, the smallest that vLLM's CPU build takes, and `tiny_tokenizer`."""
+def save_tiny(
+    folder: Path, seed: int = 0, positions: int = 96, chat: str | None = None, tags: tuple[str, ...] = ()
+) -> Path:
+    """An untrained Qwen2 with heads of 32, the smallest that vLLM's CPU build takes, and `tiny_tokenizer`.
+
+    tags: tokens to add to the vocabulary.
+    """
     tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(list(tags))
     tokenizer.chat_template = chat
     model = tiny_model(tokenizer, seed, positions=positions)
     with torch.no_grad():  # stronger than at initialisation: the text matters, and the likeliest token is clearly so
