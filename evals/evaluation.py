@@ -14,7 +14,8 @@ from pathlib import Path
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.progress import Progress, clock
-from evals.benchmarks.registry import BENCHMARKS, load_problems, read_problems
+from evals.benchmarks.loading import load_with_content
+from evals.benchmarks.registry import BENCHMARKS
 from evals.engines.endpoint import SERVED, ServedModel, engine_of
 from evals.engines.engine import Engine, derived_seed
 from evals.engines.start import fastest_engine, fixed_engine
@@ -86,13 +87,12 @@ def tasks_of(request: Request, log=print) -> list[Task]:
             template, why = choose_template(how.template, model.name, model.chat_template, entry.kind)
         if how.template == "auto":
             log(f"{name}: template {template.label} ({template.title}): {why}")
-        if request.data:
-            problems = read_problems(request.data / f"{name}.jsonl")[: how.limit]
-        else:
-            problems = load_problems(entry, how.limit)
+        problems, content = load_with_content(entry, how.limit, request.data)
+        if entry.released and not request.labels:
+            log(f"{name}: problems public since {entry.released}: a model trained on later data may have seen them")
         task = Task(
             name=name,
-            content=entry.content,
+            content=content,
             problems=problems,
             k=how.k or entry.k,
             sampling=replace(entry.sampling, **changed),
@@ -101,6 +101,7 @@ def tasks_of(request: Request, log=print) -> list[Task]:
             template=template,
             samples=request.samples / f"{name}.parquet",
             score=request.scores / f"{name}.json",
+            released=entry.released,
         )
         tasks.append(task)
     return tasks

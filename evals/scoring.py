@@ -36,6 +36,7 @@ def write_score(
     record = {
         **labels,
         "benchmark": task.name,
+        **({"released": task.released} if task.released else {}),
         "k": task.k,
         "n_problems": len(numbers["per_problem"]),
         **numbers,

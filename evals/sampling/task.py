@@ -11,7 +11,10 @@ from evals.sampling.settings import Sampling
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark to be scored: `k` samples of each of `problems`, and the files of the samples and the score."""
+    """One benchmark to be scored: `k` samples of each of `problems`, and the files of the samples and the score.
+
+    `released` is the day on which its first problems became public, "" for generated problems.
+    """
 
     name: str
     content: str
@@ -22,6 +25,7 @@ class Task:
     template: Template
     samples: Path
     score: Path
+    released: str = ""
 
     @property
     def ids(self) -> list[str]:
