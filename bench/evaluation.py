@@ -27,7 +27,8 @@ from transformers import AutoTokenizer
 
 from dynclip.runtime.files import write_json
 from dynclip.runtime.provenance import environment
-from evals.benchmarks.registry import BENCHMARKS, load_problems
+from evals.benchmarks.loading import load_problems
+from evals.benchmarks.registry import BENCHMARKS
 from evals.benchmarks.subset import drawn
 from evals.sampling.models import Model, resolve
 from evals.sampling.prompts import BOXED

@@ -138,7 +138,7 @@ def materials(config: RunConfig, folder: Path) -> tuple:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from dynclip.training.problems import prompts
-    from evals.benchmarks.registry import read_problems
+    from evals.benchmarks.loading import read_problems
     from evals.benchmarks.worlds import generate
 
     scale = config.scale

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
-from evals.benchmarks.registry import BENCHMARKS, obtain, read_problems
+from evals.benchmarks.loading import obtain, read_problems
+from evals.benchmarks.registry import BENCHMARKS
 from evals.evaluation import default_out
 from evals.grading import extract
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.progress import Progress, clock
-from evals.benchmarks.registry import BENCHMARKS, check_golds, obtain, read_problems
+from evals.benchmarks.loading import check_golds, content_hash, obtain, read_problems
+from evals.benchmarks.problem import Problem
+from evals.benchmarks.registry import BENCHMARKS
 from evals.benchmarks.subset import drawn
 from evals.engines.budget import BudgetEngine
 from evals.engines.endpoint import SERVED, ServedModel, engine_of
@@ -93,19 +95,15 @@ def tasks_of(request: Request, log=print) -> list[Task]:
             template, why = choose_template(how.template, model.name, model.chat_template, entry.kind)
         if how.template == "auto" and not how.shots:
             log(f"{name}: template {template.label} ({template.title}): {why}")
-        if request.data:
-            problems = read_problems(request.data / f"{name}.jsonl")
-            whole, problems = len(problems), problems[: how.limit]
-        else:
-            problems = obtain(entry)[0]
-            whole, problems = len(problems), drawn(problems, how.limit)
-            check_golds(name, problems)
+        problems, whole, content = problems_of(request, name)
         if how.shots:
             template = with_shots(entry, how.shots, problems)
             log(f"{name}: template {template.label} ({template.title})")
+        if entry.released and not request.labels:
+            log(f"{name}: problems public since {entry.released}: a model trained on later data may have seen them")
         task = Task(
             name=name,
-            content=entry.content,
+            content=content,
             problems=problems,
             whole=whole,
             until=how.until,
@@ -116,9 +114,22 @@ def tasks_of(request: Request, log=print) -> list[Task]:
             template=template,
             samples=request.samples / f"{name}.parquet",
             score=request.scores / f"{name}.json",
+            released=entry.released,
         )
         tasks.append(task)
     return tasks
+
+
+def problems_of(request: Request, name: str) -> tuple[list[Problem], int, str]:
+    """The problems of a benchmark that are scored, the number of all of its problems, and their content hash."""
+    entry, limit = BENCHMARKS[name], request.how.limit
+    if request.data:
+        problems = read_problems(request.data / f"{name}.jsonl")
+        return problems[:limit], len(problems), entry.content or content_hash(problems)
+    problems, source = obtain(entry)
+    subset = drawn(problems, limit)
+    check_golds(name, subset)
+    return subset, len(problems), source["content"]
 
 
 def check_benchmarks(names: Iterable[str]) -> None:

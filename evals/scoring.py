@@ -37,6 +37,7 @@ def write_score(
     record = {
         **labels,
         "benchmark": task.name,
+        **({"released": task.released} if task.released else {}),
         "k": task.k,
         "n_problems": len(numbers["per_problem"]),
         "benchmark_problems": task.whole or len(numbers["per_problem"]),

@@ -19,7 +19,7 @@ from dynclip.training.worlds.networks import stack
 from dynclip.training.worlds.scoring import path_success, score_company
 from dynclip.training.worlds.tasks import PathTask, network_of, pairs_of, task_of
 from dynclip.training.worlds.warm_start import warm_start
-from evals.benchmarks.registry import read_problems, write_data
+from evals.benchmarks.loading import read_problems, write_data
 
 SEEDS = (0, 1, 2)
 

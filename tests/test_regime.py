@@ -9,7 +9,8 @@ from dynclip.lab import regime
 from dynclip.lab.regime import CANDIDATES, SEARCH_SEEDS, WORLDS, Candidate, Outcome, numbers, page, search, taken
 from dynclip.studies.scales import MINIATURE
 from dynclip.training.worlds.tasks import graph_of
-from evals.benchmarks.registry import TRAIN_SETS, content_hash, draw
+from evals.benchmarks.loading import content_hash, draw
+from evals.benchmarks.registry import TRAIN_SETS
 from evals.sampling.settings import Evaluation
 
 TINY = replace(MINIATURE, evaluation=Evaluation(k=8, limit=20))

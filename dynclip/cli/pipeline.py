@@ -36,7 +36,7 @@ REHEARSE = "rehearse"  # the target that runs the chosen scale's whole graph wit
 
 # Entry points of each rule. The code that they use inside the project is found from there.
 CODE = {
-    "data": ("evals.benchmarks.registry:write_data",),
+    "data": ("evals.benchmarks.loading:write_data",),
     "warmup": ("dynclip.training.hub_policy:make_base",),
     "train": SHARED_CODE,
     "evaluate": ("evals.evaluation:evaluate",),

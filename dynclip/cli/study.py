@@ -7,7 +7,7 @@ from dynclip.plan.describe import print_plan
 from dynclip.plan.doctor import print_doctor
 from dynclip.studies.arms import STUDIES
 from dynclip.training.verl_scripts.settings import write_launch
-from evals.benchmarks.registry import write_data
+from evals.benchmarks.loading import write_data
 
 
 def plan(options: Namespace) -> None:

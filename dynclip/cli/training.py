@@ -20,7 +20,7 @@ from dynclip.training import lifecycle
 from dynclip.training.company import train_company
 from dynclip.training.hub_policy import make_base
 from dynclip.training.worlds.warm_start import warm_start
-from evals.benchmarks.registry import read_problems
+from evals.benchmarks.loading import read_problems
 
 KEPT = ".kept"  # folder of base/: Snakemake does not know it, so what is in it outlives a job that is run again
 

@@ -42,7 +42,7 @@ from dynclip.training.worlds.networks import stack
 from dynclip.training.worlds.scoring import limited, numbers_of
 from dynclip.training.worlds.tasks import task_of
 from dynclip.training.worlds.warm_start import warm_start
-from evals.benchmarks.registry import read_problems, write_data
+from evals.benchmarks.loading import read_problems, write_data
 
 ENTROPY = {"paths": 0.25, "facts": 0.25, "worded": 0.50}  # share of the first step's
 CLIPPED = (0.02, 0.15)  # share of the tokens, at least and at most

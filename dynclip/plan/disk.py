@@ -43,8 +43,9 @@ def downloads(scale: Scale) -> dict[str, int]:
         found[policy.id] = 2 * policy.architecture.parameters
     if train.kind != "hub" or os.environ.get(LOCAL_COPY):
         return found
-    # Decontamination compares the training problems with every benchmark of the hub, evaluated here or not.
-    for entry in (train, *(each for each in BENCHMARKS.values() if each.kind == "hub")):
+    # Decontamination compares the training problems with every pinned benchmark of the hub, evaluated here or not.
+    chosen = [entry for entry in BENCHMARKS.values() if entry.content or entry.name in scale.benchmarks]
+    for entry in (train, *(each for each in chosen if each.kind == "hub")):
         if not _cached("datasets", entry.id):
             found[entry.id] = DATA_BYTES.get(entry.name, SMALL_DATA)
     return found

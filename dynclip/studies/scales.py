@@ -155,7 +155,8 @@ class Scale:
     @property
     def benchmarks(self) -> tuple[str, ...]:
         """Names of the benchmarks that every checkpoint of this scale is scored on."""
-        return self.only or tuple(name for name, entry in BENCHMARKS.items() if entry.kind == self.benchmark_kind)
+        pinned = [entry for entry in BENCHMARKS.values() if entry.content]
+        return self.only or tuple(entry.name for entry in pinned if entry.kind == self.benchmark_kind)
 
 
 @dataclass(frozen=True)

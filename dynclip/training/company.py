@@ -45,7 +45,7 @@ from dynclip.training.worlds.checkpoint import newest_common, restore, write_che
 from dynclip.training.worlds.draws import placed_for
 from dynclip.training.worlds.networks import stack
 from dynclip.training.worlds.tasks import task_of
-from evals.benchmarks.registry import read_problems
+from evals.benchmarks.loading import read_problems
 
 
 def train_company(config: RunConfig, name: str, seeds: Sequence[int], folder: Path, log_file: Path | None = None):

@@ -29,7 +29,7 @@ from dynclip.training.processes.launch import Job, run_workers
 from dynclip.training.processes.recovery import STOP_FILE, Preempted, with_recovery
 from dynclip.training.trl_run.config import PROTOCOL_FILE
 from dynclip.training.trl_run.session import run_trainer
-from evals.benchmarks.registry import read_problems
+from evals.benchmarks.loading import read_problems
 
 
 def arm_config(config: RunConfig, name: str) -> tuple[Arm, RunConfig]:

@@ -29,6 +29,7 @@ class HubSet:
 
     Columns are named as in the files: "a.b" is field b of column a, "" is a column that the set lacks. `count` and
     `content`, the SHA-256 of the cleaned (problem, answer) rows in order, pin the contents whatever the hub serves.
+    Where `content` is "", the first load pins them, and `count` is the documented number of problems, 0 if unknown.
     `revision` is the requested commit or branch.
     """
 
@@ -87,7 +88,7 @@ def problem_of(entry: HubSet, row: dict, number: int) -> Problem:
         problem=PROBLEM_RULES[entry.problem_rule](field(row, entry.problem)).strip(),
         answer=ANSWER_RULES[entry.answer_rule](field(row, entry.answer), row),
         level=LEVEL_RULES[entry.level_rule](field(row, entry.level)) if entry.level else 0,
-        subject=(field(row, entry.subject) if entry.subject else pool(entry.pools, number)) or entry.title,
+        subject=(subject(field(row, entry.subject)) if entry.subject else pool(entry.pools, number)) or entry.title,
         tolerance=str(field(row, entry.tolerance) or "").strip() if entry.tolerance else "",
         solution=SOLUTION_RULES[entry.solution_rule](field(row, entry.solution)) if entry.solution else "",
     )
@@ -98,6 +99,11 @@ def field(row: dict, path: str):
     for name in path.split("."):
         row = row[name]
     return row
+
+
+def subject(value: str | list[str] | None) -> str:
+    """The field of a problem. Several fields, in a list, become `a, b`."""
+    return ", ".join(part.strip() for part in value) if isinstance(value, list) else value or ""
 
 
 def pool(pools: tuple[tuple[str, int], ...], number: int) -> str:
@@ -146,6 +152,11 @@ def olympiad_answer(answers: list[str], row: dict) -> str:
     return ", ".join(part.strip() for part in split_list(text)) if row["is_multiple_answer"] else text
 
 
+def list_answer(value, _row: dict | None = None) -> str:
+    """An answer in which a comma outside all brackets separates two answers: `1,2` becomes `1, 2`."""
+    return ", ".join(part.strip() for part in split_list(str(value)))
+
+
 def split_list(text: str) -> list[str]:
     """Parts of a text between the commas outside all brackets."""
     parts, depth = [""], 0
@@ -163,6 +174,7 @@ ANSWER_RULES: dict[str, Callable] = {
     "text": lambda value, _row: value.strip(),
     "number": number_answer,
     "gsm8k": gsm8k_answer,
+    "list": list_answer,
     "olympiad": olympiad_answer,
 }
 # Of GSM8K: the number of calculations that a worked solution writes out.
@@ -184,7 +196,7 @@ def _dataset(entry: HubSet):
                 f"{entry.name}: {LOCAL_COPY} is set and {path} is no folder; copy the data set there: "
                 f"hf download --repo-type dataset {entry.id} --local-dir {path}"
             )
-        _log(entry, f"from the local copy {path}")
+        log(entry, f"from the local copy {path}")
         try:
             return _open(entry, str(path))[0], "local copy"
         except (OSError, ValueError, DatasetsError) as error:
@@ -194,7 +206,7 @@ def _dataset(entry: HubSet):
     if not reason:
         try:
             commit = HfApi().dataset_info(entry.id, revision=entry.revision, timeout=HUB_TIMEOUT_S).sha
-            _log(entry, f"from {constants.ENDPOINT}, commit {commit[:12]}")
+            log(entry, f"from {constants.ENDPOINT}, commit {commit[:12]}")
         except (OSError, ValueError, httpx.HTTPError) as error:
             reason = _first_line(error)
     config.HF_HUB_OFFLINE = bool(reason)  # the cache alone
@@ -207,7 +219,7 @@ def _dataset(entry: HubSet):
             f"that has it, with HF_HUB_OFFLINE=1; or {LOCAL_COPY}=FOLDER with a copy in FOLDER/{entry.id}"
         ) from None
     if reason:
-        _log(entry, f"from the cache {constants.HF_HOME}, commit {found[1][:12]} ({reason})")
+        log(entry, f"from the cache {constants.HF_HOME}, commit {found[1][:12]} ({reason})")
     return found
 
 
@@ -242,5 +254,5 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _log(entry: HubSet, text: str) -> None:
+def log(entry: HubSet, text: str) -> None:
     print(f"[{entry.name}] {entry.id} ({entry.config}/{entry.split}) {text}", file=sys.stderr, flush=True)

@@ -1,29 +1,16 @@
-"""Benchmarks and training sets: one registry entry each. Loaded contents are compared with the entry's pins.
+"""Benchmarks and training sets: one entry each. `loading` loads them and compares the contents with the entry's pins.
 
 A new generated benchmark needs a world in `worlds/` and an entry here with the hash that `pins()` returns. A new
-benchmark of the hub needs an entry here; loading it once prints the count and the hash to pin. See docs/benchmarks.md.
+benchmark of the hub needs an entry here; with `content=""` its first load pins it. See docs/benchmarks.md.
 """
 
-import hashlib
-import json
-from collections import Counter
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
-from dynclip.runtime.errors import UserError, rebuild_command
-from dynclip.runtime.files import sha256, write_atomic, write_json
-from dynclip.runtime.progress import Progress
-from evals.benchmarks import hub
-from evals.benchmarks.decontamination import decontaminate
 from evals.benchmarks.hub import HubSet
-from evals.benchmarks.problem import Problem
-from evals.benchmarks.worlds import WORLDS, generate
-from evals.grading import grade_many
 from evals.sampling.settings import Sampling
 
 LAPTOP_SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=6)
 PAPER_SAMPLING = Sampling(temperature=0.7, top_p=0.8, top_k=20, max_tokens=4096)
-GOLD_TIMEOUT_S = 60  # for grading a gold answer against itself: long, since a busy machine proves no error
 
 
 @dataclass(frozen=True)
@@ -50,15 +37,20 @@ class Benchmark(ProblemSet):
     held_out: bool = True
     k: int = 32
     sampling: Sampling = LAPTOP_SAMPLING
+    released: str = field(default="", repr=False)  # as in HubBenchmark; a generated set has no such day
 
 
 @dataclass(frozen=True)
 class HubBenchmark(HubSet):
-    """A problem set of the hub with its sampling: `k` completions per problem under `sampling`, from `seed`."""
+    """A problem set of the hub with its sampling: `k` completions per problem under `sampling`, from `seed`.
+
+    `released` is the day on which its first problems became public.
+    """
 
     k: int = 4
     seed: int = 0
     sampling: Sampling = PAPER_SAMPLING
+    released: str = field(default="", repr=False)  # repr: it decides what to evaluate again, and this changes no sample
 
 
 BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
@@ -81,36 +73,66 @@ BENCHMARKS: dict[str, Benchmark | HubBenchmark] = {
             name="aime24", title="AIME 2024", id="HuggingFaceH4/aime_2024", config="default", split="train",
             key="id", problem="problem", answer="answer", answer_rule="number",
             pools=(("AIME 2024 I", 15), ("AIME 2024 II", 15)), count=30, k=32, seed=201,
-            content="c3ce2fba1d9e4beaa9a13f9ec0048023a9aee3ffe7cde219fc447f61b6fa4679",
+            content="c3ce2fba1d9e4beaa9a13f9ec0048023a9aee3ffe7cde219fc447f61b6fa4679", released="2024-02-01",
         ),
         HubBenchmark(
             name="aime25", title="AIME 2025", id="math-ai/aime25", config="default", split="test",
             key="id", problem="problem", answer="answer", answer_rule="number",
             pools=(("AIME 2025 I", 15), ("AIME 2025 II", 15)), count=30, k=32, seed=202,
-            content="13895ee2137181c5ebf5106eaf529f5ab89fbd9059285a8ef698b10dafe2b21a",
+            content="13895ee2137181c5ebf5106eaf529f5ab89fbd9059285a8ef698b10dafe2b21a", released="2025-02-06",
         ),
         HubBenchmark(
             name="amc", title="AMC 2022-2023", id="AI-MO/aimo-validation-amc", config="default", split="train",
             key="id", problem="problem", answer="answer", answer_rule="number",
             pools=(("AMC 12 2022", 43), ("AMC 12 2023", 40)), count=83, k=32, seed=203,
-            content="603ba77e97b379949c8240f4525919336f72422a06c03aa1688c5242c626c4cd",
+            content="603ba77e97b379949c8240f4525919336f72422a06c03aa1688c5242c626c4cd", released="2022-11-10",
         ),
         HubBenchmark(
             name="math500", title="MATH-500", id="HuggingFaceH4/MATH-500", config="default", split="test",
             problem="problem", answer="answer", level="level", subject="subject", count=500, k=4, seed=204,
-            content="cc976e62f0457b6e026bf188f8a6f3d8c00675baaf63cf54c8a2c311b096118b",
+            content="cc976e62f0457b6e026bf188f8a6f3d8c00675baaf63cf54c8a2c311b096118b", released="2021-03-05",
         ),
         HubBenchmark(
             name="gsm8k", title="GSM8K", id="openai/gsm8k", config="main", split="test",
             problem="question", answer="answer", answer_rule="gsm8k", level="answer", level_rule="calculations",
             count=1319, k=2, seed=205,
-            content="bb3478cc4e1038476525262658917d04d96e1ad4c9d88de7c93690219a9ce7a9",
+            content="bb3478cc4e1038476525262658917d04d96e1ad4c9d88de7c93690219a9ce7a9", released="2021-10-27",
         ),
         HubBenchmark(
             name="olympiad", title="OlympiadBench", id="Hothan/OlympiadBench", config="OE_TO_maths_en_COMP",
             split="train", key="id", problem="question", answer="final_answer", answer_rule="olympiad",
             subject="subfield", tolerance="error", count=675, k=4, seed=206,
-            content="a4ac225cb40be7ee986d531ff298ab32e21db741b094e398ca051b13923715ba",
+            content="a4ac225cb40be7ee986d531ff298ab32e21db741b094e398ca051b13923715ba", released="2024-02-16",
+        ),
+        # This project could not read the sets below. Their first load pins them: content="".
+        HubBenchmark(
+            name="aime26", title="AIME 2026", id="MathArena/aime_2026", config="default", split="train",
+            key="problem_idx", problem="problem", answer="answer", answer_rule="number",
+            count=30, k=32, seed=207, content="", released="2026-02-06",
+        ),
+        HubBenchmark(
+            name="hmmt_feb25", title="HMMT February 2025", id="MathArena/hmmt_feb_2025", config="default",
+            split="train", key="problem_idx", problem="problem", answer="answer", answer_rule="list",
+            subject="problem_type", count=30, k=32, seed=208, content="", released="2025-02-15",
+        ),
+        HubBenchmark(
+            name="hmmt_nov25", title="HMMT November 2025", id="MathArena/hmmt_nov_2025", config="default",
+            split="train", key="problem_idx", problem="problem", answer="answer", answer_rule="list",
+            subject="problem_type", count=30, k=32, seed=209, content="", released="2025-11-08",
+        ),
+        HubBenchmark(
+            name="hmmt_feb26", title="HMMT February 2026", id="MathArena/hmmt_feb_2026", config="default",
+            split="train", key="problem_idx", problem="problem", answer="answer", answer_rule="list",
+            subject="problem_type", count=33, k=32, seed=210, content="", released="2026-02-14",
+        ),
+        HubBenchmark(
+            name="amc24", title="AMC 12 2024", id="rawsh/2024_AMC12", config="default", split="train",
+            problem="problem", answer="answer", subject="exam",
+            count=45, k=32, seed=211, content="", released="2024-11-06",
+        ),
+        HubBenchmark(
+            name="minerva", title="Minerva-Math", id="math-ai/minervamath", config="default", split="test",
+            problem="question", answer="answer", count=272, k=4, seed=212, content="", released="2022-06-29",
         ),
     )
 }  # fmt: skip
@@ -156,145 +178,3 @@ TRAIN_SETS: dict[str, ProblemSet | HubSet] = {
         ),
     )
 }  # fmt: skip
-
-
-def load_problems(entry: ProblemSet | HubSet) -> list[Problem]:
-    """The problems of an entry: generated, or loaded from the hub.
-
-    Raises UserError if the set cannot be loaded or is not the pinned one, or if a gold answer is not graded correct
-    against itself.
-    """
-    problems = obtain(entry)[0]
-    check_golds(entry.name, problems)
-    return problems
-
-
-def obtain(entry: ProblemSet | HubSet) -> tuple[list[Problem], dict]:
-    """The problems of an entry, compared with its pins, and their source for the manifest."""
-    if entry.kind == "generated":
-        return make(entry), {"seed": entry.seed, "content": entry.content}
-    problems, revision = hub.fetch(entry)
-    found = content_hash(problems)
-    if (len(problems), found) != (entry.count, entry.content):
-        raise UserError(
-            f"{entry.name}: {entry.place} is not what was pinned: expected {entry.count} problems with content "
-            f"{entry.content}, found {len(problems)} with {found} at {revision}; set `revision` of this entry in "
-            "evals/benchmarks/registry.py to the commit that has the expected ones, or `count` and `content` to "
-            "what was found"
-        )
-    place = {"id": entry.id, "config": entry.config, "split": entry.split, "revision": revision}
-    return problems, {**place, "content": found}
-
-
-def draw(entry: ProblemSet) -> list[Problem]:
-    """The problems of an entry, not yet compared with its pin."""
-    return generate(entry.world, entry.count, entry.seed, entry.held_out)
-
-
-def make(entry: ProblemSet) -> list[Problem]:
-    """The problems of a generated entry. Raises UserError if their content is not the pinned one."""
-    problems = draw(entry)
-    found = content_hash(problems)
-    if found != entry.content:
-        raise UserError(
-            f"{entry.name}: generated content has hash {found[:12]}, pinned is {entry.content[:12]}; "
-            f"evals/benchmarks/worlds/{entry.world}.py is not the pinned one: undo its edit, or update the pin"
-        )
-    return problems
-
-
-def content_hash(problems: list[Problem]) -> str:
-    """SHA-256 over the (problem, answer) rows in order."""
-    rows = json.dumps([[p.problem, p.answer] for p in problems], ensure_ascii=False)
-    return hashlib.sha256(rows.encode()).hexdigest()
-
-
-def pins() -> dict[str, str]:
-    """Content hash of every generated entry, from the installed generators: the value that the entry must have."""
-    entries = (*BENCHMARKS.values(), *TRAIN_SETS.values())
-    return {entry.name: content_hash(draw(entry)) for entry in entries if entry.kind == "generated"}
-
-
-def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple[str, ...]) -> dict:
-    """Write train.jsonl, <benchmark>.jsonl and, last, manifest.json; return the manifest.
-
-    Training problems that occur in a benchmark of the same world or, for sets of the hub, in any benchmark of the hub,
-    evaluated here or not, are dropped and listed in the manifest. Raises UserError for an unknown name, for content
-    that cannot be loaded or is not the pinned one, and for a gold answer that is not graded correct against itself.
-    """
-    for name, known in ((train_set, TRAIN_SETS), *((name, BENCHMARKS) for name in benchmarks)):
-        if name not in known:
-            raise UserError(f"unknown problem set {name!r}; known: {', '.join(known)}")
-    entries = [TRAIN_SETS[train_set]]
-    kind = _kind(entries[0])
-    entries += [entry for entry in BENCHMARKS.values() if _kind(entry) == kind or entry.name in benchmarks]
-    progress = Progress("data", len(entries))
-    progress.start()
-    loaded, sources = {}, {}
-    for number, entry in enumerate(entries, start=1):
-        loaded[entry.name], source = obtain(entry)
-        check_golds(entry.name, loaded[entry.name])
-        sources[entry.name] = {"rows": len(loaded[entry.name]), **source}
-        progress.step(number, f"{entry.name}: {len(loaded[entry.name])} problems, all golds graded correct")
-    kept, overlaps = decontaminate(loaded.pop(train_set), loaded)
-    progress.log(f"{train_set}: {len(overlaps)} problems that occur in a benchmark removed, {len(kept)} left")
-    files = {}
-    for name, problems in {"train": kept, **{name: loaded[name] for name in benchmarks}}.items():
-        path = write_atomic(Path(folder) / f"{name}.jsonl", "".join(map(_line, problems)))
-        files[path.name] = {"rows": len(problems), "sha256": sha256(path)}
-    counts = Counter(overlap.benchmark for overlap in overlaps)
-    manifest = {
-        "scale": scale,
-        "files": files,
-        "sets": sources,
-        "overlaps_removed": {name: counts[name] for name in loaded},
-        "removed": [asdict(overlap) for overlap in overlaps],
-        "gold_self_check": "all correct",
-        "generator": {entry.world: WORLDS[entry.world].title for entry in entries if entry.kind == "generated"},
-    }
-    write_json(Path(folder) / "manifest.json", manifest)
-    return manifest
-
-
-def _kind(entry: ProblemSet | HubSet) -> str:
-    return entry.world if entry.kind == "generated" else entry.kind
-
-
-def _line(problem: Problem) -> str:
-    """A row of a data file, without the fields `tolerance` and `solution` where they are empty."""
-    empty = {name for name in ("tolerance", "solution") if not getattr(problem, name)}
-    return json.dumps({name: value for name, value in asdict(problem).items() if name not in empty}) + "\n"
-
-
-def check_golds(name: str, problems: list[Problem]) -> None:
-    """Raise UserError unless every gold answer, boxed, is graded correct against itself."""
-    verdicts = grade_many([(f"\\boxed{{{p.answer}}}", p.answer) for p in problems], timeout_s=GOLD_TIMEOUT_S)
-    wrong = [(p, verdict) for p, verdict in zip(problems, verdicts, strict=True) if not verdict.correct]
-    if wrong:
-        problem, verdict = wrong[0]
-        raise UserError(f"{name}: {len(wrong)} golds fail against themselves, the first is {verdict.status}: {problem}")
-
-
-def read_problems(path: Path | str) -> list[Problem]:
-    """The problems of a data file, compared with the checksum in manifest.json beside it.
-
-    Raises UserError with the file and the command that rebuilds it if it is missing, truncated or edited.
-    """
-    path = Path(path)
-    manifest = path.with_name("manifest.json")
-    for needed in (path, manifest):
-        if not needed.is_file():
-            raise UserError(f"{needed} is missing; make it with: {rebuild_command('data', needed)}")
-    try:
-        recorded = json.loads(manifest.read_text())["files"][path.name]
-        rows, expected = recorded["rows"], recorded["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{manifest} does not describe {path.name}; rebuild it: {rebuild_command('data', manifest)}"
-        ) from None
-    if sha256(path) != expected:
-        raise UserError(
-            f"{path} is not the file of {rows} rows that {manifest.name} recorded; "
-            f"rebuild it: {rebuild_command('data', path)}"
-        )
-    return [Problem(**json.loads(line)) for line in path.read_text().splitlines()]

@@ -5,8 +5,9 @@ from dataclasses import replace
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import digest
 from evals.benchmarks.decontamination import decontaminate
+from evals.benchmarks.loading import obtain
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.registry import TRAIN_SETS, ProblemSet, obtain
+from evals.benchmarks.registry import TRAIN_SETS, ProblemSet
 from evals.sampling.prompts import FEW_SHOT, Template, few_shot
 
 # Of GSM8K's training split the first eight with two calculations or more, and at most 400 characters of problem and

@@ -19,6 +19,7 @@ class Task:
 
     whole: the number of problems of the benchmark, of which `problems` may be a subset; 0 if unknown. until: the
     standard error, in points, at which no more problems are needed; None scores all of them.
+    released: the day on which its first problems became public; "" for generated problems.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Task:
     score: Path
     whole: int = 0
     until: float | None = None
+    released: str = ""
 
     @property
     def ids(self) -> list[str]:

@@ -5,19 +5,11 @@ import pytest
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
-from evals.benchmarks import registry
+from evals.benchmarks import loading
 from evals.benchmarks.decontamination import normalise
+from evals.benchmarks.loading import content_hash, load_problems, make, pins, read_problems, write_data
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.registry import (
-    BENCHMARKS,
-    TRAIN_SETS,
-    content_hash,
-    load_problems,
-    make,
-    pins,
-    read_problems,
-    write_data,
-)
+from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
 from evals.benchmarks.worlds import WORLDS
 
 NAMES = ("paths", "facts", "worded")
@@ -35,7 +27,7 @@ def data(request, tmp_path_factory):
 def replace(monkeypatch, entries, name, **changes):
     """Change an entry for one test, with the pin that goes with it."""
     entry = dataclasses.replace(entries[name], **changes)
-    entry = dataclasses.replace(entry, content=content_hash(registry.draw(entry)))
+    entry = dataclasses.replace(entry, content=content_hash(loading.draw(entry)))
     monkeypatch.setitem(entries, name, entry)
 
 
@@ -122,7 +114,7 @@ def test_loading_makes_a_generated_set():
 
 def test_a_tolerance_survives_the_file_and_costs_the_others_nothing(monkeypatch, tmp_path):
     rows = [Problem("a", "1+1=", "2", 1, "s"), Problem("b", "1+2.5=", "3.5", 1, "s", tolerance="1e-1")]
-    monkeypatch.setattr(registry, "make", lambda entry: rows)
+    monkeypatch.setattr(loading, "make", lambda entry: rows)
     write_data(tmp_path, "facts", "facts_train", ("facts",))
     assert read_problems(tmp_path / "facts.jsonl") == rows
     fields = [list(json.loads(line)) for line in (tmp_path / "facts.jsonl").read_text().splitlines()]
@@ -131,7 +123,7 @@ def test_a_tolerance_survives_the_file_and_costs_the_others_nothing(monkeypatch,
 
 def test_a_gold_that_fails_against_itself_stops_the_data(monkeypatch, tmp_path):
     bad = [Problem("bad-0001", "1+1=", "}{", 2, "facts")]
-    monkeypatch.setattr(registry, "make", lambda entry: bad if entry.held_out else [])
+    monkeypatch.setattr(loading, "make", lambda entry: bad if entry.held_out else [])
     with pytest.raises(UserError, match=r"1 golds fail against themselves, the first is \w+: .*bad-0001"):
         write_data(tmp_path, "facts", "facts_train", ("facts",))
     assert not (tmp_path / "manifest.json").exists()
@@ -146,7 +138,7 @@ def test_unknown_names_are_refused_before_anything_is_written(tmp_path, train, n
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "make", lambda entry: [Problem(f"{entry.name}-1", entry.name, "2", 1, "s")])
+    monkeypatch.setattr(loading, "make", lambda entry: [Problem(f"{entry.name}-1", entry.name, "2", 1, "s")])
     write_data(tmp_path, "facts", "facts_train", ("facts",))
     return tmp_path
 

@@ -79,7 +79,8 @@ def test_problem_and_gold_come_from_the_study_beside_the_samples(study):
     (path,) = find("grpo/seed0/final", ["facts"], study.parent)
     assert path == study / "samples/grpo/seed0/final/facts.parquet"
     write(path.with_name("worded.parquet"))
-    from evals.benchmarks.registry import BENCHMARKS, make
+    from evals.benchmarks.loading import make
+    from evals.benchmarks.registry import BENCHMARKS
 
     problem = make(BENCHMARKS["worded"])[0]
     text = block(

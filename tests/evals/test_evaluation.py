@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,10 @@ from tiny_models import CHAT, save_tiny
 
 from dynclip.runtime.errors import UserError
 from evals import evaluation, grading, metrics, scoring
+from evals.benchmarks.hub import LOCAL_COPY
+from evals.benchmarks.loading import content_hash, load_problems
 from evals.benchmarks.problem import Problem
+from evals.benchmarks.registry import BENCHMARKS
 from evals.engines import start
 from evals.evaluation import Request
 from evals.sampling.models import resolve
@@ -71,9 +75,30 @@ def test_a_record_says_what_was_done_and_what_is_promised(finished, tiny):
     assert record["sampling"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8, "seed": 102}
     (maker,) = record["guarantees"]
     assert (maker["engine"], maker["samples"], maker["dtype"]) == ("transformers", 20, "float32")
+    assert "released" not in record  # generated problems are new
     assert record["engine"] == "transformers" and record["grader"] == scoring.grader_version()
     assert record["tokens"] == table(out)["tokens"].sum()
     assert {"torch", "cpu", "git_commit"} <= record["environment"].keys()
+
+
+def test_a_benchmark_that_its_first_load_pins_is_addressed_by_what_was_found(tiny, tmp_path, monkeypatch, capsys):
+    """The address has the hash of the whole set, and the record and the log say since when its problems are public."""
+    monkeypatch.setenv(LOCAL_COPY, str(tmp_path / "copies"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "copies" / "MathArena" / "aime_2026"
+    folder.mkdir(parents=True)
+    rows = [{"problem_idx": i, "answer": i, "problem": "3 +10 *4 . . ="} for i in range(1, 31)]  # pieces of `facts`
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    how = Evaluation(k=1, limit=2, max_tokens=4, engine="transformers", template="plain")
+    request = Request(resolve(str(tiny)), ("aime26",), how, tmp_path / "out", tmp_path / "out")
+    record = evaluation.evaluate(request)["aime26"]
+    assert record["released"] == "2026-02-06" and record["n_problems"] == 2
+    assert record["address"]["content"] == content_hash(load_problems(BENCHMARKS["aime26"]))
+    said = "".join(capsys.readouterr())
+    assert said.count("aime26: problems public since 2026-02-06: a model trained on later data may have seen them") == 1
+    evaluation.tasks_of(replace(request, labels={"scale": "paper"}))  # no such line for a study
+    assert "public since" not in "".join(capsys.readouterr())
 
 
 def test_the_same_evaluation_again_loads_nothing_and_changes_nothing(tiny, finished, tmp_path, no_engine):

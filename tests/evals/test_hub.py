@@ -13,20 +13,26 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from dynclip.runtime.errors import UserError
-from evals.benchmarks import hub, registry
+from dynclip.studies.scales import SCALES
+from evals import evaluation
+from evals.benchmarks import first_load, hub, loading
 from evals.benchmarks.decontamination import decontaminate, normalise
 from evals.benchmarks.hub import HubSet
+from evals.benchmarks.loading import content_hash, load_problems
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.registry import BENCHMARKS, PAPER_SAMPLING, TRAIN_SETS, HubBenchmark, content_hash, load_problems
+from evals.benchmarks.registry import BENCHMARKS, PAPER_SAMPLING, TRAIN_SETS, HubBenchmark
+from evals.sampling.settings import Evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
 SIX = ("aime24", "aime25", "amc", "math500", "gsm8k", "olympiad")
+UNPINNED = ("aime26", "hmmt_feb25", "hmmt_nov25", "hmmt_feb26", "amc24", "minerva")  # their first load pins them
 TRAINING = ("gsm8k_train", "dapo", "dapo_processed", "dapo_english")
 ENTRIES = {**{name: BENCHMARKS[name] for name in SIX}, **{name: TRAIN_SETS[name] for name in TRAINING}}
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens
@@ -81,6 +87,17 @@ def test_olympiad_answers(answers, many, clean):
     assert hub.olympiad_answer(answers, {"is_multiple_answer": many}) == clean
 
 
+@pytest.mark.parametrize(
+    ("answer", "clean"),
+    [
+        (7, "7"), ("103", "103"), (r"-\frac{1}{21}", r"-\frac{1}{21}"), (r"0,i\sqrt{6}", r"0, i\sqrt{6}"),
+        ("1 , 2", "1, 2"), ("(1,2)", "(1,2)"), (r"\frac{f(1,2)}{3},4", r"\frac{f(1,2)}{3}, 4"),
+    ],
+)  # fmt: skip
+def test_answers_that_may_be_lists(answer, clean):
+    assert hub.list_answer(answer) == clean
+
+
 def test_a_dapo_prompt_is_reduced_to_its_problem():
     text = (
         "Solve the following math problem step by step. The last line is Answer: $Answer.\n\n"
@@ -110,10 +127,11 @@ def test_a_row_becomes_a_problem():
     assert hub.problem_of(entry, {**row, "error": None, "field": None}, 0).tolerance == ""
 
 
-def test_the_registry_describes_the_six_benchmarks():
-    assert [name for name, entry in BENCHMARKS.items() if entry.kind == "hub"] == list(SIX)
+def test_the_registry_describes_the_benchmarks():
+    assert [name for name, entry in BENCHMARKS.items() if entry.kind == "hub"] == [*SIX, *UNPINNED]
     assert [BENCHMARKS[name].k for name in SIX] == [32, 32, 32, 4, 2, 4]
-    assert {BENCHMARKS[name].sampling for name in SIX} == {PAPER_SAMPLING}
+    assert [BENCHMARKS[name].k for name in UNPINNED] == [32, 32, 32, 32, 32, 4]
+    assert {BENCHMARKS[name].sampling for name in (*SIX, *UNPINNED)} == {PAPER_SAMPLING}
     assert PAPER_SAMPLING.record == {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "max_tokens": 4096}
     assert len({entry.seed for entry in BENCHMARKS.values()}) == len(BENCHMARKS)
     for name, entry in ENTRIES.items():
@@ -121,6 +139,13 @@ def test_the_registry_describes_the_six_benchmarks():
         assert sum(size for _, size in entry.pools) in (0, entry.count)
         assert entry.problem_rule in hub.PROBLEM_RULES and entry.answer_rule in hub.ANSWER_RULES
         assert "0x" not in repr(entry)  # the entry's text is digested to decide what to evaluate again
+    for name in (*SIX, *UNPINNED):
+        entry = BENCHMARKS[name]
+        assert bool(entry.content) == (name in SIX) and entry.answer_rule in hub.ANSWER_RULES
+        assert date.fromisoformat(entry.released) > date(2021, 1, 1) and entry.released not in repr(entry)
+    assert set(SCALES["paper"].benchmarks) == set(
+        SIX
+    )  # a study without a choice of its own has pinned benchmarks alone
 
 
 def test_the_documented_tables_are_the_registry():
@@ -129,8 +154,16 @@ def test_the_documented_tables_are_the_registry():
         if re.match(r"\| `\w+` \| `[\w.-]+/[\w.-]+` \|", line):
             name, id, place, *numbers = (cell.strip(" `") for cell in line.strip("|").split("|"))
             rows[name] = id, place, *map(int, filter(str.isdecimal, numbers))
-    expected = {name: (entry.id, f"{entry.config} / {entry.split}", entry.count) for name, entry in ENTRIES.items()}
-    assert rows == {name: (*row, ENTRIES[name].k) if name in SIX else row for name, row in expected.items()}
+    entries = ENTRIES | {name: BENCHMARKS[name] for name in UNPINNED}
+    expected = {name: (entry.id, f"{entry.config} / {entry.split}", entry.count) for name, entry in entries.items()}
+    assert rows == {name: row if name in TRAINING else (*row, entries[name].k) for name, row in expected.items()}
+
+
+def test_the_documented_dates_and_pins_are_the_registry():
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    for name in (*SIX, *UNPINNED):
+        row = re.search(rf"^\| `{name}` \| `{BENCHMARKS[name].id}` .*", text, re.MULTILINE)[0]
+        assert BENCHMARKS[name].released in row and ("first load" in row) == (name in UNPINNED)
 
 
 # Local copies made here
@@ -141,6 +174,7 @@ def copies(tmp_path, monkeypatch):
     """write(id, rows) puts a data set where DYNCLIP_HUB points; nothing touches the user's cache."""
     monkeypatch.setenv(hub.LOCAL_COPY, str(tmp_path / "copies"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
 
     def write(id, rows, name="test.jsonl"):
         folder = tmp_path / "copies" / id
@@ -233,10 +267,11 @@ def test_written_data_says_where_it_comes_from_and_what_was_left_out(copies, mon
     copies("o/train", training)
     form = HubBenchmark("", "", "", "default", "test", "problem", "answer", 0, "", tolerance="error")
     bench = {name: toy(rows, form, name=name, id="o/bench") for name in ("asked", "unasked")}
+    bench["away"] = dataclasses.replace(form, name="away", id="o/away")  # without a pin, and nowhere to be found
     train = toy(training, name="set", id="o/train")
-    monkeypatch.setattr(registry, "BENCHMARKS", bench)
-    monkeypatch.setattr(registry, "TRAIN_SETS", {"set": train})
-    manifest = registry.write_data(tmp_path / "data", "tiny", "set", ("asked",))
+    monkeypatch.setattr(loading, "BENCHMARKS", bench)
+    monkeypatch.setattr(loading, "TRAIN_SETS", {"set": train})
+    manifest = loading.write_data(tmp_path / "data", "tiny", "set", ("asked",))
     assert manifest == json.loads((tmp_path / "data/manifest.json").read_text())
     assert {name: file["rows"] for name, file in manifest["files"].items()} == {"train.jsonl": 1, "asked.jsonl": 2}
     assert manifest["sets"]["asked"] == {
@@ -247,7 +282,110 @@ def test_written_data_says_where_it_comes_from_and_what_was_left_out(copies, mon
         {"id": "set-0001", "why": "exact", "benchmark": "asked", "problem": "asked-0001", "share": 1.0}
     ]
     assert manifest["overlaps_removed"] == {"asked": 1, "unasked": 0}
-    assert [p.tolerance for p in registry.read_problems(tmp_path / "data" / "asked.jsonl")] == ["1e-1", ""]
+    assert [p.tolerance for p in loading.read_problems(tmp_path / "data" / "asked.jsonl")] == ["1e-1", ""]
+    with pytest.raises(UserError, match="o/away is no folder"):
+        loading.write_data(tmp_path / "data", "tiny", "set", ("away",))
+
+
+# Sets that the registry does not pin
+
+NEW = dataclasses.replace(toy([]), count=0, content="")
+
+
+def test_the_first_load_pins_and_later_ones_compare(copies, capfd, tmp_path):
+    copies("o/toy", ROWS)
+    pinned = content_hash(load_problems(NEW))
+    said = capfd.readouterr().err
+    assert f"first load: pinned 5 problems with content {pinned[:12]} in {tmp_path}/home/dynclip-pins.json" in said
+    pin = {"place": NEW.place, "count": 5, "content": pinned, "commit": "local copy", "date": str(date.today())}
+    assert json.loads(first_load.pins_file().read_text()) == {"toy": pin}
+    assert len(load_problems(NEW)) == 5
+    assert "pinned" not in capfd.readouterr().err
+    assert loading.obtain(NEW)[1]["content"] == pinned
+
+    copies("o/toy", ROWS[::-1])
+    with pytest.raises(UserError) as error:
+        load_problems(NEW)
+    message = str(error.value)
+    assert "toy: o/toy (config default, split test, revision main) is not what its first load pinned" in message
+    assert f"expected 5 problems with content {pinned} (local copy, {date.today()}), found 5 with " in message
+    assert str(first_load.pins_file()) in message and "\n" not in message
+    other = dataclasses.replace(NEW, revision="v2")  # another place is pinned anew
+    assert len(load_problems(other)) == 5 and "first load: pinned" in capfd.readouterr().err
+
+
+def test_a_count_that_is_documented_is_required_before_anything_is_pinned(copies):
+    copies("o/toy", ROWS)
+    with pytest.raises(UserError, match=r"toy: o/toy .* expected 6 problems, found 5 at local copy; set `revision`"):
+        load_problems(dataclasses.replace(NEW, count=6))
+    assert not first_load.pins_file().exists()
+    assert len(load_problems(dataclasses.replace(NEW, count=5))) == 5
+
+
+def test_pins_that_cannot_be_written_are_reported_and_the_load_goes_on(copies, capfd, tmp_path):
+    copies("o/toy", ROWS)
+    (tmp_path / "home").write_text("")  # a file where the folder should be
+    assert len(load_problems(NEW)) == 5
+    assert re.search(r"\[toy\] .* not pinned: cannot write .*dynclip-pins\.json \(.*\)", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"toy": {"place": "o/toy"}}', '{"toy": 1}'])
+def test_damaged_pins_are_named(copies, text):
+    copies("o/toy", ROWS)
+    first_load.pins_file().parent.mkdir()
+    first_load.pins_file().write_text(text)
+    with pytest.raises(UserError, match=r"dynclip-pins\.json cannot be read \(.*\); correct it, or remove it") as error:
+        load_problems(NEW)
+    assert "\n" not in str(error.value)
+
+
+def test_the_problems_of_a_study_have_the_hash_of_the_whole_set(copies, monkeypatch, tmp_path):
+    copies("o/toy", ROWS)
+    copies("o/train", [{"problem": "Find 99.", "answer": "99"}])
+    monkeypatch.setattr(loading, "BENCHMARKS", {"toy": NEW})
+    train = toy([{"problem": "Find 99.", "answer": "99"}], name="set", id="o/train")
+    monkeypatch.setattr(loading, "TRAIN_SETS", {"set": train})
+    manifest = loading.write_data(tmp_path / "data", "tiny", "set", ("toy",))
+    monkeypatch.setattr(evaluation, "BENCHMARKS", {"toy": NEW})
+    request = evaluation.Request(None, ("toy",), Evaluation(limit=2), tmp_path, tmp_path, tmp_path / "data")
+    problems, whole, content = evaluation.problems_of(request, "toy")
+    assert (len(problems), whole) == (2, 5)
+    assert content == manifest["sets"]["toy"]["content"] == content_hash(load_problems(NEW))
+
+
+# Rows with the documented columns of these sets: (rows, their answers, the subject of the first)
+DOCUMENTED = {
+    "aime26": ([{"problem_idx": 1, "answer": 62, "problem": "Find 62."}], ["62"], "AIME 2026"),
+    "amc24": (
+        [{"exam": "AMC 12A", "problem_number": 1, "problem": "Find 2.", "answer": "2"},
+         {"exam": "AMC 12B", "problem_number": 1, "problem": "Where?", "answer": "(0, \\frac{1}{2})"}],
+        ["2", "(0, \\frac{1}{2})"], "AMC 12A",
+    ),
+    "minerva": (
+        [{"question": "Find x(t).", "answer": "1+\\sqrt{3} i"}, {"question": "How long?", "answer": "4.5e33"}],
+        ["1+\\sqrt{3} i", "4.5e33"], "Minerva-Math",
+    ),
+    **dict.fromkeys(
+        ("hmmt_feb25", "hmmt_nov25", "hmmt_feb26"),
+        (
+            [{"problem_idx": 1, "answer": "-\\frac{1}{21}", "problem_type": ["Algebra", " Geometry"], "problem": "x"},
+             {"problem_idx": 2, "answer": "0,i\\sqrt{6}", "problem_type": ["Algebra"], "problem": "Find all."}],
+            ["-\\frac{1}{21}", "0, i\\sqrt{6}"], "Algebra, Geometry",
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNPINNED)
+def test_documented_columns_become_problems(copies, name):
+    rows, answers, subject = DOCUMENTED[name]
+    entry = BENCHMARKS[name]
+    copies(entry.id, rows, name=f"{entry.split}.jsonl")
+    problems = load_problems(dataclasses.replace(entry, count=len(rows)))  # golds are graded against themselves
+    assert [p.answer for p in problems] == answers and problems[0].subject == subject
+    assert problems[0].problem in (rows[0].get("problem"), rows[0].get("question"))
+    with pytest.raises(UserError, match=f"expected {entry.count} problems, found {len(rows)}"):
+        load_problems(entry)
 
 
 # The real sets, from the stand-in hub
@@ -257,7 +395,7 @@ def python(script, home, **environment):
     """The last line that `script` prints, as JSON, and its standard error, from a process with this environment."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DYNCLIP_", "HUGGINGFACE"))}
     result = subprocess.run(
-        [sys.executable, "-c", f"import dataclasses, json\nfrom evals.benchmarks import hub, registry\n{script}"],
+        [sys.executable, "-c", f"import dataclasses, json\nfrom evals.benchmarks import hub, loading\n{script}"],
         cwd=home, capture_output=True, text=True, timeout=300,
         env={**kept, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
@@ -267,12 +405,12 @@ def python(script, home, **environment):
 
 # One line of JSON: the message that loading each of `changed` fails with, or what it loads.
 MESSAGES = """
-entries = {**registry.BENCHMARKS, **registry.TRAIN_SETS}
+entries = {**loading.BENCHMARKS, **loading.TRAIN_SETS}
 found = []
 for name, changes in %s:
     try:
-        found.append(len(registry.obtain(dataclasses.replace(entries[name], **changes))[0]))
-    except registry.UserError as error:
+        found.append(len(loading.obtain(dataclasses.replace(entries[name], **changes))[0]))
+    except loading.UserError as error:
         found.append(str(error))
 print(json.dumps(found))
 """
@@ -288,18 +426,18 @@ def home(tmp_path_factory):
 def real(stand_in, home):
     """Every set, loaded once: name -> problems; the manifest of DAPO's training data beside all six benchmarks."""
     script = f"""
-folder = registry.Path("data")
-registry.write_data(folder, "paper", "dapo", {SIX})
+folder = loading.Path("data")
+loading.write_data(folder, "paper", "dapo", {SIX})
 sources = {{}}
 for name in {TRAINING}:
-    problems, sources[name] = registry.obtain(registry.TRAIN_SETS[name])
-    registry.check_golds(name, problems)
+    problems, sources[name] = loading.obtain(loading.TRAIN_SETS[name])
+    loading.check_golds(name, problems)
     (folder / f"whole_{{name}}.json").write_text(json.dumps([dataclasses.asdict(p) for p in problems]))
 print(json.dumps(sources))
 """
     sources, _ = python(script, home, HF_ENDPOINT=stand_in)
     manifest = json.loads((home / "data/manifest.json").read_text())
-    sets = {name: registry.read_problems(home / "data" / f"{name}.jsonl") for name in SIX}
+    sets = {name: loading.read_problems(home / "data" / f"{name}.jsonl") for name in SIX}
     for name in TRAINING:
         sets[name] = [Problem(**row) for row in json.loads((home / f"data/whole_{name}.json").read_text())]
     return sets, manifest, {**manifest["sets"], **sources}

@@ -7,7 +7,8 @@ import pytest
 from tiny_models import CHAT, tiny_tokenizer
 
 from dynclip.runtime.errors import UserError
-from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS, load_problems, obtain
+from evals.benchmarks.loading import load_problems, obtain
+from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
 from evals.sampling import shots
 from evals.sampling.prompts import BOXED, FEW_SHOT, TEMPLATES, choose_template, render
 from evals.sampling.shots import NUMBERS, with_shots

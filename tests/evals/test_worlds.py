@@ -9,8 +9,8 @@ import pytest
 
 from dynclip.runtime.errors import UserError
 from evals.benchmarks import TRAIN_SETS
+from evals.benchmarks.loading import draw
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.registry import draw
 from evals.benchmarks.worlds import WORLDS, World, derive_seed, generate, generation, paths, worded
 from evals.benchmarks.worlds.arithmetic import EMPTY, MODULUS, OPERATORS, apply, fact_probabilities
 from evals.benchmarks.worlds.lexica import ADVERBS, CLOSINGS, CONNECTIVES, NAMES, OBJECTS, QUALITIES, VERBS

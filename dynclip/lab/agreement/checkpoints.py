@@ -13,7 +13,7 @@ from dynclip.report.evidence import Evidence, checkpoint_folder, load_evidence
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
 from dynclip.studies.scales import SCALES, Scale
-from evals.benchmarks.registry import read_problems
+from evals.benchmarks.loading import read_problems
 
 PROMPTS, SAMPLES = 32, 8  # training problems, and completions of each, per checkpoint
 

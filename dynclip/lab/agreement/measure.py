@@ -25,8 +25,9 @@ from dynclip.regions import baseline
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.provenance import code_digest, digest, environment
+from evals.benchmarks.loading import load_problems, read_problems
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.registry import BENCHMARKS, load_problems, read_problems
+from evals.benchmarks.registry import BENCHMARKS
 from evals.engines.transformers_engine import TransformersEngine
 from evals.grading import grade_many
 from evals.sampling.models import resolve

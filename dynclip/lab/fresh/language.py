@@ -30,7 +30,7 @@ from dynclip.training.worlds import folders
 from dynclip.training.worlds.networks import stack
 from dynclip.training.worlds.tasks import task_of
 from dynclip.training.worlds.warm_start import warm_start
-from evals.benchmarks.registry import read_problems, write_data
+from evals.benchmarks.loading import read_problems, write_data
 
 SEEDS = tuple(range(200, 206))  # used nowhere else
 STEPS, PROBED = 50, (2, 15, 30)  # rollout steps, and those at which GRPO's run is probed

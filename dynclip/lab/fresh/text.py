@@ -45,7 +45,8 @@ from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import digest, environment
 from dynclip.training.hub_policy import RECORD
-from evals.benchmarks.registry import TRAIN_SETS, obtain
+from evals.benchmarks.loading import obtain
+from evals.benchmarks.registry import TRAIN_SETS
 from evals.engines.transformers_engine import TransformersEngine
 from evals.sampling.models import resolve
 from evals.sampling.prompts import TEMPLATES

@@ -18,7 +18,7 @@ from dynclip.runtime.checkpoints import MANIFEST, find_corruption
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.progress import Progress
 from dynclip.studies.arms import STUDIES
-from evals.benchmarks.registry import read_problems
+from evals.benchmarks.loading import read_problems
 from evals.metrics import exact_score, score
 from evals.scoring import grader_version, with_verdicts
 

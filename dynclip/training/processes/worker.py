@@ -16,7 +16,7 @@ from dynclip.studies.overrides import resolve
 from dynclip.training.lifecycle import arm_config, export_folders
 from dynclip.training.processes.recovery import FAILURE, first_line, ran_out_of_memory
 from dynclip.training.trl_run.session import run_trainer
-from evals.benchmarks.registry import read_problems
+from evals.benchmarks.loading import read_problems
 
 
 class NoProgress:

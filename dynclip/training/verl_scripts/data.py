@@ -11,8 +11,9 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_atomic
 from dynclip.studies.scales import RunConfig
 from dynclip.training.problems import within_level
+from evals.benchmarks.loading import read_problems
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.registry import BENCHMARKS, read_problems
+from evals.benchmarks.registry import BENCHMARKS
 from evals.sampling.prompts import BOXED, DAPO_HEAD, DAPO_TAIL, TEMPLATES, render
 
 # Chat templates for those templates of evals.sampling.prompts that do not use the tokenizer's own.

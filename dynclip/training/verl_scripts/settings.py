@@ -19,7 +19,8 @@ from dynclip.studies.scales import RunConfig, Scale
 from dynclip.training.lifecycle import arm_config
 from dynclip.training.verl_scripts.data import CHAT_TEMPLATES, check_prompts, write_data
 from dynclip.training.verl_scripts.script import script
-from evals.benchmarks.registry import BENCHMARKS, read_problems
+from evals.benchmarks.loading import read_problems
+from evals.benchmarks.registry import BENCHMARKS
 from evals.engines.engine import load_tokenizer
 
 VERL = "0.9.1"

@@ -15,8 +15,9 @@ from dynclip.training.worlds import draws, folders
 from dynclip.training.worlds.networks import Weights, stack
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, graph_of, mask_until, task_of
 from evals import metrics, scoring
+from evals.benchmarks.loading import read_problems
 from evals.benchmarks.problem import Problem
-from evals.benchmarks.registry import BENCHMARKS, read_problems
+from evals.benchmarks.registry import BENCHMARKS
 from evals.benchmarks.worlds import paths
 from evals.sampling.models import Model
 from evals.sampling.prompts import choose_template
