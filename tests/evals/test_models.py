@@ -96,7 +96,7 @@ def bare(folder):
     ("harm", "text"),
     [
         (remove("config.json"), "no readable config.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), "no readable config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: damaged"),
         (untokenized, "no tokenizer files"),
         (bare, "no other format is loaded"),
         (shorten, r"model\.safetensors: damaged"),
