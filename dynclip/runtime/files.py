@@ -11,17 +11,18 @@ from pathlib import Path
 def write_atomic(path: Path | str, content: str | bytes) -> Path:
     """Write `content` to `path` so that neither a reader nor a crash leaves a partial file; returns `path`.
 
-    Parent folders are created. An OSError names `path`.
+    Parent folders are created. An OSError names `path` or its folder.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(path), aside.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        with naming(path):
+            with aside.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
     except BaseException:
         with suppress(OSError):
             aside.unlink()
@@ -31,11 +32,11 @@ def write_atomic(path: Path | str, content: str | bytes) -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError that names no file, such as that of a full disk, the name of `path`."""
+    """Let an OSError name `path`: that of a full disk names no file, others a temporary one."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename, error.filename2 = str(path), None
         raise
 
 

@@ -1,6 +1,7 @@
 """What the clients of the Hugging Face hub do not say: why nothing came, and which lock they wait for."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -22,10 +23,11 @@ def hub_problem(error: BaseException) -> str:
     """Why the hub did not give what was asked for, to follow "the hub at X". Raises the OSError of a full disk or of
     missing rights."""
     chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+    while cause := chain[-1].__cause__ or (None if chain[-1].__suppress_context__ else chain[-1].__context__):
         chain.append(cause)
     for each in chain:
         if file_problem(each) and not isinstance(each, FileNotFoundError):
+            each.filename = each.filename or f"HF_HOME ({os.environ.get('HF_HOME', '~/.cache/huggingface')})"
             raise each from None
     statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in chain]
     status = next(filter(None, statuses), None)
