@@ -16,6 +16,7 @@ from glob import escape
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError, file_problem
+from dynclip.runtime.files import naming
 from evals.benchmarks.registry import BENCHMARKS, obtain, read_problems
 from evals.evaluation import default_out
 from evals.grading import extract
@@ -92,7 +93,8 @@ def blocks(path: Path, chosen: Filter = Filter()) -> Iterator[str]:
             _ = table[name]
     except (OSError, ValueError, KeyError) as error:
         if file_problem(error):
-            raise
+            with naming(path):
+                raise
         raise UserError(f"{path}: not a sample file ({type(error).__name__})") from None
     problems = _problems(path)
     shown = kept[: chosen.limit]

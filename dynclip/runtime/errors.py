@@ -1,6 +1,7 @@
 """Errors that the user can mend: the CLI prints their message in one line, without a traceback."""
 
 import errno
+import os
 import shlex
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def file_problem(error: BaseException) -> str | None:
     # A subclass from elsewhere has numbers of its own: those of ssl.SSLError are OpenSSL's.
     if not isinstance(error, OSError) or type(error).__module__ != "builtins" or error.errno not in REMEDIES:
         return None
-    return f"{error.filename or 'output'}: {error.strerror}; {REMEDIES[error.errno]}"
+    return f"{error.filename or 'output'}: {os.strerror(error.errno)}; {REMEDIES[error.errno]}"
 
 
 def one_line(text: object) -> str:

@@ -177,9 +177,13 @@ def _encode(part: Part) -> bytes:
 
 
 def _decode(content: bytes) -> Part:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(content))
+    # In Arrow's memory: its threads abort a program that ends while they hold one of Python's objects.
+    sink = pa.BufferOutputStream()
+    sink.write(content)
+    table = pq.read_table(pa.BufferReader(sink.getvalue()))
     facts = json.loads(table.schema.metadata[META])
     return Part(**{**facts, "state": bytes.fromhex(facts["state"])}, rows=table.select(PART_COLUMNS).to_pylist())
 
