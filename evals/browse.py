@@ -12,9 +12,11 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
-from dynclip.runtime.errors import UserError
+from dynclip.runtime.errors import UserError, file_problem
+from dynclip.runtime.files import naming
 from evals.benchmarks.loading import obtain, read_problems
 from evals.benchmarks.registry import BENCHMARKS
 from evals.evaluation import default_out
@@ -50,7 +52,7 @@ def find(selection: str, benchmarks: Iterable[str] | None, results: Path = Path(
     """
     scale, _, rest = selection.partition("/")
     places = [Path(selection), results / selection, results / scale / "samples" / rest, default_out(selection)]
-    places += [] if Path(selection).is_absolute() else sorted(results.glob(f"*/samples/{selection}"))
+    places += [] if Path(selection).is_absolute() else sorted(results.glob(f"*/samples/{escape(selection)}"))
     found = next((files for files in map(_sample_files, places) if files), [])
     if not found:
         raise UserError(
@@ -88,9 +90,12 @@ def blocks(path: Path, chosen: Filter = Filter()) -> Iterator[str]:
             for row in rows
             if (not chosen.statuses or row["status"] in chosen.statuses) and chosen.problem in (None, row["problem_id"])
         ]
-        for name in ("index", "text", "tokens", "finish"):
+        for name in ("problem_id", "index", "text", "tokens", "finish", "status", "correct"):
             _ = table[name]
     except (OSError, ValueError, KeyError) as error:
+        if file_problem(error):
+            with naming(path):
+                raise
         raise UserError(f"{path}: not a sample file ({type(error).__name__})") from None
     problems = _problems(path)
     shown = kept[: chosen.limit]
@@ -104,7 +109,7 @@ def block(row: dict, problem=None) -> str:
     """One sample as text. Each line of the model's text begins with a bar, so that it differs from our own lines."""
     answer = row["answer"] if "answer" in row else extract(row["text"])
     head = (
-        f"=== {row['problem_id']}, sample {row['index']}: {row['status'].upper()}, {row['tokens']} tokens, "
+        f"=== {row['problem_id']}, sample {row['index']}: {str(row['status']).upper()}, {row['tokens']} tokens, "
         f"ended by {row['finish']}"
     )
     if row.get("thinking_tokens"):
@@ -115,7 +120,7 @@ def block(row: dict, problem=None) -> str:
     parts += [("response", row["text"]), ("answer", answer)]
     lines = [visible(head).replace("\n", "\\n")]
     for name, text in parts:
-        lines += [f"{name}:"] + [f"  | {line}" for line in visible("(none)" if text is None else text).split("\n")]
+        lines += [f"{name}:"] + [f"  | {line}" for line in visible("(none)" if text is None else str(text)).split("\n")]
     return "\n".join(lines) + "\n"
 
 

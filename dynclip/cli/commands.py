@@ -1,6 +1,7 @@
 """The command line: for scripts, for the rules of the workflow, and for one-off work. A study runs with snakemake."""
 
 import argparse
+import locale
 import math
 import os
 import sys
@@ -9,7 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from dynclip.runtime.errors import UserError
+from dynclip.runtime.errors import UserError, file_problem, one_line
+from dynclip.runtime.files import naming
 from dynclip.training.processes.recovery import REQUEUE, Preempted
 
 PROGRESS = ("warmup", "train", "evaluate")  # these write their progress lines to --log, and the terminal shows them too
@@ -19,33 +21,73 @@ LAST = 12  # lines of a log that are shown when its command fails
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    A UserError is one line on standard error and status 2, Ctrl-C is status 130, and a training that has to be
-    started again has the status of its `Preempted`.
+    A UserError, and what files, rights or a full disk cause, is one line on standard error and status 2. Ctrl-C is
+    status 130, output that nobody reads any more 141, and a training that has to be started again has the status of its
+    `Preempted`.
     """
-    try:
-        options = parser().parse_args(arguments)
-    except UserError as error:
-        print(f"dynclip: {error}", file=sys.stderr)
-        return 2
+    if arguments is None:
+        use_utf8()
+    return caught(start, arguments)
+
+
+def use_utf8() -> None:
+    """Start the program again in Python's UTF-8 mode where the locale has another encoding.
+
+    The files of this project and of the hub are UTF-8; the libraries and the processes that they start read them too.
+    """
+    if not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+
+
+def start(arguments: list[str] | None) -> int:
+    with naming(Path(".")):
+        os.getcwd()  # which another program may have removed
+    options = parser().parse_args(arguments)
     log = getattr(options, "log", None)
     return run(options) if log is None or options.command in PROGRESS else run_into(log, options)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command of the parsed arguments."""
+    # Imported only now: `--help` and a usage error need none of torch, transformers and MLflow.
+    module, name = options.run.split(":")
+    status = getattr(import_module(module), name)(options) or 0
+    print(end="", flush=True)
+    return status
+
+
+def caught(call: Callable, *given) -> int:
+    """The exit status of `call(*given)`, whose errors are printed. Raises what only a mistake in the code can cause."""
     try:
-        # Imported only now: `--help` and a usage error need none of torch, transformers and MLflow.
-        module, name = options.run.split(":")
-        return getattr(import_module(module), name)(options) or 0
-    except UserError as error:
-        print(f"dynclip: {error}", file=sys.stderr)
-        return 2
-    except Preempted as error:
-        print(f"dynclip: {error}", file=sys.stderr)
-        return REQUEUE
+        return call(*given)
+    except (UserError, Preempted) as error:
+        say(error)
+        return REQUEUE if isinstance(error, Preempted) else 2
     except KeyboardInterrupt:
-        print("dynclip: interrupted; the same command continues from what is on disk", file=sys.stderr)
+        say("interrupted; the same command continues from what is on disk")
         return 130
+    except BrokenPipeError:
+        drop_output()
+        return 141
+    except OSError as error:
+        problem = file_problem(error)
+        if not problem:
+            raise
+        say(problem)
+        drop_output()
+        return 2
+
+
+def say(message: object) -> None:
+    print(f"dynclip: {one_line(message)}", file=sys.stderr)
+
+
+def drop_output() -> None:
+    """Write what is still buffered for standard output to nowhere: Python reports a failure again at exit."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def run_into(log: Path, options: argparse.Namespace) -> int:
@@ -61,7 +103,7 @@ def run_into(log: Path, options: argparse.Namespace) -> int:
             for stream in (1, 2):
                 os.dup2(out.fileno(), stream)
             try:
-                status = run(options)
+                status = caught(run, options)
             except Exception:
                 traceback.print_exc()
                 status = 1

@@ -1,5 +1,6 @@
 """`dynclip evaluate`, a checkpoint of a study or any causal language model, and `dynclip samples`."""
 
+import shlex
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +105,7 @@ def of_model(options: Namespace) -> None:
     for record in evaluation.evaluate(request, options.log).values():
         path = record["samples"]["path"]
         print(summary(record))
-        print(f"  samples: {path}  (read them: dynclip samples {path} --wrong)")
+        print(f"  samples: {path}  (read them: dynclip samples {shlex.quote(path)} --wrong)")
 
 
 def samples(options: Namespace) -> None:

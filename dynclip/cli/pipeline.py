@@ -98,7 +98,9 @@ class Call:
 
 
 def prepare_environment() -> None:
-    """Make `python` in rules the interpreter that runs Snakemake, and the project importable from any folder."""
+    """Make `python` in rules the interpreter that runs Snakemake, with UTF-8 files, and the project importable from any
+    folder."""
+    os.environ["PYTHONUTF8"] = "1"
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 

@@ -46,17 +46,17 @@ def find_corruption(folder: Path) -> str | None:
     manifest = folder / MANIFEST
     try:
         files = json.loads(manifest.read_text())["files"]
+        recorded = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in files.items()]
     except FileNotFoundError:
         return f"{manifest} is missing"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"{manifest} is not a checkpoint manifest"
-    for name, expected in files.items():
-        path = folder / name
+    for path, size, checksum in recorded:
         if not path.is_file():
             return f"{path} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}"
-        if sha256(path) != expected["sha256"]:
+        if path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size} bytes, expected {size}"
+        if sha256(path) != checksum:
             return f"{path} does not have the SHA-256 that {MANIFEST} recorded"
     return None
 

@@ -181,7 +181,7 @@ def check_writable(path: Path) -> None:
 def existing(path: Path) -> Path:
     """`path`, or its nearest ancestor that exists."""
     path = Path(path).absolute()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
 
 
 def _gpus_by_torch() -> tuple[Gpu, ...]:

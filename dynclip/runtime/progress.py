@@ -4,6 +4,8 @@ import sys
 import time
 from pathlib import Path
 
+from dynclip.runtime.files import naming
+
 
 class Progress:
     """Writes each step to `log_file` if given, and to standard error the last step and one per `every` seconds."""
@@ -37,7 +39,7 @@ class Progress:
 
     def _write(self, line: str) -> None:
         if self.log_file:
-            with self.log_file.open("a") as file:
+            with naming(self.log_file), self.log_file.open("a") as file:
                 file.write(line + "\n")
 
 

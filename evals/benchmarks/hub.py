@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.hub import hub_problem, telling_of_locks
 from evals.benchmarks.problem import Problem
 
 LOCAL_COPY = "DYNCLIP_HUB"
@@ -184,9 +185,7 @@ SOLUTION_RULES: dict[str, Callable] = {"text": str.strip, "gsm8k": gsm8k_solutio
 
 def _dataset(entry: HubSet):
     """The split of an entry as `datasets` has it, and its revision."""
-    import httpx
     from datasets import config
-    from datasets.exceptions import DatasetsError
     from huggingface_hub import HfApi, constants
 
     if folder := os.environ.get(LOCAL_COPY):
@@ -199,7 +198,7 @@ def _dataset(entry: HubSet):
         log(entry, f"from the local copy {path}")
         try:
             return _open(entry, str(path))[0], "local copy"
-        except (OSError, ValueError, DatasetsError) as error:
+        except Exception as error:  # whatever the library makes of the files
             raise UserError(f"{entry.name}: cannot read the local copy {path}: {_first_line(error)}") from None
     # One short request first: without a hub, `datasets` retries for 25 seconds per set before it reads its cache.
     commit, reason = None, "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
@@ -207,14 +206,16 @@ def _dataset(entry: HubSet):
         try:
             commit = HfApi().dataset_info(entry.id, revision=entry.revision, timeout=HUB_TIMEOUT_S).sha
             log(entry, f"from {constants.ENDPOINT}, commit {commit[:12]}")
-        except (OSError, ValueError, httpx.HTTPError) as error:
-            reason = _first_line(error)
+        except Exception as error:  # whatever the client makes of a hub, a proxy or a network
+            reason = f"it {hub_problem(error)}"
     config.HF_HUB_OFFLINE = bool(reason)  # the cache alone
     try:
-        found = _open(entry, f"hf://datasets/{entry.id}", commit)
-    except (OSError, ValueError, httpx.HTTPError, DatasetsError) as error:
+        with telling_of_locks():
+            found = _open(entry, f"hf://datasets/{entry.id}", commit)
+    except Exception as error:
+        reason = reason or (_first_line(error) if isinstance(error, ValueError) else f"it {hub_problem(error)}")
         raise UserError(
-            f"{entry.name}: cannot load {entry.place} from {constants.ENDPOINT}: {reason or _first_line(error)}; nor "
+            f"{entry.name}: cannot load {entry.place} from {constants.ENDPOINT}: {reason}; nor "
             f"is it in the cache ({constants.HF_HOME}). Set HF_ENDPOINT to a mirror of the hub; or HF_HOME to a cache "
             f"that has it, with HF_HUB_OFFLINE=1; or {LOCAL_COPY}=FOLDER with a copy in FOLDER/{entry.id}"
         ) from None

@@ -104,7 +104,7 @@ def load_tokenizer(path: Path | str):
     transformers.utils.logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # whatever the library makes of damaged or foreign files
         raise UserError(f"{path}: its tokenizer cannot be loaded ({line(error)})") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -114,6 +114,8 @@ def load_tokenizer(path: Path | str):
 def end_tokens(tokenizer, own: int | list[int] | None, stops: Sequence[str] = ()) -> list[int]:
     """Ids that end a response: the model's own (one or several), the tokenizer's, and `stops` it has as one token."""
     ends = {own} if isinstance(own, int) else set(own or ())
+    if not all(isinstance(end, int) for end in ends):
+        raise UserError(f"the model's generation_config.json has eos_token_id {own!r}; expected numbers of tokens")
     if tokenizer.eos_token_id is not None:
         ends.add(tokenizer.eos_token_id)
     vocabulary = tokenizer.get_vocab() if stops else {}
@@ -136,6 +138,5 @@ def _version(name: str) -> str | None:
 
 
 def line(error: BaseException) -> str:
-    """An error's type and the first line of its text, at most 300 characters."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text[:300]}"
+    """An error's type and its text in one line, at most 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

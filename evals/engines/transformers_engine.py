@@ -45,6 +45,7 @@ class TransformersEngine(Engine):
         `dtype` "auto" is the one the weights are stored in. Raises UserError where it is no causal language model.
         """
         fast_imports.skip_unused()
+        import torch
         from transformers import AutoModelForCausalLM, GenerationConfig
 
         tokenizer = load_tokenizer(path)
@@ -53,17 +54,33 @@ class TransformersEngine(Engine):
         if device == "cpu":
             keep_freed_memory()
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, **attention
-            )
-        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-            raise UserError(f"{path}: transformers cannot load it as a causal language model ({line(error)})") from None
+            model, found = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+                ignore_mismatched_sizes=True, output_loading_info=True, **attention,
+            )  # fmt: skip
+        except Exception as error:  # whatever the library makes of damaged or foreign files
+            raise UserError(
+                f"{path}: transformers cannot load it as a causal language model ({line(error)}); where another "
+                "program can, let it serve the model: --endpoint"
+            ) from None
+        # transformers would fill these with random numbers.
+        for what in ("missing", "mismatched"):
+            names = sorted(name if isinstance(name, str) else name[0] for name in found[f"{what}_keys"])
+            if names:
+                raise UserError(
+                    f"{path}: {what} weights, by its config.json: {len(names)} tensors, such as {names[0]}; "
+                    "download or save the model again"
+                )
         if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
             tokenizer.pad_token_id = 0  # padding is masked, but it is looked up
         ends = end_tokens(tokenizer, model.generation_config.eos_token_id, stops)
         # The model's own defaults (a repetition penalty, say) would silently change what `Sampling` describes.
         model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
-        return cls(model.eval().to(device), tokenizer, batch_size, ends)
+        model = model.eval().to(device)
+        with torch.inference_mode():
+            if model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device)).logits.isnan().any():
+                raise UserError(f"{path}: its weights give no numbers (NaN); download or save the model again")
+        return cls(model, tokenizer, batch_size, ends)
 
     def guarantees(self) -> dict:
         import torch
@@ -150,7 +167,14 @@ class TransformersEngine(Engine):
 
         encoded = self.tokenizer(
             prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=special_tokens
-        ).to(self.model.device)
+        )
+        known = self.model.get_input_embeddings().num_embeddings
+        if not encoded["input_ids"].numel() or int(encoded["input_ids"].max()) >= known:
+            raise UserError(
+                f"{self.model.name_or_path}: its tokenizer is not the one of the model, which has {known} "
+                "tokens; download or save the tokenizer again"
+            )
+        encoded = encoded.to(self.model.device)
 
         start, repeating = encoded["input_ids"].shape[1], set()
         ends = torch.tensor(self.ends, device=self.model.device)

@@ -11,6 +11,7 @@ from pathlib import Path
 from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import sha256
+from dynclip.runtime.hub import hub_problem, telling_of_locks
 from dynclip.runtime.provenance import digest
 
 # The files that change a model's samples: weights, architecture, tokenizer, chat template, end tokens.
@@ -26,6 +27,8 @@ SHAPING = (
     "merges.txt",
 )
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+ADAPTER = "adapter_config.json"
+NOT_CAUSAL = ("ForMaskedLM", "ForPreTraining", "Classification", "ForQuestionAnswering")
 NOT_FETCHED = ("original/*", "consolidated*", "onnx/*")
 HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 
@@ -42,23 +45,23 @@ class Model:
 
     @cached_property
     def config(self) -> dict:
-        config = json.loads((self.folder / "config.json").read_text())
-        return config.get("text_config") or config
+        config = read_object(self.folder / "config.json")
+        return config["text_config"] if isinstance(config.get("text_config"), dict) else config
 
     @cached_property
     def chat_template(self) -> str | None:
         """The text of the chat template, None where the model has none."""
         file = self.folder / "chat_template.jinja"
         if file.is_file():
-            return file.read_text()
+            return read_text(file)
         settings = self.folder / "tokenizer_config.json"
-        template = json.loads(settings.read_text()).get("chat_template") if settings.is_file() else None
+        template = read_object(settings).get("chat_template") if settings.is_file() else None
         return template if isinstance(template, str) or template is None else json.dumps(template)
 
     @property
     def context(self) -> int | None:
         """The longest sequence, prompt and response together; None where the configuration does not say."""
-        return self.config.get("max_position_embeddings")
+        return self._number("max_position_embeddings")
 
     @cached_property
     def parameters(self) -> int:
@@ -72,9 +75,14 @@ class Model:
     @property
     def cache_bytes_per_token(self) -> int:
         """Bytes of one token's keys and values, at 2 bytes a number."""
-        heads = self.config.get("num_attention_heads", 1)
-        size = self.config.get("head_dim") or self.config.get("hidden_size", 1024) // heads
-        return 4 * self.config.get("num_hidden_layers", 1) * (self.config.get("num_key_value_heads") or heads) * size
+        heads = self._number("num_attention_heads") or 1
+        size = self._number("head_dim") or (self._number("hidden_size") or 1024) // heads
+        return 4 * (self._number("num_hidden_layers") or 1) * (self._number("num_key_value_heads") or heads) * size
+
+    def _number(self, name: str) -> int | None:
+        """A number of the configuration; None where it has none. What is wrong with it, the engine says."""
+        value = self.config.get(name)
+        return value if isinstance(value, int) and value > 0 else None
 
 
 def resolve(name: str) -> Model:
@@ -118,10 +126,20 @@ def published(folder: Path, name: str | None = None) -> Model:
 
 def check_model(folder: Path, name: str) -> None:
     """Raise UserError unless `folder` holds a configuration, a tokenizer and safetensors weights that are whole."""
-    try:
-        json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{name}: no readable config.json; expected a model in Hugging Face format") from None
+    if (folder / ADAPTER).is_file():
+        base = read_object(folder / ADAPTER).get("base_model_name_or_path")
+        raise UserError(
+            f"{name}: an adapter ({ADAPTER}) of the model {base}; merge the two (merge_and_unload of peft), save the "
+            "result and give that folder"
+        )
+    if not (folder / "config.json").is_file():
+        served = "; a server can run the GGUF file: --endpoint" if any(folder.glob("*.gguf")) else ""
+        raise UserError(f"{name}: no readable config.json; expected a model in Hugging Face format{served}")
+    for file in (file for file in _shaping(folder) if file.suffix == ".json" and file.name != "tokenizer.json"):
+        read_object(file)
+    kinds = read_object(folder / "config.json").get("architectures")
+    if isinstance(kinds, list) and any(str(kind).endswith(NOT_CAUSAL) for kind in kinds):
+        raise UserError(f"{name}: its config.json says {kinds[0]}; expected a causal language model")
     if not any(folder.glob("tokenizer*")) and not (folder / "vocab.json").is_file():
         raise UserError(f"{name}: no tokenizer files; expected a model in Hugging Face format")
     files = weight_files(folder)
@@ -129,6 +147,32 @@ def check_model(folder: Path, name: str) -> None:
         raise UserError(f"{name}: no *.safetensors weights, and no other format is loaded (others can carry code)")
     for file in files:
         _tensors(file)
+    index = folder / "model.safetensors.index.json"
+    named = read_object(index).get("weight_map") if index.is_file() else {}
+    if not isinstance(named, dict):
+        raise UserError(f"{index}: damaged (no weight_map); download or save the model again")
+    absent = sorted({str(file) for file in named.values()} - {file.name for file in files})
+    if absent:
+        raise UserError(f"{name}: {absent[0]} is missing, which {index.name} names; download or save the model again")
+
+
+def read_text(file: Path) -> str:
+    """The text of a model's file. Raises UserError where it is no text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: damaged (no UTF-8 text); download or save the model again") from None
+
+
+def read_object(file: Path) -> dict:
+    """The JSON object in a model's file. Raises UserError where it holds none."""
+    try:
+        found = json.loads(read_text(file))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{file}: damaged ({error}); download or save the model again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: damaged (no JSON object); download or save the model again")
+    return found
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -149,6 +193,8 @@ def _tensors(file: Path) -> list[tuple[str, list[int]]]:
     """(dtype, shape) of every tensor of a safetensors file. Raises UserError for a file that is not whole."""
     from safetensors import SafetensorError, safe_open
 
+    # An unreadable file raises the system's own error here; safetensors would say that there is no such file.
+    file.open("rb").close()
     try:
         with safe_open(file, framework="numpy") as tensors:
             slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118 (no mapping)
@@ -159,36 +205,31 @@ def _tensors(file: Path) -> list[tuple[str, list[int]]]:
 
 def _download(name: str) -> Path:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import disable_progress_bars
 
     part = HUB_ID.fullmatch(name)
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        return Path(
-            snapshot_download(
-                part["id"],
-                revision=part["revision"],
-                allow_patterns=list(FETCHED),
-                ignore_patterns=list(NOT_FETCHED),
+        with telling_of_locks():
+            return Path(
+                snapshot_download(
+                    part["id"],
+                    revision=part["revision"],
+                    allow_patterns=list(FETCHED),
+                    ignore_patterns=list(NOT_FETCHED),
+                )
             )
-        )
     except GatedRepoError:
         raise UserError(f"{name}: the hub asks for a login (HF_TOKEN) to this model") from None
     except RevisionNotFoundError:
         raise UserError(f"{name}: the hub at {constants.ENDPOINT} has no such revision of this model") from None
     except RepositoryNotFoundError:
         raise UserError(f"{name}: no such folder here and no such model on the hub at {constants.ENDPOINT}") from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403):
-            raise UserError(
-                f"{name}: the hub at {constants.ENDPOINT} refuses ({status}); HF_TOKEN or the login is not valid "
-                "there: set another one, or none"
-            ) from None
-        asked = "was not asked (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "did not answer"
+    except Exception as error:  # whatever the client makes of a hub, a proxy or a network
+        said = "was not asked (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else hub_problem(error)
         raise UserError(
             f"{name}: no such folder, not in the cache ({constants.HF_HUB_CACHE}), and the hub at {constants.ENDPOINT} "
-            f"{asked}: {type(error).__name__}; set HF_ENDPOINT to a mirror, or give a local folder to --model"
+            f"{said}; set HF_ENDPOINT to a mirror, or give a local folder to --model"
         ) from None

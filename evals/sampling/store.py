@@ -143,11 +143,11 @@ class Store:
         parts = []
         for path in sorted(self.place.glob("*.parquet")):
             try:
-                content = path.read_bytes()
+                content = path.read_bytes()  # its OSError is no damage: nothing is dropped for a lack of rights
                 if not path.stem.endswith(hashlib.sha256(content).hexdigest()[:16]):
                     raise ValueError("its SHA-256 differs")
                 parts.append(_decode(content))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 self.log(f"{path}: damaged part ({error}); dropped, its samples are generated again")
                 path.unlink(missing_ok=True)
         return parts
@@ -177,9 +177,13 @@ def _encode(part: Part) -> bytes:
 
 
 def _decode(content: bytes) -> Part:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(content))
+    # In Arrow's memory: its threads abort a program that ends while they hold one of Python's objects.
+    sink = pa.BufferOutputStream()
+    sink.write(content)
+    table = pq.read_table(pa.BufferReader(sink.getvalue()))
     facts = json.loads(table.schema.metadata[META])
     # Parts of before thinking was counted have no number of its tokens.
     rows = [{"thinking_tokens": None, **row} for row in table.to_pylist()]

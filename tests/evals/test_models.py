@@ -96,7 +96,7 @@ def bare(folder):
     ("harm", "text"),
     [
         (remove("config.json"), "no readable config.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), "no readable config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: damaged"),
         (untokenized, "no tokenizer files"),
         (bare, "no other format is loaded"),
         (shorten, r"model\.safetensors: damaged"),
@@ -141,7 +141,7 @@ def test_a_token_that_the_hub_refuses_is_named(tmp_path):
         )  # fmt: skip
         server.shutdown()
     last = done.stderr.strip().splitlines()[-1]
-    assert f"owner/name: the hub at {place} refuses (401); HF_TOKEN or the login is not valid" in last
+    assert f"and the hub at {place} refuses (401); HF_TOKEN or the login is not valid" in last
 
 
 def test_the_default_folder_is_one_name():
