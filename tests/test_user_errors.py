@@ -327,7 +327,7 @@ for mood in MOODS:
     entry = replace(registry.BENCHMARKS["gsm8k"], id="mood/" + mood)
     for ask in (lambda: resolve(entry.id), lambda: hub.fetch(entry)):
         try: ask()
-        except loading.UserError as error: found.setdefault(mood, []).append(str(error))
+        except UserError as error: found.setdefault(mood, []).append(str(error))
 print(json.dumps(found))
 """
 
