@@ -1,5 +1,7 @@
 """The choice of a sampling engine: the installed one that finishes a job first, starting included, and the reason."""
 
+import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dynclip.runtime.errors import UserError
@@ -8,6 +10,7 @@ from dynclip.runtime.progress import clock
 NAMES = ("vllm", "transformers")
 REFERENCE = 135e6
 MOST_AT_ONCE = 256  # requests that vLLM runs at the same time
+BLOCK = 128  # tokens: vLLM's unit of keys and values on a CPU
 SMALL = 50e6  # parameters; below this, reduced precision is not faster
 
 
@@ -119,11 +122,13 @@ def fitting_batch(memory_bytes: float, bytes_per_token: int, tokens: int, most: 
     return max(1, min(most, int(memory_bytes / 4 / max(1, bytes_per_token * tokens))))
 
 
-def cache_bytes(memory_bytes: float, bytes_per_token: int, tokens: int, sequences: int, context: int | None) -> int:
-    """vLLM's memory for keys and values on a CPU: what `sequences` of `tokens` at the same time need, a tenth more.
+def cache_bytes(memory_bytes: float, bytes_per_token: int, lengths: Iterable[int], context: int | None) -> int:
+    """vLLM's memory for keys and values on a CPU: what the longest sequences need that run at the same time.
 
-    At least one sequence of the whole `context`, without which vLLM does not start. At most a sixth of `memory_bytes`,
-    between 1 and 8 GiB; with less than it needs, vLLM runs fewer sequences at the same time.
+    lengths: tokens of prompt and response of each sequence, at the most. At least one sequence of the whole `context`
+    fits, without which vLLM does not start. At most a sixth of `memory_bytes`, between 1 and 8 GiB; with less than it
+    needs, vLLM runs fewer sequences at the same time.
     """
-    needed = max(tokens * min(sequences, MOST_AT_ONCE), context or 0) * bytes_per_token
-    return int(min(max(2**30, min(8 * 2**30, memory_bytes / 6)), 1.1 * needed + 2**26))
+    blocks = (-(-length // BLOCK) * BLOCK for length in heapq.nlargest(MOST_AT_ONCE, lengths))
+    needed = max(sum(blocks), context or 0) * bytes_per_token
+    return int(min(max(2**30, min(8 * 2**30, memory_bytes / 6)), needed + 2**26))

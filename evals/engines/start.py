@@ -1,5 +1,6 @@
 """Load the engine of an evaluation: the fixed one of a study, or the one that finishes first on this machine."""
 
+import heapq
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,24 +8,35 @@ from dataclasses import replace
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from evals.engines.choice import Choice, Job, cache_bytes, choose_engine, fitting_batch
-from evals.engines.engine import Engine, installed_engines
+from evals.engines.engine import Engine, installed_engines, load_tokenizer
 from evals.engines.process import Threads
 from evals.engines.transformers_engine import TransformersEngine
 from evals.engines.vllm_engine import VLLMEngine
 from evals.sampling.forecast import TYPICAL_TOKENS
 from evals.sampling.models import Model
+from evals.sampling.prompts import render
 from evals.sampling.task import Task
 
 THREADS = 1  # the number of threads changes the order of float additions, and so the samples
 # Below TINY parameters a second thread makes sampling slower. In batches of TINY_BATCH such a model's samples are the
 # ones that the fixed engine of a study draws.
 TINY, TINY_BATCH = 5e6, 512
-PROMPT_TOKENS = 200  # of a template, at most
 
 
 def stop_tokens(tasks: Sequence[Task]) -> list[str]:
     """The tokens that end a response under any of the tasks' templates."""
     return sorted({stop for task in tasks for stop in task.template.stops})
+
+
+def sequence_tokens(model: Model, tasks: Sequence[Task]) -> list[int]:
+    """Tokens of the prompt and of the longest response, for every sample of the tasks."""
+    tokenizer = load_tokenizer(model.folder)
+    lengths = []
+    for task in tasks:
+        prompts = [render(problem.problem, tokenizer, task.template) for problem in task.problems]
+        for ids in tokenizer(prompts)["input_ids"] if prompts else ():
+            lengths += [len(ids) + task.sampling.max_tokens] * task.k
+    return lengths
 
 
 def fixed_engine(model: Model, tasks: Sequence[Task]) -> Engine:
@@ -69,11 +81,9 @@ def start_engine(
     memory = min(gpu.memory_gib for gpu in machine.gpus) if machine.gpus else machine.memory_gib
     longest = max(task.sampling.max_tokens for task in tasks)
     if choice.engine == "vllm":
-        # A token has two characters or more in all but a few texts; the template is short.
-        texts = (len(task.template.examples) + len(p.problem) for task in tasks for p in task.problems)
-        prompt = PROMPT_TOKENS + max(texts, default=0) // 2
         size = model.cache_bytes_per_token * (2 if choice.dtype == "float32" else 1)
-        cache = cache_bytes(memory * hardware.GIB, size, longest + prompt, samples, model.context)
+        lengths = heapq.nlargest(samples, sequence_tokens(model, tasks))
+        cache = cache_bytes(memory * hardware.GIB, size, lengths, model.context)
         try:
             return VLLMEngine.load(
                 model.folder, choice.dtype, choice.device, stops, cache_gib=cache / 2**30, compiled=choice.compiled

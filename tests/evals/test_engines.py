@@ -330,14 +330,15 @@ def test_batches_fit_in_a_quarter_of_the_memory():
 
 def test_vllms_cache_is_sized_to_the_job():
     gib, token = 2**30, 23_040  # of SmolLM2-135M
-    few = cache_bytes(24 * gib, token, 600, 16, 8192)
+    few = cache_bytes(24 * gib, token, [600] * 16, 8192)
     assert 600 * 16 * token < few < 0.35 * gib
-    one = cache_bytes(24 * gib, token, 600, 1, 8192)
+    one = cache_bytes(24 * gib, token, [600], 8192)
     assert 8192 * token < one < 0.3 * gib  # less than one whole context, and vLLM does not start
-    assert cache_bytes(24 * gib, token, 600, 10_000, 8192) == cache_bytes(24 * gib, token, 600, 256, 8192)
-    assert cache_bytes(24 * gib, token, 4600, 256, 8192) == 4 * gib  # a sixth of the memory
-    assert cache_bytes(2 * gib, token, 4600, 256, 8192) == gib
-    assert cache_bytes(24 * gib, token, 600, 16, None) < few + 1
+    many = [100] * 10_000 + [600] * 256
+    assert cache_bytes(24 * gib, token, many, 8192) == cache_bytes(24 * gib, token, [600] * 256, 8192)
+    assert cache_bytes(24 * gib, token, [4600] * 256, 8192) == 4 * gib  # a sixth of the memory
+    assert cache_bytes(2 * gib, token, [4600] * 256, 8192) == gib
+    assert cache_bytes(24 * gib, token, [600] * 16, None) < few + 1
 
 
 VLLM_SCRIPT = """
