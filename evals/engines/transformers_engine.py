@@ -1,4 +1,4 @@
-"""Sampling with transformers, in batches that are refilled as responses end."""
+"""Sampling with transformers, one batch of prompts after the other."""
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -30,6 +30,8 @@ class TransformersEngine(Engine):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.ends = list(ends) or [tokenizer.eos_token_id]
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if self.context:
+            model.register_forward_pre_hook(self._stay_in_window, with_kwargs=True)
 
     @classmethod
     def load(
@@ -131,6 +133,13 @@ class TransformersEngine(Engine):
             for i, group in zip(fitting, found, strict=True):
                 groups[i] = group
         return groups
+
+    def _stay_in_window(self, _model, given: tuple, named: dict) -> tuple[tuple, dict]:
+        """A row that has used its window goes on with its batch. Learned positions have no row for what it draws then,
+        and `draw_ids` cuts that off."""
+        if named.get("position_ids") is not None:
+            named["position_ids"] = named["position_ids"].clamp(max=self.context - 1)
+        return given, named
 
     def _draw(
         self,

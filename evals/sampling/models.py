@@ -61,7 +61,7 @@ class Model:
     @property
     def context(self) -> int | None:
         """The longest sequence, prompt and response together; None where the configuration does not say."""
-        return self._number("max_position_embeddings")
+        return self._number("max_position_embeddings", "n_positions")
 
     @cached_property
     def parameters(self) -> int:
@@ -75,14 +75,19 @@ class Model:
     @property
     def cache_bytes_per_token(self) -> int:
         """Bytes of one token's keys and values, at 2 bytes a number."""
-        heads = self._number("num_attention_heads") or 1
-        size = self._number("head_dim") or (self._number("hidden_size") or 1024) // heads
-        return 4 * (self._number("num_hidden_layers") or 1) * (self._number("num_key_value_heads") or heads) * size
+        # The second names are GPT-2's.
+        heads = self._number("num_attention_heads", "n_head") or 1
+        size = self._number("head_dim") or (self._number("hidden_size", "n_embd") or 1024) // heads
+        layers = self._number("num_hidden_layers", "n_layer") or 1
+        return 4 * layers * (self._number("num_key_value_heads") or heads) * size
 
-    def _number(self, name: str) -> int | None:
-        """A number of the configuration; None where it has none. What is wrong with it, the engine says."""
-        value = self.config.get(name)
-        return value if isinstance(value, int) and value > 0 else None
+    def _number(self, *names: str) -> int | None:
+        """A number of the configuration under the first of the names that it has; None where it has none.
+
+        What is wrong with a number, the engine says.
+        """
+        numbers = (self.config.get(name) for name in names)
+        return next((value for value in numbers if isinstance(value, int) and value > 0), None)
 
 
 def resolve(name: str) -> Model:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import save_tiny, tiny_model, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import Gpu, Hardware
@@ -253,6 +253,29 @@ def test_a_prompt_that_fills_the_context_is_reported_and_a_near_one_is_cut(tmp_p
     assert [(s.text, s.tokens, s.finish) for s in groups[1]] == [("", 0, "overflow")] * 2
     assert all(s.tokens <= 2 for s in groups[2]) and all(s.tokens <= 12 for s in groups[0])
     assert {s.finish for s in groups[2] if s.tokens == 2} <= {"length", "stop"}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_learned_positions_every_response_has_the_room_that_its_own_prompt_leaves(kind, tmp_path):
+    tokenizer = tiny_tokenizer()
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16}
+    size |= {"ffn_dim": 16, "word_embed_proj_dim": 16} if kind == "opt" else {}
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **size,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    engine = TransformersEngine.load(tmp_path)
+    prompts = ["1 +2 =", "1 +2 +3 +4 +5 +6 ="]
+    assert [len(ids) for ids in tokenizer(prompts)["input_ids"]] == [3, 7]
+    torch.nn.init.constant_(engine.model.get_input_embeddings().weight, 0)  # all tokens are equally likely
+    groups = engine.generate(prompts, 8, Sampling(1.0, 1.0, 0, 12), 0)
+    assert [max(s.tokens for s in group) for group in groups] == [12, 9]
+    assert all(s.finish in ("length", "stop") for group in groups for s in group)
 
 
 def test_the_models_own_sampling_defaults_are_not_used(tiny, tmp_path):
