@@ -15,6 +15,7 @@ from dynclip.methods.registry import METHODS
 
 pytestmark = pytest.mark.workflow
 README = (ROOT / "README.md").read_text()
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MINI = "--config scale=miniature"
 
 # README command -> what runs here: the same at miniature scale, without the tests inside the tests.
@@ -33,6 +34,11 @@ RUN = {
     "dynclip plan --studies all": "dynclip plan --studies all --scale miniature",
     "dynclip follow --scale facts --method id --seed 20": "dynclip follow --scale miniature --method od --seed 0",
     "dynclip verify results/facts": f"dynclip verify {RESULTS}",
+    "make install": "make install",
+    f"dynclip evaluate --model {MODEL} --benchmark gsm8k --k 1 --limit 64 --max-tokens 256": (
+        f"dynclip evaluate --model {RESULTS}/base/seed0 --benchmark facts --k 1 --limit 4 --out first"
+    ),
+    f"dynclip samples {MODEL} --wrong --benchmark gsm8k": ("dynclip samples first --wrong --benchmark facts"),
     "snakemake --unlock": f"snakemake --unlock {MINI}",
     "make plan": "make plan",
     "make doctor": "make doctor",
