@@ -15,7 +15,7 @@ from evals.grading.cleaning import INTEGER, clean, too_large
 from evals.grading.numbers import compare_readings, readings
 from evals.grading.workers import POOL
 
-GRADER_VERSION = "3"  # stored with scores; stored texts are graded again when it changes
+GRADER_VERSION = "4"  # stored with scores; stored texts are graded again when it changes
 TIMEOUT_S = 1.9  # processor time of one comparison; a text then takes less than two seconds on an idle core
 MAX_CANDIDATES = 16  # different answers of one problem that are compared pairwise for votes
 LIST_MARKS = (",", ";", "\\pm", " and ", " or ", "\\text{and}", "\\text{or}")  # between the parts of an answer

@@ -56,6 +56,7 @@ TABLE: dict[str, dict[str, list[tuple]]] = {  # topic -> reason -> (response, go
             ("Answer: The largest $n$ is 34.", "34", C), ("Final Answer: 3 hours ago", "3", C),
             ("Answer: 5 or anything", "5", W), ("The answer is **58**!", "58", C), ("The answer is 5!", "120", W),
             ("The answer is $5!$.", "120", C), ("The answer is 7 2/9.", r"\frac{65}{9}", C),
+            ("The answer is therefore $6$.", "6", C), ("The final answer is then 6.", "6", C),
         ],
         "a number in prose without a mark is no answer": [
             ("The answer! It must be 42", "42", U),
@@ -73,7 +74,8 @@ TABLE: dict[str, dict[str, list[tuple]]] = {  # topic -> reason -> (response, go
             ("5.", "5", C), ("$5$", "5", C), ("７５", "75", C), ("٥", "5", C), ("\u200f5\u200f", "5", C),
             ("−5", "-5", C), ("+5", "5", C), ("025", "25", C), ("27.0", "27", C), (".5", "0.5", C),
             (r"1\,234", "1234", C), ("1{,}234", "1234", C), ("1 234", "1234", C), (r"11,\! 111", "11111", C),
-            (r"\mathbf{5}", "5", C),
+            (r"\mathbf{5}", "5", C), (r"9+5=\mathbf{1 4}", "14", C),
+            (r"\frac{\mathbf{9}}{\mathbf{3 2}}", r"\frac{9}{32}", C),
             (r"\text{five}", "5", C), ("½", "0.5", C), ("3½", "7/2", C), ("√13", r"\sqrt{13}", C), ("x²", "x^2", C),
             ("1.5e3", "1500", C), (r"\left(\dfrac12\right)", r"\frac{1}{2}", C), ("sqrt(2)/2", r"\frac{\sqrt2}{2}", C),
             (r"7 \sin(\frac{\pi}{5}x)", "7*sin(pi*x/5)", C), ("10^-2", "0.01", C), (r"\textcolor{blue}{17}", "17", C),
