@@ -41,6 +41,11 @@ TABLE: dict[str, dict[str, list[tuple]]] = {  # topic -> reason -> (response, go
             (r"Put it into \boxed{answer}. The final answer is 18.", "18", C),
             ("\\boxed{17}\n\nCheck: \\boxed{}", "17", C),
         ],
+        "a phrase that says where the answer stands does not count": [
+            ("The answer is 40.\nThe final answer is within the specified box.", "40", C),
+            ("The answer is given below.", "5", U), ("The answer is 40.\nThe answer is in (2,3).", "40", W),
+            ("The answer is 40.\nThe answer is inadequate.", "40", W),
+        ],
         "a box in the thinking counts only if no text follows; a response cut off in its thinking has no answer": [
             (r"<think>\boxed{4}? No.</think> The answer is 6.", "6", C),
             (r"first \boxed{4}, no </think> So \boxed{6}.", "6", C), (r"<think>\boxed{4}</think> It is six.", "4", U),
@@ -214,6 +219,8 @@ TABLE: dict[str, dict[str, list[tuple]]] = {  # topic -> reason -> (response, go
         ],
         "steps may be shown; equations between bare numbers must be true": [
             ("2+2=4", "4", C), ("x = 5+5+1 = 11", "11", C), ("4=5", "5", W), ("4=5", "4", W), ("3=4=5", "5", W),
+            ("1 + 1 = 2 days", "2", C), ("time = 1 + 1 = 2 hours", "2", C), ("1 + 1 = 2 days", "1", W),
+            ("4 = 5 days", "5", W), ("2 = 1 + 1 or 3 days", "2", W),
         ],
         "a rearranged equation is equal; one of its sides is not": [
             ("y-2x=3", "y=2x+3", C), ("10x+2=0", "5x+1=0", C), ("0", "a+3z=0", W), ("a+3z=0", "0", W),
