@@ -15,7 +15,8 @@ BOXES = re.compile(r"\\{1,2}(?:(?:begin)?boxed|fbox)\s{0,20}\{|\\.|[{}]", re.DOT
 BARE_BOX = re.compile(r"\\boxed[ \t]+([-+]?[\d.][^\s{}$\\]*)")  # `\boxed 7`, but not "use \boxed for it"
 PLACEHOLDER = re.compile(r"(?:(?:your|the|my|final) ){0,3}answer(?: here)?|\.\.\.|\\[lc]?dots", re.IGNORECASE)
 PLACE = re.compile(  # "the answer is within the specified box" says where the answer stands
-    r"(?:(?:given|shown|written|stated|enclosed) )?(?:(?:with)?in(?:side)? (?:the|this|a)\b|as follows)[^\d$\\]*"
+    r"(?:(?:given|shown|written|stated|enclosed) )?"
+    r"(?:(?:with)?in(?:side)? (?:(?:the|this|a)\b[^\d$\\]*|\$?\\boxed\b(?:\{\})?[^\d]*)|as follows[^\d$\\]*)"
     r"|(?:given|shown|written|stated) (?:above|below)",
     re.IGNORECASE,
 )
