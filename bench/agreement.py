@@ -1,40 +1,43 @@
 """The same texts scored by dynclip and three harnesses: python bench/agreement.py SAMPLES… --work FOLDER [--write FOLDER]
 
 Texts, each source counted apart:
-  model         sample files of `dynclip evaluate` (named <benchmark>.parquet), with the problem's gold answer
-  own answer    the same texts, with the answer that dynclip reads in them (flexible) as gold answer
+  model         sample files of `dynclip evaluate`, named <benchmark>.parquet, with the problem's gold answer
   solution      the worked solutions of the hub's sets with their gold answer: right by construction
   next gold     the worked solutions with the next problem's gold answer: wrong unless the two are equal
 
 lm-evaluation-harness, EvalScope and lighteval score them with their own tasks (bench/agreement_peers.py), each in an
-environment of its own that the first call builds. What they answer is kept in `--work`, so that a second call only sorts.
-Every difference is sorted into a kind (bench/agreement_kinds.py). No problem text is written.
+environment of its own that the first call builds. What they answer is kept in `--work`, so that a second call only
+sorts. Every difference is sorted into a kind (bench/agreement_kinds.py). `--write` makes the folder of the reference:
+the responses without verdicts, a table of verdicts, the differences, and a page made from these files
+(bench/agreement_page.py). No text of a data set is written.
+
+`--page FOLDER` alone writes the page of a folder again.
 """
 
 import argparse
 import hashlib
 import json
-import re
 import subprocess
 import sys
 import venv
-from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from agreement_kinds import KINDS, MODES, Case, kind_of
+from agreement_kinds import Case, kind_of
+from agreement_page import COLUMNS, mode_of, page
 
 from dynclip.runtime.files import write_atomic, write_json
-from dynclip.runtime.provenance import environment
 from evals.benchmarks import BENCHMARKS, hub
 from evals.benchmarks.problem import Problem
 from evals.grading import GRADER_VERSION, extract, grade_many
 from evals.grading.answers import fall_back
+from evals.sampling.store import PART_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = {"lm-eval": "lm-eval[math]==0.4.13", "evalscope": "requirements/harnesses.txt", "lighteval": "lighteval==0.13.0"}
-SETS = ("gsm8k", "math500", "aime24", "olympiad")
+# The environments: .venv-graders/<harness> from one package with what it asks for, .venv-harnesses from its lock.
+PEERS = {"lm-eval": "lm-eval[math]==0.4.13", "evalscope": "harnesses", "lighteval": "lighteval==0.13.0"}
+SETS = ("gsm8k", "math500", "aime24")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Question:
     part: str
     position: int
     text: str
+    index: int = 0  # of the sample
     cut: bool = False  # at the limit on tokens
 
 
@@ -58,57 +62,34 @@ class Texts:
             for name, rows in self.rows.items()
         }
         self.questions: list[Question] = []
-        for name in SETS:
-            self.add_solutions(name)
         for path in samples:
             self.add_samples(path)
+        for name in SETS:
+            self.add_solutions(name)
+
+    def add_samples(self, path: Path) -> None:
+        places = {problem.id: i for i, problem in enumerate(self.problems[path.stem])}
+        for row in pd.read_parquet(path).to_dict("records"):
+            place, cut = places[row["problem_id"]], row["finish"] != "stop"
+            self.questions.append(Question("model", path.stem, place, row["text"], row["index"], cut))
 
     def add_solutions(self, part: str) -> None:
         rows, problems = self.rows[part], self.problems[part]
         for i, row in enumerate(rows):
-            if part == "gsm8k":
-                texts = [row["answer"], hub.gsm8k_solution(row["answer"])]
-            else:
-                texts = [row["solution"][0] if isinstance(row["solution"], list) else row["solution"]]
+            text = row["answer"] if part == "gsm8k" else row["solution"]
+            self.questions.append(Question("solution", part, i, text))
             after = (i + 1) % len(problems)
-            for text in texts:
-                self.questions.append(Question("solution", part, i, text))
-                if problems[i].answer != problems[after].answer:
-                    self.questions.append(Question("next gold", part, after, text))
+            if problems[i].answer != problems[after].answer:
+                self.questions.append(Question("next gold", part, after, text))
 
-    def add_samples(self, path: Path) -> None:
-        """A sample file, or the parts of one that is not finished: <benchmark>.parts/<digest>."""
-        part = path.stem if path.suffix else path.parent.stem
-        places = {problem.id: i for i, problem in enumerate(self.problems[part])}
-        table = pd.read_parquet(path)
-        given = [Question("model", part, places[row.problem_id], row.text, row.finish == "length") for row in table.itertuples()]
-        self.questions += given
-        golds = [own_answer(part, each.text) for each in given]
-        pairs = [(each.text, gold) for each, gold in zip(given, golds, strict=True)]
-        for each, gold, found in zip(given, golds, grade_many(pairs, flexible=True), strict=True):
-            if not (gold and found.flexible):
-                continue
-            # gsm8k's tasks read the gold answer after ####, the others in `answer` or in the solution's box.
-            row = {"answer": f"#### {gold}" if part == "gsm8k" else gold, "solution": f"$\\boxed{{{gold}}}$"}
-            old = self.rows[part][each.position]
-            self.rows[part].append({key: row.get(key, old[key]) for key in old})
-            self.problems[part].append(Problem("", "", gold, 0, ""))
-            self.questions.append(replace(each, source="own answer", position=len(self.rows[part]) - 1))
-
-
-def own_answer(part: str, text: str) -> str:
-    """The answer that dynclip reads in a text; of GSM8K its number. "" if there is none, or more than one number."""
-    answer = extract(text) or fall_back(text) or ""
-    if part == "gsm8k":
-        numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", answer)
-        answer = hub.number_answer(numbers[0]) if len(numbers) == 1 else ""
-    return answer if len(answer) < 100 else ""
+    def gold(self, question: Question) -> Problem:
+        return self.problems[question.part][question.position]
 
 
 def python_of(peer: str) -> Path:
     """The interpreter of the harness's environment, which is built where it is missing."""
     if peer == "evalscope":
-        subprocess.run((sys.executable, ROOT / "requirements" / "install.py", "harnesses"), check=True)
+        subprocess.run((sys.executable, ROOT / "requirements" / "install.py", PEERS[peer]), check=True)
         return ROOT / ".venv-harnesses" / "bin" / "python"
     folder = ROOT / ".venv-graders" / peer
     if not (folder / "bin" / peer).exists():
@@ -135,41 +116,90 @@ def scored_by(peer: str, texts: Texts, part: str, source: str, work: Path) -> di
     return json.loads(kept.read_text())
 
 
-def cases(texts: Texts, work: Path) -> tuple[list[Case], dict[str, dict[str, str]]]:
-    """Every text with every rule of a harness that scores its set, and the versions of each harness."""
-    golds = [texts.problems[each.part][each.position] for each in texts.questions]
-    verdicts = grade_many(
+def compare(texts: Texts, work: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, dict[str, str]]]:
+    """Verdicts (one row a question, one column a rule), differences (one row each), the harnesses' versions."""
+    golds = [texts.gold(each) for each in texts.questions]
+    graded = grade_many(
         [(each.text, gold.answer) for each, gold in zip(texts.questions, golds, strict=True)],
+        truncated=[each.cut for each in texts.questions],
         tolerances=[gold.tolerance for gold in golds],
         flexible=True,
     )
-    ours = dict(zip(texts.questions, zip(golds, verdicts, strict=True), strict=True))
-    found, versions = [], {}
+    ours = dict(zip(texts.questions, graded, strict=True))
+    rows, cases, versions = [], [], {}
     for part, source in dict.fromkeys((each.part, each.source) for each in texts.questions):
         questions = [each for each in texts.questions if (each.part, each.source) == (part, source)]
-        for peer in PEERS:
-            theirs = scored_by(peer, texts, part, source, work)
-            versions[peer] = theirs["versions"]
-            for question, scores in zip(questions, theirs["scores"], strict=True):
-                gold, verdict = ours[question]
-                for rule, (score, answer) in scores.items():
-                    mode = MODES.get(f"{peer} {rule}", "flexible")
-                    found.append(Case(
-                        f"{peer} {rule}", mode, source, part, question.text, gold.answer, verdict.correct,
-                        verdict.correct if mode == "strict" else verdict.flexible, verdict.status, score, str(answer),
-                        question.cut,
-                    ))  # fmt: skip
+        answers = {peer: scored_by(peer, texts, part, source, work) for peer in PEERS}
+        versions |= {peer: found["versions"] for peer, found in answers.items()}
+        for i, question in enumerate(questions):
+            verdict, gold = ours[question], texts.gold(question)
+            values = (source, part, gold.id, question.index, verdict.correct, verdict.flexible)
+            row = dict(zip(COLUMNS, values, strict=True))
+            for peer, found in answers.items():
+                for name, (score, answer) in found["scores"][i].items():
+                    rule = f"{peer} {name}"
+                    row[rule] = score
+                    mine = verdict.correct if mode_of(rule) == "strict" else verdict.flexible
+                    if bool(score) != mine:
+                        cases.append(case_of(question, gold, rule, verdict, mine, str(answer)))
+            rows.append(row)
         print(f"{part}, {source}: {len(questions)} texts", file=sys.stderr, flush=True)
-    return found, versions
+    return pd.DataFrame(rows), pd.DataFrame(cases), versions
+
+
+def case_of(question: Question, gold: Problem, rule: str, verdict, ours: bool, answer: str) -> dict:
+    """A row of differences.csv. The end of the text is written for responses of the model alone."""
+    marked = extract(question.text)
+    unmarked = fall_back(question.text) if marked is None and not question.cut else None
+    case = Case(rule, question.source, question.part, gold.id, question.text, marked, unmarked, ours, question.cut)
+    return {
+        "source": question.source,
+        "set": question.part,
+        "problem": gold.id,
+        "index": question.index,
+        "rule": rule,
+        "correct": "dynclip" if ours else "harness",
+        "gold": gold.answer,
+        "dynclip_reads": (marked or unmarked or "")[:200],
+        "marked": marked is not None,
+        "harness_reads": answer[:200],
+        "kind": kind_of(case),
+        "end": question.text[-160:] if question.source == "model" else "",
+    }
+
+
+def write(folder: Path, samples: list[Path], found: tuple[pd.DataFrame, pd.DataFrame, dict]) -> None:
+    verdicts, differences, versions = found
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    made = []
+    for path in samples:
+        table = pd.read_parquet(path)[list(PART_COLUMNS)]
+        table.to_parquet(folder / "samples" / path.name, compression="zstd", index=False)
+        made.append(f"{len(table):,} to {path.stem}")
+    verdicts.to_parquet(folder / "verdicts.parquet", compression="zstd", index=False)
+    differences.to_csv(folder / "differences.csv", index=False)
+    record = {"grader": GRADER_VERSION, "versions": versions, "responses": ", ".join(made)}
+    write_json(folder / "agreement.json", record)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("samples", nargs="+", type=Path)
-    parser.add_argument("--work", required=True, type=Path, help="where the harnesses' answers are kept")
-    parser.add_argument("--write", type=Path, help="write README.md and agreement.json here")
+    parser.add_argument("samples", nargs="*", type=Path)
+    parser.add_argument("--work", type=Path, help="where the harnesses' answers are kept")
+    parser.add_argument("--write", type=Path, help="write the folder of the reference")
+    parser.add_argument("--page", type=Path, help="write the page of a folder again, and nothing else")
     arguments = parser.parse_args()
-    found, versions = cases(Texts(arguments.samples), arguments.work)
+    if folder := arguments.page:
+        write_atomic(folder / "README.md", page(folder).encode())
+        return
+    if not arguments.work:
+        parser.error("--work is needed")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    found = compare(Texts(arguments.samples), arguments.work)
+    if folder := arguments.write:
+        write(folder, arguments.samples, found)
+        write_atomic(folder / "README.md", page(folder).encode())
+    print(found[1].groupby(["kind", "source", "rule", "correct"], sort=False).size().to_string())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 In: {"rows": {set: [row of the hub, …]}, "questions": [[set, position of the gold row, text], …]}. Out: {"versions": …,
 "scores": [{rule: [score, answer], …}, …]}, one entry per question. A score is true, false or null (not scored); the answer
-is what the harness says it took from the text, "" where it does not say. {} is a set that the harness has no task for.
+is what the harness says it took from the text, "" where it does not say.
 Each harness builds its document from the hub's row and scores the text with the metric of its task.
 """
 
@@ -55,14 +55,14 @@ def lm_eval(rows: dict[str, list[dict]]) -> Score:
 
 
 def evalscope(rows: dict[str, list[dict]]) -> Score:
-    """gsm8k, math_500, aime24 and olympiad_bench, by the adapters' `calculate_metrics`."""
+    """gsm8k, math_500 and aime24, by the adapters' `calculate_metrics`."""
     import evalscope.benchmarks  # noqa: F401  (registers the adapters)
     from evalscope.api.evaluator import TaskState
     from evalscope.api.model import ModelOutput
     from evalscope.api.registry import get_benchmark
     from evalscope.config import TaskConfig
 
-    names = {"gsm8k": "gsm8k", "math500": "math_500", "aime24": "aime24", "olympiad": "olympiad_bench"}
+    names = {"gsm8k": "gsm8k", "math500": "math_500", "aime24": "aime24"}
     adapters = {part: get_benchmark(names[part], TaskConfig(datasets=[names[part]])) for part in rows}
     samples = {part: [adapters[part].record_to_sample(dict(row)) for row in rows[part]] for part in rows}
 
@@ -79,7 +79,7 @@ def evalscope(rows: dict[str, list[dict]]) -> Score:
 
 
 def lighteval(rows: dict[str, list[dict]]) -> Score:
-    """gsm8k, math_500 and aime24, by the first metric of the task. Its OlympiadBench task compares whole texts: left out."""
+    """gsm8k, math_500 and aime24, by the first metric of the task."""
     from lighteval.metrics.metrics import Metrics
     from lighteval.models.model_output import ModelResponse
     from lighteval.tasks.tasks.aime import aime24
@@ -89,13 +89,12 @@ def lighteval(rows: dict[str, list[dict]]) -> Score:
     tasks = {"gsm8k": gsm8k, "math500": math_500, "aime24": aime24}
 
     def score(part: str, position: int, text: str) -> Scores:
-        if part not in tasks:
-            return {}
         metric = tasks[part].metrics[0]
         metric = metric.value if isinstance(metric, Metrics) else metric
         doc = tasks[part].prompt_function(rows[part][position], tasks[part].name)
         found = metric.compute_sample(doc=doc, model_response=ModelResponse(text=[text]))
-        return {tasks[part].name: (bool(found[metric.metric_name]), "")}
+        read = (doc.specific or {}).get("extracted_predictions") or [""]
+        return {tasks[part].name: (bool(found[metric.metric_name]), read[0])}
 
     return score
 
