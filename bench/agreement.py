@@ -1,9 +1,12 @@
-"""The same texts scored by dynclip and three harnesses: python bench/agreement.py SAMPLES… --work FOLDER [--write FOLDER]
+"""The same texts scored by dynclip and three harnesses.
+
+    python bench/agreement.py SAMPLES… --work FOLDER [--write FOLDER]
 
 Texts, each source counted apart:
   model         sample files of `dynclip evaluate`, named <benchmark>.parquet, with the problem's gold answer
   solution      the worked solutions of the hub's sets with their gold answer: right by construction
   next gold     the worked solutions with the next problem's gold answer: wrong unless the two are equal
+  own formula   each formula of a MATH-500 problem's text, boxed: nothing is worked out, though the value may be right
 
 lm-evaluation-harness, EvalScope and lighteval score them with their own tasks (bench/agreement_peers.py), each in an
 environment of its own that the first call builds. What they answer is kept in `--work`, so that a second call only
@@ -31,7 +34,7 @@ from dynclip.runtime.files import write_atomic, write_json
 from evals.benchmarks import BENCHMARKS, hub
 from evals.benchmarks.problem import Problem
 from evals.grading import GRADER_VERSION, extract, grade_many
-from evals.grading.answers import fall_back
+from evals.grading.answers import FORMULA, fall_back
 from evals.sampling.store import PART_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +69,11 @@ class Texts:
             self.add_samples(path)
         for name in SETS:
             self.add_solutions(name)
+        for i, problem in enumerate(self.problems["math500"]):
+            formulas = {next(filter(None, found.groups())).strip() for found in FORMULA.finditer(problem.problem)}
+            self.questions += [
+                Question("own formula", "math500", i, f"$\\boxed{{{each}}}$") for each in sorted(formulas)
+            ]
 
     def add_samples(self, path: Path) -> None:
         places = {problem.id: i for i, problem in enumerate(self.problems[path.stem])}
@@ -151,7 +159,7 @@ def case_of(question: Question, gold: Problem, rule: str, verdict, ours: bool, a
     """A row of differences.csv. The end of the text is written for responses of the model alone."""
     marked = extract(question.text)
     unmarked = fall_back(question.text) if marked is None and not question.cut else None
-    case = Case(rule, question.source, question.part, gold.id, question.text, marked, unmarked, ours, question.cut)
+    case = Case(rule, question.source, gold.id, question.index, marked, unmarked, ours, question.cut)
     return {
         "source": question.source,
         "set": question.part,
@@ -169,17 +177,21 @@ def case_of(question: Question, gold: Problem, rule: str, verdict, ours: bool, a
 
 
 def write(folder: Path, samples: list[Path], found: tuple[pd.DataFrame, pd.DataFrame, dict]) -> None:
+    """The folder of the reference. What made the responses is in the score beside a sample file, or there already."""
     verdicts, differences, versions = found
+    kept = folder / "agreement.json"
+    responses = json.loads(kept.read_text())["responses"] if kept.exists() else {}
     (folder / "samples").mkdir(parents=True, exist_ok=True)
-    made = []
     for path in samples:
         table = pd.read_parquet(path)[list(PART_COLUMNS)]
         table.to_parquet(folder / "samples" / path.name, compression="zstd", index=False)
-        made.append(f"{len(table):,} to {path.stem}")
+        if path.with_suffix(".json").exists():
+            score = json.loads(path.with_suffix(".json").read_text())
+            model = {"model": score["model"]["path"], "revision": score["model"]["revision"]}
+            responses[path.stem] = model | {"engine": score["engine"], **score["sampling"]}
     verdicts.to_parquet(folder / "verdicts.parquet", compression="zstd", index=False)
     differences.to_csv(folder / "differences.csv", index=False)
-    record = {"grader": GRADER_VERSION, "versions": versions, "responses": ", ".join(made)}
-    write_json(folder / "agreement.json", record)
+    write_json(kept, {"grader": GRADER_VERSION, "versions": versions, "responses": responses})
 
 
 def main() -> None:

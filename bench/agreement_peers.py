@@ -2,9 +2,9 @@
 
     python bench/agreement_peers.py lm-eval|evalscope|lighteval < questions.json > scores.json
 
-In: {"rows": {set: [row of the hub, …]}, "questions": [[set, position of the gold row, text], …]}. Out: {"versions": …,
-"scores": [{rule: [score, answer], …}, …]}, one entry per question. A score is true, false or null (not scored); the answer
-is what the harness says it took from the text, "" where it does not say.
+In: {"rows": {set: [row of the hub, …]}, "questions": [[set, position of the gold row, text], …]}.
+Out: {"versions": …, "scores": [{rule: [score, answer], …}, …]}, one entry per question. A score is true, false or null
+(not scored); the answer is what the harness says it took from the text, "" where it does not say.
 Each harness builds its document from the hub's row and scores the text with the metric of its task.
 """
 
@@ -14,7 +14,15 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("lm-eval", "evalscope", "lighteval", "math-verify", "latex2sympy2-extended", "antlr4-python3-runtime", "sympy")
+PACKAGES = (
+    "lm-eval",
+    "evalscope",
+    "lighteval",
+    "math-verify",
+    "latex2sympy2-extended",
+    "antlr4-python3-runtime",
+    "sympy",
+)
 Scores = dict[str, tuple[bool | None, str]]
 Score = Callable[[str, int, str], Scores]
 

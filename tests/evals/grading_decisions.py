@@ -43,7 +43,8 @@ TABLE: dict[str, dict[str, list[tuple]]] = {  # topic -> reason -> (response, go
         ],
         "a phrase that says where the answer stands does not count": [
             ("The answer is 40.\nThe final answer is within the specified box.", "40", C),
-            ("The answer is 40.\nThe final answer is within \\boxed{}.", "40", C), ("The answer is given below.", "5", U),
+            ("The answer is 40.\nThe final answer is within \\boxed{}.", "40", C),
+            ("The answer is given below.", "5", U),
             ("The answer is 40.\nThe answer is in (2,3).", "40", W),
             ("The answer is 40.\nThe answer is inadequate.", "40", W),
         ],
