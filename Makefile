@@ -29,7 +29,7 @@ test: install  ## Run the tests in two processes (ARGS="-k bounds" for some of t
 	@$(IN_VENV) pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 bench: install  ## Run every benchmark of bench/ that needs no hub (ARGS="1 1": one round of one step).
-	@for file in $(filter-out bench/evaluation.py bench/evaluation_busy.py,$(sort $(wildcard bench/*.py))); do echo "$$file"; $(IN_VENV) python "$$file" $(ARGS); done
+	@for file in $(filter-out bench/agreement%.py bench/evaluation.py bench/evaluation_busy.py,$(sort $(wildcard bench/*.py))); do echo "$$file"; $(IN_VENV) python "$$file" $(ARGS); done
 
 bench-methods: install  ## Time and measure every method's loss against GRPO's (ARGS=--write: into docs/cost.md).
 	@$(IN_VENV) python bench/method_losses.py $(ARGS)
@@ -62,5 +62,5 @@ lint: install  ## Check style and formatting of Python and of the workflow.
 	@$(IN_VENV) snakemake --lint
 
 clean:  ## Remove the environments and caches; results stay.
-	@rm -rf .venv .venv-verl .venv-harnesses .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@rm -rf .venv .venv-verl .venv-harnesses .venv-graders .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

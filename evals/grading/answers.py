@@ -14,10 +14,17 @@ GAP = 40  # characters between two boxes that may form one answer with several p
 BOXES = re.compile(r"\\{1,2}(?:(?:begin)?boxed|fbox)\s{0,20}\{|\\.|[{}]", re.DOTALL)  # `\\.` skips escaped braces
 BARE_BOX = re.compile(r"\\boxed[ \t]+([-+]?[\d.][^\s{}$\\]*)")  # `\boxed 7`, but not "use \boxed for it"
 PLACEHOLDER = re.compile(r"(?:(?:your|the|my|final) ){0,3}answer(?: here)?|\.\.\.|\\[lc]?dots", re.IGNORECASE)
-PHRASE = re.compile(r"final answers?[ \t*]{0,8}(?:is|are)\b[ \t]*(?::\s{0,20})?([^\n]*)", re.IGNORECASE)
+PLACE = re.compile(  # "the answer is within the specified box" says where the answer stands
+    r"(?:(?:given|shown|written|stated|enclosed) )?"
+    r"(?:(?:with)?in(?:side)? (?:(?:the|this|a)\b[^\d$\\]*|\$?\\boxed\b(?:\{\})?[^\d]*)|as follows[^\d$\\]*)"
+    r"|(?:given|shown|written|stated) (?:above|below)",
+    re.IGNORECASE,
+)
+IS = r"(?:is|are)\b[ \t]*(?:(?:then|thus|therefore|hence|simply|just)\b[ \t,]*)?(?::\s{0,20})?"
+PHRASE = re.compile(rf"final answers?[ \t*]{{0,8}}{IS}([^\n]*)", re.IGNORECASE)
 ANSWER_LINE = re.compile(r"answer[ \t*]{0,8}:\s*([^\n]+)", re.IGNORECASE)
 GSM8K_LINE = re.compile(r"####([^\n]*)")
-WEAK_PHRASE = re.compile(r"\bthe answers?[ \t*]{0,8}(?:is|are)\b[ \t]*(?::\s{0,20})?([^\n]*)", re.IGNORECASE)
+WEAK_PHRASE = re.compile(rf"\bthe answers?[ \t*]{{0,8}}{IS}([^\n]*)", re.IGNORECASE)
 SENTENCE_END = re.compile(r"\.(?:\s|$)|(?<!\\)!(?:\s+(?=[A-Z])|$)")
 EXPLANATION = re.compile(r"(?<=\S), (?:not|because|since|which)\b")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -94,7 +101,7 @@ def extract(text: str) -> str | None:
     for pattern in (PHRASE, ANSWER_LINE, GSM8K_LINE, WEAK_PHRASE):
         for found in reversed(pattern.findall(text)):
             answer = _strip_markup(THOUSANDS.sub("", found) if pattern is GSM8K_LINE else _from_sentence(found))
-            if answer and not PLACEHOLDER.fullmatch(answer):
+            if answer and not (PLACEHOLDER.fullmatch(answer) or PLACE.fullmatch(answer)):
                 return answer
     return None
 

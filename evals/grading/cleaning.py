@@ -45,6 +45,7 @@ STYLES = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc|up)?|math(?:rm|bf|it|sf|tt|normal|ord)|mbox|hbox|bm|boldsymbol|pmb|"
     r"underline|emph|uline|rm|bf|it|sf|tt)\s*(?=\{)"
 )
+SPACED_DIGITS = re.compile(r"(\\(?:math(?:bf|rm)|boldsymbol|bm)\s*\{)(\d(?: \d)+)(?=\})")  # \mathbf{1 7} prints 17
 OLD_STYLES = re.compile(r"\\(?:rm|bf|it|sf|tt)(?![A-Za-z])")
 WORDS_ONLY = re.compile(r"[^\\^_=+*/<>|\d]*[A-Za-z][^\\^_=+*/<>|\d]*")  # Evelyn, (C), sq. ft.
 CHOICES = re.compile(r"[A-J](?:(?: ?[,;&] ?(?:and )?| and )[A-J])+")  # several choices: A, C
@@ -134,6 +135,7 @@ def clean(text: str) -> str:
         text = DOUBLED.sub(r"\\", text)
     text = _bare(text)
     if "\\" in text:
+        text = SPACED_DIGITS.sub(lambda found: found[1] + found[2].replace(" ", ""), text)
         text = DROPPED.sub("", STYLES.sub(r"\\text", text))
         text = OLD_STYLES.sub("", FRACTIONS.sub(r"\\frac", text))
         if ENVIRONMENT.search(text):

@@ -81,10 +81,11 @@ def same(answer: str, gold: str, tolerance: Fraction | None = None) -> bool:
         return (infinities[0][1] == "-") == (infinities[1][1] == "-")
     if (region := real_set(gold)) and not is_point(gold) and (ours := real_set(answer)):
         return same_sets(ours, region, same, tolerance)
-    letter, value = split_choice(answer)
+    letter, chosen = split_choice(answer)
     if letter:
-        return words(letter) == words(gold) if re.fullmatch("[a-z]", words(gold)) else same(value, gold, tolerance)
-    if is_wordy(expected.text) or (is_wordy(value_of(chain(given.text))) and not LETTERS.fullmatch(expected.text)):
+        return words(letter) == words(gold) if re.fullmatch("[a-z]", words(gold)) else same(chosen, gold, tolerance)
+    value = read(value_of(chain(given.text))).text  # without the unit of `1 + 1 = 2 days`
+    if is_wordy(expected.text) or (is_wordy(value) and not LETTERS.fullmatch(expected.text)):
         return words(given.text) == words(expected.text)
     if same_words(given.text, expected.text):
         return True
@@ -218,8 +219,9 @@ def same_relation(answer: str, gold: str, tolerance: Fraction | None) -> bool:
 
 
 def plausible(sides: tuple[str, ...]) -> bool:
-    """Return whether a chain of bare numbers is true: `2 + 2 = 4`, not `4 = 5`. Names and units pass unchecked."""
-    return any(has_letters(side) or read(side).unit for side in sides) or all(map(same, sides, sides[1:]))
+    """Return whether a chain of numbers is true: `2 + 2 = 4 cm`, not `4 = 5`. Names and other units pass unchecked."""
+    units = any(read(side).unit for side in sides[:-1])
+    return units or any(has_letters(read(side).text) for side in sides) or all(map(same, sides, sides[1:]))
 
 
 def same_definition(given: tuple[str, ...], expected: tuple[str, ...], tolerance: Fraction | None) -> bool | None:

@@ -15,7 +15,7 @@ from evals.grading.cleaning import INTEGER, clean, too_large
 from evals.grading.numbers import compare_readings, readings
 from evals.grading.workers import POOL
 
-GRADER_VERSION = "3"  # stored with scores; stored texts are graded again when it changes
+GRADER_VERSION = "4"  # stored with scores; stored texts are graded again when it changes
 TIMEOUT_S = 1.9  # processor time of one comparison; a text then takes less than two seconds on an idle core
 MAX_CANDIDATES = 16  # different answers of one problem that are compared pairwise for votes
 LIST_MARKS = (",", ";", "\\pm", " and ", " or ", "\\text{and}", "\\text{or}")  # between the parts of an answer
@@ -60,7 +60,8 @@ def grade_many(
 
     Predictions and gold answers are texts; None, numbers and lists of chat messages are converted.
     `timeout_s` limits the processor time of each comparison.
-    `truncated[i]` says that prediction i was cut off. Its status is "truncated" if it has no answer.
+    `truncated[i]` says that prediction i was cut off. Its status is "truncated" if it has no answer, and its end is
+    not read: it is no answer.
     `tolerances[i]` is the absolute error allowed by gold answer i, as OlympiadBench writes it ("1e-1"; "" for none).
     `flexible` also fills `Verdict.flexible`, which reads the end of responses without a mark.
     Raises ValueError if `truncated` or `tolerances` has another length than `pairs`.
@@ -85,7 +86,7 @@ def grade_many(
     strict |= settle(marked, timeout_s)
     lenient = settle(unmarked, timeout_s)
     return [
-        verdict(strict.get(key) or ("truncated" if cut else "unparsable"), lenient.get(key) == "correct")
+        verdict(strict.get(key) or ("truncated" if cut else "unparsable"), lenient.get(key) == "correct" and not cut)
         for key, cut in zip(keys, truncated or [False] * len(pairs), strict=True)
     ]
 

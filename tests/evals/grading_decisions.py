@@ -41,6 +41,13 @@ TABLE: dict[str, dict[str, list[tuple]]] = {  # topic -> reason -> (response, go
             (r"Put it into \boxed{answer}. The final answer is 18.", "18", C),
             ("\\boxed{17}\n\nCheck: \\boxed{}", "17", C),
         ],
+        "a phrase that says where the answer stands does not count": [
+            ("The answer is 40.\nThe final answer is within the specified box.", "40", C),
+            ("The answer is 40.\nThe final answer is within \\boxed{}.", "40", C),
+            ("The answer is given below.", "5", U),
+            ("The answer is 40.\nThe answer is in (2,3).", "40", W),
+            ("The answer is 40.\nThe answer is inadequate.", "40", W),
+        ],
         "a box in the thinking counts only if no text follows; a response cut off in its thinking has no answer": [
             (r"<think>\boxed{4}? No.</think> The answer is 6.", "6", C),
             (r"first \boxed{4}, no </think> So \boxed{6}.", "6", C), (r"<think>\boxed{4}</think> It is six.", "4", U),
@@ -56,6 +63,7 @@ TABLE: dict[str, dict[str, list[tuple]]] = {  # topic -> reason -> (response, go
             ("Answer: The largest $n$ is 34.", "34", C), ("Final Answer: 3 hours ago", "3", C),
             ("Answer: 5 or anything", "5", W), ("The answer is **58**!", "58", C), ("The answer is 5!", "120", W),
             ("The answer is $5!$.", "120", C), ("The answer is 7 2/9.", r"\frac{65}{9}", C),
+            ("The answer is therefore $6$.", "6", C), ("The final answer is then 6.", "6", C),
         ],
         "a number in prose without a mark is no answer": [
             ("The answer! It must be 42", "42", U),
@@ -73,7 +81,8 @@ TABLE: dict[str, dict[str, list[tuple]]] = {  # topic -> reason -> (response, go
             ("5.", "5", C), ("$5$", "5", C), ("７５", "75", C), ("٥", "5", C), ("\u200f5\u200f", "5", C),
             ("−5", "-5", C), ("+5", "5", C), ("025", "25", C), ("27.0", "27", C), (".5", "0.5", C),
             (r"1\,234", "1234", C), ("1{,}234", "1234", C), ("1 234", "1234", C), (r"11,\! 111", "11111", C),
-            (r"\mathbf{5}", "5", C),
+            (r"\mathbf{5}", "5", C), (r"9+5=\mathbf{1 4}", "14", C),
+            (r"\frac{\mathbf{9}}{\mathbf{3 2}}", r"\frac{9}{32}", C),
             (r"\text{five}", "5", C), ("½", "0.5", C), ("3½", "7/2", C), ("√13", r"\sqrt{13}", C), ("x²", "x^2", C),
             ("1.5e3", "1500", C), (r"\left(\dfrac12\right)", r"\frac{1}{2}", C), ("sqrt(2)/2", r"\frac{\sqrt2}{2}", C),
             (r"7 \sin(\frac{\pi}{5}x)", "7*sin(pi*x/5)", C), ("10^-2", "0.01", C), (r"\textcolor{blue}{17}", "17", C),
@@ -212,6 +221,8 @@ TABLE: dict[str, dict[str, list[tuple]]] = {  # topic -> reason -> (response, go
         ],
         "steps may be shown; equations between bare numbers must be true": [
             ("2+2=4", "4", C), ("x = 5+5+1 = 11", "11", C), ("4=5", "5", W), ("4=5", "4", W), ("3=4=5", "5", W),
+            ("1 + 1 = 2 days", "2", C), ("time = 1 + 1 = 2 hours", "2", C), ("1 + 1 = 2 days", "1", W),
+            ("4 = 5 days", "5", W), ("2 = 1 + 1 or 3 days", "2", W),
         ],
         "a rearranged equation is equal; one of its sides is not": [
             ("y-2x=3", "y=2x+3", C), ("10x+2=0", "5x+1=0", C), ("0", "a+3z=0", W), ("a+3z=0", "0", W),

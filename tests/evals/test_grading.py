@@ -320,6 +320,11 @@ def test_flexible_counts_unmarked_answers_and_strict_does_not():
     assert [v.flexible for v in grade_many(pairs)] == [False, False, True, False, False, False]
 
 
+def test_the_end_of_a_text_that_was_cut_off_is_no_answer():
+    found = grade_many([("1 + 1 + 1", "1"), ("\\boxed{1} + 1", "1")], truncated=[True, True], flexible=True)
+    assert [(v.status, v.flexible) for v in found] == [("truncated", False), ("correct", True)]
+
+
 # --- votes --------------------------------------------------------------------------------------------------------
 
 
