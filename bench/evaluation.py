@@ -125,10 +125,12 @@ def evalscope(job: Job, out: Path, batch: int) -> list[str]:
 
 
 def problems_file(job: Job, folder: Path) -> Path:
-    """The problems that `dynclip evaluate --limit` draws, in a new folder, named as EvalScope looks for them."""
+    """The problems that `dynclip evaluate --limit` draws, in a new folder, which is a data set as EvalScope loads it."""
     chosen = drawn(load_problems(BENCHMARKS["gsm8k"]), job.problems)
     folder.mkdir(parents=True)
     path = folder / "main_test.jsonl"
+    parts = "{config_name: main, data_files: [{split: test, path: main_test.jsonl}]}"
+    (folder / "README.md").write_text(f"---\nconfigs: [{parts}]\n---\n")
     rows = ({"question": problem.problem, "answer": f"#### {problem.answer}"} for problem in chosen)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
