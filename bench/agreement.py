@@ -35,6 +35,7 @@ from evals.benchmarks import BENCHMARKS, hub
 from evals.benchmarks.problem import Problem
 from evals.grading import GRADER_VERSION, extract, grade_many
 from evals.grading.answers import FORMULA, fall_back
+from evals.grading.grader import copied
 from evals.sampling.store import PART_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,6 +133,7 @@ def compare(texts: Texts, work: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[
         truncated=[each.cut for each in texts.questions],
         tolerances=[gold.tolerance for gold in golds],
         flexible=True,
+        problems=[gold.problem for gold in golds],
     )
     ours = dict(zip(texts.questions, graded, strict=True))
     rows, cases, versions = [], [], {}
@@ -159,7 +161,8 @@ def case_of(question: Question, gold: Problem, rule: str, verdict, ours: bool, a
     """A row of differences.csv. The end of the text is written for responses of the model alone."""
     marked = extract(question.text)
     unmarked = fall_back(question.text) if marked is None and not question.cut else None
-    case = Case(rule, question.source, gold.id, question.index, marked, unmarked, ours, question.cut)
+    repeats = not ours and copied(marked or unmarked or "", gold.answer, gold.problem)
+    case = Case(rule, question.source, gold.id, question.index, marked, unmarked, ours, question.cut, repeats)
     return {
         "source": question.source,
         "set": question.part,
@@ -183,7 +186,8 @@ def write(folder: Path, samples: list[Path], found: tuple[pd.DataFrame, pd.DataF
     responses = json.loads(kept.read_text())["responses"] if kept.exists() else {}
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     for path in samples:
-        table = pd.read_parquet(path)[list(PART_COLUMNS)]
+        table = pd.read_parquet(path)
+        table = table[[name for name in PART_COLUMNS if name in table]]
         table.to_parquet(folder / "samples" / path.name, compression="zstd", index=False)
         if path.with_suffix(".json").exists():
             score = json.loads(path.with_suffix(".json").read_text())

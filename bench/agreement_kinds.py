@@ -30,6 +30,7 @@ class Case:
     unmarked: str | None  # what it reads at the end of a text without a mark
     ours: bool
     cut: bool  # at the limit on tokens
+    copied: bool  # the answer repeats a formula of the problem
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,12 @@ KINDS = {
         "`$180 + 24 = 204$. -sepehr2010` for 204: dynclip reads 2010",
     ),
     "the problem's own formula": Kind(
-        "neither",
-        "The response repeats the formula that the problem asks to work out. Every grader that compares values counts "
-        "some of them, and dynclip, which computes more of them, counts more. No grader here sees the problem",
+        "dynclip",
+        "The response repeats the formula that the problem asks to work out. The harnesses compare values and count "
+        "some of them. dynclip reads the problem too and counts none",
         "`19x + 1 - 4x - 81` for `15x - 80`; `|(1-i)^8|` for 16",
     ),
-    "a variable that cancels out": Kind(
-        "dynclip",
-        "The formula repeats the problem and has a variable that the gold answer lacks",
-        "`(u+4)(u-1) - (u-3)(u+6)` for 14",
-    ),
+    "a letter for a choice": Kind("dynclip", "The formula is the letter of the choice", "`c,` for `\\text{(C)}`"),
     "a part of a formula": Kind(
         "dynclip",
         "The formula is another statement. The harness takes a number in it",
@@ -118,18 +115,16 @@ KINDS = {
     ),
 }
 HAND = {
-    ("math500-0374", 0): "the problem's own formula",
-    ("math500-0385", 1): "the problem's own formula",
     ("math500-0411", 1): "the last number by chance",
-    ("math500-0441", 0): "a variable that cancels out",
 }
 
 
 def kind_of(case: Case) -> str:
     """The name of the case's kind; "not decided" if no rule knows it."""
-    if case.source == "own formula":
-        by_hand = HAND.get((case.problem, case.index)) if not case.ours else None
-        return by_hand or ("the problem's own formula" if case.ours else "a part of a formula")
+    if case.copied:
+        return "the problem's own formula"
+    if case.source == "own formula" and not case.ours:
+        return HAND.get((case.problem, case.index), "a part of a formula")
     if case.source == "model" and (case.problem, case.index) in HAND:
         return HAND[case.problem, case.index]
     return of_dynclip(case) if case.ours else of_harness(case)
@@ -147,6 +142,8 @@ def of_dynclip(case: Case) -> str:
         return "a number after the mark"
     if re.match(r"\([A-J]\) ", case.unmarked or ""):
         return "a choice with its words"
+    if case.source == "own formula" and re.fullmatch("[a-j],", case.marked or ""):
+        return "a letter for a choice"
     if case.rule.startswith("evalscope") and EQUATION.search(case.marked or case.unmarked or ""):
         return "a value that is read and not compared"
     return "not decided"

@@ -125,7 +125,7 @@ def evalscope(job: Job, out: Path, batch: int) -> list[str]:
 
 
 def problems_file(job: Job, folder: Path) -> Path:
-    """The problems that `dynclip evaluate --limit` draws, in a new folder, which is a data set as EvalScope loads it."""
+    """The problems that `dynclip evaluate --limit` draws, in a new folder that EvalScope loads as a data set."""
     chosen = drawn(load_problems(BENCHMARKS["gsm8k"]), job.problems)
     folder.mkdir(parents=True)
     path = folder / "main_test.jsonl"

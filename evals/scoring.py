@@ -71,6 +71,7 @@ def with_verdicts(rows: Sequence[dict], problems: Sequence[Problem], known: dict
         truncated=[row["finish"] != "stop" for row in fresh],
         tolerances=[gold.tolerance for gold in golds],
         flexible=True,
+        problems=[gold.problem for gold in golds],
     )
     graded = {
         (row["problem_id"], row["index"]): {

@@ -180,7 +180,7 @@ def test_a_killed_call_goes_on_and_gives_the_same_numbers(folder, tmp_path, monk
     # An untrained policy earns nothing, so a coin grades it here.
     coin = np.random.default_rng(0)
     monkeypatch.setattr(
-        rollouts, "rewards", lambda name, texts, golds: coin.integers(0, 2, len(texts)).astype(float).tolist()
+        rollouts, "rewards", lambda name, texts, golds, problems: coin.integers(0, 2, len(texts)).astype(float).tolist()
     )
     monkeypatch.setattr(rollouts, "SCALE", replace(SCALE, max_completion=6, max_prompt=None))
     monkeypatch.setattr(text, "PLACES", 4)  # the tiny model's distributions are flat, and long for the predictor

@@ -179,7 +179,7 @@ def test_harder_problems_and_longer_prompts_are_left_out_and_counted():
     scale = replace(SCALES["workstation_small"], max_prompt=4, template="plain")
     problems = [Problem("a", "abc", "1", 1, ""), Problem("b", "abc", "1", 3, ""), Problem("c", "abcde", "1", 2, "")]
     said = []
-    assert prompts(scale, problems, tokenizer(), said.append) == [{"prompt": "abc", "answer": "1"}]
+    assert prompts(scale, problems, tokenizer(), said.append) == [{"prompt": "abc", "problem": "abc", "answer": "1"}]
     assert said == ["1 of 3 problems left out: above level 2", "1 of 2 problems left out: prompts over 4 tokens"]
 
 

@@ -22,13 +22,15 @@ def require_problems(config: RunConfig, available: int, source: str) -> None:
 
 
 def prompts(scale: Scale, problems: list, tokenizer, log) -> list[dict]:
-    """The training problems as rows of prompt and answer, without those that are too hard or too long for the scale."""
+    """The training problems as rows of prompt, problem and answer, without those too hard or too long for the scale."""
     kept = within_level(scale, problems)
     if len(kept) < len(problems):
         log(f"{len(problems) - len(kept)} of {len(problems)} problems left out: above level {scale.max_level}")
     problems = kept
     template = TEMPLATES[scale.template]
-    rows = [{"prompt": render(p.problem, tokenizer, template), "answer": p.answer} for p in problems]
+    rows = [
+        {"prompt": render(p.problem, tokenizer, template), "problem": p.problem, "answer": p.answer} for p in problems
+    ]
     if scale.max_prompt is None:
         return rows
     ids = tokenizer([row["prompt"] for row in rows], add_special_tokens=template.adds_special_tokens(tokenizer))[

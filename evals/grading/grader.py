@@ -4,13 +4,14 @@ Plain numbers are compared in the calling process. Everything else is compared i
 limits. docs/grading.md lists every decision with its reason.
 """
 
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from itertools import combinations
 
-from evals.grading.answers import MAX_ANSWER, extract, fall_back, last_boxes, text_of
+from evals.grading.answers import FORMULA, MAX_ANSWER, extract, fall_back, last_boxes, text_of
 from evals.grading.cleaning import INTEGER, clean, too_large
 from evals.grading.numbers import compare_readings, readings
 from evals.grading.workers import POOL
@@ -18,6 +19,12 @@ from evals.grading.workers import POOL
 GRADER_VERSION = "4"  # stored with scores; stored texts are graded again when it changes
 TIMEOUT_S = 1.9  # processor time of one comparison; a text then takes less than two seconds on an idle core
 MAX_CANDIDATES = 16  # different answers of one problem that are compared pairwise for votes
+# Between two operands, or a function of one. A sign, a comma and an equals sign leave nothing to work out.
+OPERATION = re.compile(
+    r"[\w)}\]!|]\s*(?:[-+*/^!]|\\(?:cdot|times|div|pmod|bmod)\b)"
+    r"|\\(?:[dt]?frac|sqrt|d?binom|sum|prod|int|lim|log|ln|exp|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|gcd)(?![a-z])"
+    r"|[|]|\\[lr]?vert|\\[lr](?:floor|ceil)"
+)
 LIST_MARKS = (",", ";", "\\pm", " and ", " or ", "\\text{and}", "\\text{or}")  # between the parts of an answer
 
 
@@ -55,6 +62,7 @@ def grade_many(
     truncated: Sequence[bool] | None = None,
     tolerances: Sequence[str] | None = None,
     flexible: bool = False,
+    problems: Sequence[str] | None = None,
 ) -> list[Verdict]:
     """Return one verdict per (prediction, gold answer) pair. The content of the texts never raises an error.
 
@@ -64,20 +72,25 @@ def grade_many(
     not read: it is no answer.
     `tolerances[i]` is the absolute error allowed by gold answer i, as OlympiadBench writes it ("1e-1"; "" for none).
     `flexible` also fills `Verdict.flexible`, which reads the end of responses without a mark.
-    Raises ValueError if `truncated` or `tolerances` has another length than `pairs`.
+    `problems[i]` is the text of problem i. An answer that only repeats one of its formulas, with something left to work
+    out, is wrong: its value may be right, and nothing was solved.
+    Raises ValueError if `truncated`, `tolerances` or `problems` has another length than `pairs`.
     """
+    none = [""] * len(pairs)
     keys = [
-        (text_of(prediction), text_of(gold), tolerance or "")
-        for (prediction, gold), tolerance in zip(pairs, tolerances or [""] * len(pairs), strict=True)
+        (text_of(prediction), text_of(gold), tolerance or "", problem)
+        for (prediction, gold), tolerance, problem in zip(pairs, tolerances or none, problems or none, strict=True)
     ]
     strict: dict[tuple, str] = {}
     marked, unmarked = {}, {}
     for key in dict.fromkeys(keys):  # equal pairs are graded once
-        text, gold, tolerance = key
+        text, gold, tolerance, problem = key
         answer = extract(text)
         if answer is None:
-            if flexible and (answer := fall_back(text)) is not None:
+            if flexible and (answer := fall_back(text)) is not None and not copied(answer, gold, problem):
                 unmarked[key] = Question(answer, gold, tolerance)
+        elif copied(answer, gold, problem):
+            strict[key] = "wrong"
         elif (status := compare(answer, gold, tolerance)) is not None:
             strict[key] = status
         else:
@@ -94,6 +107,27 @@ def grade_many(
 @cache
 def verdict(status: str, unmarked: bool) -> Verdict:
     return Verdict(status == "correct", status, status == "correct" or unmarked)
+
+
+def copied(answer: str, gold: str, problem: str) -> bool:
+    """Return whether `answer`, or its last side, is a formula of `problem` or a side of one, not written as `gold` is.
+
+    A number, a name or another formula without an operation may stand in the problem and be its answer.
+    """
+    ours, theirs = ((text, text.rpartition("=")[2]) for text in (answer, gold))
+    if not any(OPERATION.search(side) and compact(side) in repeated(problem) for side in ours):
+        return False
+    return set(map(compact, ours)).isdisjoint(map(compact, theirs))
+
+
+@lru_cache(maxsize=1024)  # a problem has several responses
+def repeated(problem: str) -> frozenset[str]:
+    formulas = {next(filter(None, found.groups())) for found in FORMULA.finditer(problem)}
+    return frozenset(compact(side) for formula in formulas for side in (formula, *formula.split("=")))
+
+
+def compact(formula: str) -> str:
+    return re.sub(r"[\s{}]", "", clean(formula.rstrip(" .,;:?")))
 
 
 def settle(questions: dict[Hashable, Question], timeout_s: float) -> dict[Hashable, str]:
@@ -172,6 +206,9 @@ REWARDS: dict[str, Callable[[bool], float]] = {
 }
 
 
-def rewards(name: str, completions: Sequence[str], golds: Sequence[str]) -> list[float]:
-    """Return the reward `name` of each completion, graded against its gold answer as in evaluation."""
-    return [REWARDS[name](verdict.correct) for verdict in grade_many(list(zip(completions, golds, strict=True)))]
+def rewards(
+    name: str, completions: Sequence[str], golds: Sequence[str], problems: Sequence[str] | None = None
+) -> list[float]:
+    """Return the reward `name` of each completion, graded as in evaluation: `problems` as in `grade_many`."""
+    verdicts = grade_many(list(zip(completions, golds, strict=True)), problems=problems)
+    return [REWARDS[name](verdict.correct) for verdict in verdicts]

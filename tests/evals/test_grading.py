@@ -16,7 +16,7 @@ from grading_decisions import DECISIONS, DOCUMENT, document
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evals.grading import GRADER_VERSION, Verdict, answers, candidates, grade, grade_many, grader
+from evals.grading import GRADER_VERSION, Verdict, answers, candidates, grade, grade_many, grader, rewards
 from evals.grading.answers import extract, find_boxes, last_boxes
 from evals.grading.cleaning import clean
 from evals.grading.constants import bfmss, proof_digits, vanishes
@@ -242,6 +242,31 @@ def test_a_truncated_text_is_graded_but_one_without_an_answer_is_called_truncate
 def test_tolerances_go_with_their_pairs():
     pair = (r"\boxed{4.25}", "4.2")
     assert statuses([pair] * 3, tolerances=["1e-1", "", "0.01"]) == ["correct", "wrong", "wrong"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "answer", "gold", "status"),
+    [
+        ("What is $513^2 - 487^2$?", "513^2-487^2", "26000", "wrong"),
+        ("What is $513^2 - 487^2$?", "x = 513^2 - 487^2", "26000", "wrong"),
+        ("What is $513^2 - 487^2$?", "26 \\cdot 1000", "26000", "correct"),
+        ("Compute \\[\\left|(1-i)^8\\right|.\\]", "|(1-i)^8|", "16", "wrong"),
+        ("Write $\\dfrac{9}{2}$ as a decimal.", "\\frac92", "4.5", "wrong"),
+        ("Write $\\dfrac{9}{2}$ as a decimal.", "\\frac{9}{2}", "4.5", "wrong"),
+        ("Simplify $$4x + 3x - 2.$$", "4x+3x-2", "7x-2", "wrong"),
+        ("Is $7x - 2$ equal to $4x + 3x - 2$? Write the shorter one.", "7x - 2", "7x-2", "correct"),
+        ("Is $7x - 2$ equal to $4x + 3x - 2$? Write the shorter one.", "f(x) = 7x - 2", "7x-2", "correct"),
+        ("The odd numbers are $n = 2k + 1$. Name the first of them.", "n = 2k + 1", "1", "wrong"),
+        ("Which of $-5$ and $5$ is negative?", "-5", "-5.0", "correct"),
+        ("The point is $(1,-2)$. Which numbers are its coordinates?", "1,-2", "-2, 1", "correct"),
+        ("What is 2 + 3?", "2 + 3", "5", "correct"),  # no formula marks: not known to be one
+    ],
+)  # fmt: skip
+def test_an_answer_that_repeats_a_formula_of_its_problem_solves_nothing(problem, answer, gold, status):
+    for text, strict in ((f"\\boxed{{{answer}}}", True), (f"It is ${answer}$", False)):
+        (verdict,) = grade_many([(text, gold)], flexible=True, problems=[problem])
+        assert (verdict.status == status) if strict else (verdict.flexible == (status == "correct"))
+    assert rewards("correct", [f"\\boxed{{{answer}}}"], [gold], [problem]) == [float(status == "correct")]
 
 
 def test_every_part_of_the_grader_is_in_its_digest():

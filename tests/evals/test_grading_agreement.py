@@ -63,7 +63,9 @@ def test_the_grader_of_today_gives_the_listed_verdicts(bench, differences):
     for path in (FOLDER / "samples").glob("*.parquet"):
         for row in pd.read_parquet(path).to_dict("records"):
             texts[row["problem_id"], row["index"]] = row["text"], row["finish"] != "stop"
-    rows = differences[differences["source"] == "model"].to_dict("records")
+    # To see that an answer repeats its problem needs the problem's text, which is not committed.
+    alone = (differences["source"] == "model") & (differences["kind"] != "the problem's own formula")
+    rows = differences[alone].to_dict("records")
     found = [texts[row["problem"], row["index"]] for row in rows]
     graded = grade_many(
         [(text, row["gold"]) for (text, _), row in zip(found, rows, strict=True)],

@@ -234,6 +234,12 @@ def test_the_reward_is_the_graders_verdict(text, gold, tolerance):
     assert correct == (text in ("so \\boxed{7}", "Answer: 7", "\\boxed{\\frac{1}{2}}") or tolerance != "")
 
 
+def test_the_reward_knows_the_problem():
+    given = {"data_source": "dapo", "solution_str": "\\boxed{2^5}", "ground_truth": "32"}
+    assert compute_score(**given, extra_info={"problem": "What is $2^5$?"})["acc"] == 0
+    assert compute_score(**given, extra_info={"problem": "What is twice $2^4$?"})["acc"] == 1
+
+
 # What is written
 
 
@@ -253,7 +259,7 @@ def test_launch_writes_scripts_records_and_data(results, capsys):
     assert len(train) == 600 and record["data"]["train.parquet"]["rows"] == 600
     assert train[7]["prompt"] == messages("What is 7 + 1?", "qwen-math") and train[7]["data_source"] == "dapo"
     assert train[7]["reward_model"] == {"style": "rule", "ground_truth": "8"}
-    assert train[7]["extra_info"] == {"index": 7, "id": "p7", "tolerance": ""}
+    assert train[7]["extra_info"] == {"index": 7, "id": "p7", "problem": "What is 7 + 1?", "tolerance": ""}
     olympiad = parquet.read_table(home / "data" / "olympiad.parquet").to_pylist()
     assert olympiad[0]["extra_info"]["tolerance"] == "1e-1" and olympiad[0]["__rollout_n__"] == 4
 
@@ -276,7 +282,11 @@ def test_verl_reads_the_files_and_tokenizes_dynclips_prompts(verl_python, tmp_pa
     del asked[5]
     expected = [tokens(render(each["problem"], tokens, "qwen-math"))["input_ids"] for each in asked]
     assert found[0]["prompts"] == expected
-    assert found[0]["validation"] == ["aime24", 32, {"index": 0, "id": "p0", "tolerance": ""}]
+    assert found[0]["validation"] == [
+        "aime24",
+        32,
+        {"index": 0, "id": "p0", "problem": "What is 0 + 1?", "tolerance": ""},
+    ]
 
 
 def test_without_data_one_line_says_what_to_run(tmp_path, capsys):

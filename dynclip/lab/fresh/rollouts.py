@@ -117,7 +117,7 @@ def sample(engine, problems: list, wanted: int, most: int, seed: int, reward: st
             texts = engine.tokenizer.batch_decode(completions, skip_special_tokens=True)
             # As in training, a completion that is cut off counts as no answer.
             kept = [text if end else "" for text, end in zip(texts, ended, strict=True)]
-            right = rewards(SCALE.reward, kept, [row["answer"]] * len(kept))
+            right = rewards(SCALE.reward, kept, [row["answer"]] * len(kept), [row["problem"]] * len(kept))
             given = coin.integers(0, 2, len(kept)).astype(float).tolist() if reward == "coin" else right
             prompt = engine.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
             found = tuple(map(tuple, completions))

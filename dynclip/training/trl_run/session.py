@@ -49,11 +49,11 @@ def run_trainer(
     from dynclip.training.trl_run.recorder import Preemption, Recorder
     from dynclip.trl.trainer import DynClipTrainer
 
-    def reward(completions, completion_ids, answer, **_):
+    def reward(completions, completion_ids, problem, answer, **_):
         # `Scale.truncated`: what is cut off, without an end token, counts as no answer.
         ended = [ids[-1] in trainer.eos_token_ids for ids in completion_ids]
         texts = [text if end else "" for text, end in zip(completions, ended, strict=True)]
-        return rewards(config.scale.reward, texts, answer)
+        return rewards(config.scale.reward, texts, answer, problem)
 
     fix_threads(config.scale.threads, progress.log)
     stop = threading.Event()

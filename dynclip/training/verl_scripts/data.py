@@ -38,7 +38,12 @@ def rows(problems: list[Problem], source: str, template: str, k: int | None = No
             "data_source": source,
             "prompt": messages(problem.problem, template),
             "reward_model": {"style": "rule", "ground_truth": problem.answer},
-            "extra_info": {"index": index, "id": problem.id, "tolerance": problem.tolerance},
+            "extra_info": {
+                "index": index,
+                "id": problem.id,
+                "problem": problem.problem,
+                "tolerance": problem.tolerance,
+            },
             **({} if k is None else {"__rollout_n__": k}),
         }
         for index, problem in enumerate(problems)

@@ -19,10 +19,11 @@ def compute_score(
 ) -> dict[str, float]:
     """verl's reward function for one response: "score", which verl trains on, and "acc", 1 if correct, else 0.
 
-    The first four arguments have verl 0.9.1's names; `data_source` is not used. `extra_info["tolerance"]` is the
-    allowed deviation from the gold answer ("" for none). `reward` is a name of `evals.grading.REWARDS`, set by
+    The first four arguments have verl 0.9.1's names; `data_source` is not used. `extra_info` has "problem", the
+    problem's text, and "tolerance", the allowed deviation from the gold answer ("" for none). `reward` is a name of
+    `evals.grading.REWARDS`, set by
     `reward.custom_reward_function.reward_kwargs`. Raises KeyError for an unknown reward.
     """
-    tolerance = (extra_info or {}).get("tolerance") or ""
-    correct = grade_many([(solution_str, ground_truth)], tolerances=[tolerance])[0].correct
+    tolerance, problem = ((extra_info or {}).get(name) or "" for name in ("tolerance", "problem"))
+    correct = grade_many([(solution_str, ground_truth)], tolerances=[tolerance], problems=[problem])[0].correct
     return {"score": REWARDS[reward](correct), "acc": float(correct)}
