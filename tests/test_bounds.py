@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dynclip import TokenBatch
-from dynclip.methods.bounds import H_UPPER, M_LOWER, kl_roots, lower_bound, upper_bound
+from dynclip.methods.bounds import H_UPPER, M_LOWER, lower_bound, upper_bound
 from dynclip.methods.registry import METHODS, method
+from dynclip.methods.surrogate.divergence import kl_roots
 from dynclip.methods.types import Line
 
 Q = torch.tensor([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0], dtype=torch.float64)

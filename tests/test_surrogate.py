@@ -22,6 +22,7 @@ def slope(name, ratio, advantage, **options):
         ("ce_gppo", (-0.5, -1.1, -1.2), (0.75 * 0.8, 1.1, 1.5)),
         ("gppo", (-0.5, -1.1, -1.28), (0.8, 1.1, 1.5)),
         ("cispo", (-0.5, -1.1, -1.5), (0.5, 1.1, 1.5)),
+        ("dppo", (-0.5, -1.1, 0.0), (0.0, 1.1, 1.5)),  # |p − q| = 0.25, 0.05, 0.25 against δ = 0.15
     ],
 )
 def test_slopes_by_hand(name, positive, negative):

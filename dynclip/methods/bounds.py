@@ -128,48 +128,6 @@ def dynamic_adaptive(
     return 1 - low, high - 1
 
 
-def divergence_ball(q: torch.Tensor, clock: Clock, *, divergence: str, delta: float, cap: float) -> tuple[Bound, Bound]:
-    """BandPO's bounds (arXiv 2603.04918): the r for which a token's own two-point divergence stays within `delta`.
-
-    The policy is reduced to {the token, everything else}: old (q, 1 − q), new (r q, 1 − r q). The bounds solve
-    q f(r) + (1 − q) f((1 − r q)/(1 − q)) ≤ δ for r. With u = r − 1 the second argument is 1 − u q/(1 − q), so
-      TV   f(x) = |x − 1|/2:      q |u| ≤ δ            → r = 1 ± δ/q
-      χ²   f(x) = (x − 1)²:       u² q/(1 − q) ≤ δ      → r = 1 ± √(δ (1 − q)/q)
-      KL   f(x) = x − 1 − ln x:   KL(old ‖ new) ≤ δ     → two roots (`kl_roots`).
-    Bounds are cut at the simplex (0 ≤ r ≤ 1/q) and at `cap`. Raises ValueError for an unknown divergence.
-    """
-    if divergence == "tv":
-        low, high = 1 - delta / q, 1 + delta / q
-    elif divergence == "chi2":
-        width = torch.sqrt(delta * (1 - q).clamp(min=0) / q)
-        low, high = 1 - width, 1 + width
-    elif divergence == "kl":
-        low, high = kl_roots(q, delta)
-    else:
-        raise ValueError(f"divergence: expected 'tv', 'chi2' or 'kl', given {divergence!r}")
-    high = torch.minimum(high, 1 / q).clamp(max=cap)
-    return 1 - low.clamp(min=0), high - 1
-
-
-def kl_roots(q: torch.Tensor, delta: float, iterations: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two r with KL((q, 1 − q) ‖ (r q, 1 − r q)) = `delta`, shaped like `q`.
-
-    In z = logit(r q) the divergence is softplus(z) − q z − h(q), with the binary entropy h. It is convex in z, so
-    Newton's method converges from the outer side of each root. softplus(z) ≥ max(z, 0) gives such starting points:
-    z ≥ (h + δ)/(1 − q) above and z ≤ −(h + δ)/q below.
-    """
-    # Outside this range r is at its limits (0, the cap or the simplex), and 1 − q would lose its digits.
-    prob = q.clamp(min=1e-7, max=1 - 1e-6)
-    level = delta - prob * torch.log(prob) - (1 - prob) * torch.log1p(-prob)
-    roots = []
-    for z in (-level / prob, level / (1 - prob)):
-        for _ in range(iterations):
-            value = torch.nn.functional.softplus(z) - prob * z - level
-            z = z - value / (torch.sigmoid(z) - prob)
-        roots.append(torch.sigmoid(z) / prob)
-    return roots[0], roots[1]
-
-
 # PPO's interval, for all methods that leave the bounds as they are, and the objective that is clipped to it.
 PPO = {"eps_low": 0.2, "eps_high": 0.2}
 PPO_SOURCE = {"eps_low": "PPO and GRPO", "eps_high": "PPO and GRPO"}
@@ -325,22 +283,6 @@ METHODS = (
         r"\tfrac12+\tfrac12\sqrt{1+4\varepsilon^+/q}",
         change="The bounds widen as the old probability falls, without a schedule.",
         caveats=("Only DCPO's clipping: its smoothed advantages and its loss averaging are left out.",),
-        on_policy_grpo=True,
-    ),
-    MethodSpec(
-        name="bandpo",
-        title="BandPO",
-        arxiv="2603.04918",
-        bounds=divergence_ball,
-        defaults={"divergence": "kl", "delta": 0.05, "cap": 10.0},
-        evidence={
-            "divergence": "paper's main setting",
-            "delta": "second-hand, from the official code",
-            "cap": "second-hand, from the official code",
-        },
-        equation=r"q f(r_t)+(1-q)f\big(\tfrac{1-r_tq}{1-q}\big)\le\delta",
-        change="A token's bounds are where its own two-point divergence from the old policy reaches a radius.",
-        caveats=("Derived here from the definition. The KL roots take 20 Newton steps per token.",),
         on_policy_grpo=True,
     ),
     MethodSpec(

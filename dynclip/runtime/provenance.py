@@ -23,6 +23,7 @@ REGISTRIES = {
     ("dynclip.methods.registry", "METHODS"),
     ("dynclip.methods.bounds", "METHODS"),
     ("dynclip.methods.surrogate", "METHODS"),
+    ("dynclip.methods.surrogate.divergence", "METHODS"),
     ("dynclip.methods.weights", "METHODS"),
     ("dynclip.methods.extras", "METHODS"),
     ("dynclip.studies.probes", "PROBES"),

@@ -129,7 +129,7 @@ _ENTRIES = (
         (
             "grpo", "clip_higher", "upper_0.4", "dynamic_upper", "dynamic_upper_mean", "upper_tilt2", "upper_tilt_back",
             "upper_steep", "clip_lower", "lower_0.4", "dynamic_lower", "dynamic_lower_mean", "lower_tilt2",
-            "lower_tilt_back", "lower_steep", "no_clip",
+            "lower_tilt_back", "lower_steep", "dppo", "no_clip",
         ),
     ),
     Study(

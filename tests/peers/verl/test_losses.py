@@ -42,6 +42,14 @@ PAIRS = {
     "gspo_wide": Pair("gspo", interval(0.1, 0.2), "gspo", {"eps_low": 0.1, "eps_high": 0.2}),
     "sapo": Pair("sapo", {}, "sapo", {}, aggregations=("seq-mean-token-mean",)),
     "cispo": Pair("cispo", interval(1.0, 4.0), "cispo", {}, spread=1.0),
+    # One δ for each side, and the cap of the weight where `vanilla` has its dual clip.
+    "dppo_tv": Pair("dppo_tv", interval(0.15, 0.15) | {"clip_ratio_c": 20.0}, "dppo", {}),
+    "dppo_tv_capped": Pair(
+        "dppo_tv", interval(0.05, 0.05) | {"clip_ratio_c": 1.5}, "dppo", {"delta": 0.05, "weight_cap": 1.5}, spread=0.7
+    ),
+    "dppo_kl": Pair(
+        "dppo_kl", interval(0.05, 0.05) | {"clip_ratio_c": 20.0}, "dppo", {"divergence": "kl", "delta": 0.05}
+    ),
     "cispo_narrow": Pair("cispo", interval(0.2, 0.2), "cispo", {"eps_low": 0.2, "eps_high": 0.2}),
     # Every eligible token is silenced, so that the random choice chooses nothing.
     "clip_cov": Pair("clip_cov", interval(1.0, 1.0) | {"policy_loss": VERL_COV}, "clip_cov", COV),
