@@ -19,6 +19,7 @@ THE_FIELD = [
     "grpo", "clip_higher", "clip_lower", "dynamic_upper", "dynamic_lower", "id", "did", "od", "ent_reg", "clip_cov",
     "kl_cov", "gspo", "sapo", "cispo", "ce_gppo", "gppo", "steer", "dcpo", "bandpo", "dppo", "clip_b", "clip_v", "par",
     "adaptive_entropy", "thermostat", "aer", "aent", "exchange", "high_entropy", "entropic",
+    "vespo", "gmpo", "dro",
 ]  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_with_one_update_per_rollout_batch_it_is_grpo_exactly(name, aggregation)
         assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("name", ["sapo", "cispo", "dppo"])
+@pytest.mark.parametrize("name", ["sapo", "cispo", "dppo", "vespo", "dro"])
 def test_with_one_update_some_have_grpos_gradient_under_another_value(name):
     expected, gradient = loss_and_gradient("grpo", drift=0.0)
     output, ours = loss_and_gradient(name, drift=0.0)

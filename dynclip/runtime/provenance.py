@@ -24,6 +24,7 @@ REGISTRIES = {
     ("dynclip.methods.bounds", "METHODS"),
     ("dynclip.methods.surrogate", "METHODS"),
     ("dynclip.methods.surrogate.divergence", "METHODS"),
+    ("dynclip.methods.surrogate.smooth", "METHODS"),
     ("dynclip.methods.weights", "METHODS"),
     ("dynclip.methods.extras", "METHODS"),
     ("dynclip.studies.probes", "PROBES"),
