@@ -19,6 +19,8 @@ def test_od_hysteresis():
     entropies = [1.0, 0.95, 0.5, 0.19, 0.3, 0.59, 0.61, 0.2]
     assert signals("od", entropies) == [-1, 0, 0, 1, 1, 1, 0, 1]
     assert signals("od", [1.0, 0.5], initial_state=1) == [1, 1]
+    # H_init = 0.5 whatever was observed: τ_low 0.1, τ_high(1) = 0.46
+    assert signals("od", [0.3, 0.6, 0.1], initial_entropy=0.5) == [-1, 0, 1]
 
 
 def test_thermostat_steps_by_sign_within_its_range():

@@ -255,6 +255,7 @@ def test_a_missing_input_is_named_with_what_it_is(name):
         (lambda b: method("id", 10, reference="new"), "reference: expected 'old' or 'current', given 'new'"),
         (lambda b: method("id", 10, detach=False), "detach=False needs reference='current'"),
         (lambda b: method("od", 10, initial_state=2), "initial_state: expected -1, 0 or 1, given 2"),
+        (lambda b: method("od", 10, initial_entropy=-0.1), "initial_entropy: expected nats"),
         (lambda b: method("bandpo", 10, divergence="js"), "divergence: expected 'tv', 'chi2' or 'kl'"),
         (lambda b: method("dppo", 10, divergence="chi2"), "divergence: expected 'tv' or 'kl', given 'chi2'"),
         (lambda b: method("id", 10).bounds(torch.ones(1), 11), r"step: expected 0 to 10 \(total_steps\), given 11"),

@@ -252,13 +252,17 @@ METHODS = (
         arxiv="2602.09782",
         bounds=oscillatory_decay,
         controller=controllers.Hysteresis,
-        defaults={"eps": 0.2, "upper": H_UPPER, "lower": M_LOWER, "fraction": 0.2, "initial_state": -1, **READING},
+        defaults={
+            **{"eps": 0.2, "upper": H_UPPER, "lower": M_LOWER, "fraction": 0.2, "initial_state": -1},
+            **{"initial_entropy": 0.0, **READING},
+        },
         evidence={
             "eps": "paper v1",
             "upper": UPPER_SOURCE,
             "lower": LOWER_SOURCE,
             "fraction": "paper v1: H_min = 0.2 H_init",
             "initial_state": "open in the paper: ε on both sides before the first trigger",
+            "initial_entropy": "open in the paper: 0 takes H_init from the first rollout batch",
             **READING_SOURCE,
         },
         equation=r"s=1:\ (H(p),\varepsilon);\quad s=0:\ (\varepsilon,M(p));\quad "

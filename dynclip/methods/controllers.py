@@ -28,27 +28,31 @@ class Controller:
 class Hysteresis(Controller):
     """OD's switch (arXiv 2602.09782): H ≤ τ_low loosens the upper bound, H > τ_high loosens the lower one.
 
-    H_init is the entropy at the first observation. τ_low = `fraction` · H_init and
+    H_init is `initial_entropy` in nats; 0 takes the entropy of the first observation. τ_low = `fraction` · H_init and
     τ_high(k) = τ_low + (H_init − τ_low)(1 − k/T), a band that closes over training. Between the two the state stays.
     The paper leaves the state before the first trigger open. `initial_state` −1 means ε on both sides; 1 and 0 start
-    with the upper or the lower bound loosened. Raises ValueError for another `initial_state`.
+    with the upper or the lower bound loosened. Raises ValueError for another `initial_state` and a negative
+    `initial_entropy`.
     """
 
     fraction: float
     total_steps: int
     initial_state: int = -1
+    initial_entropy: float = 0.0
 
     def __post_init__(self):
         if self.initial_state not in (-1, 0, 1):
             raise ValueError(f"initial_state: expected -1, 0 or 1, given {self.initial_state!r}")
-        self.initial_entropy: float | None = None
+        if self.initial_entropy < 0:
+            raise ValueError(f"initial_entropy: expected nats, or 0 for those observed, given {self.initial_entropy!r}")
+        self.reference_entropy = self.initial_entropy or None
         self.signal = self.initial_state
 
     def observe(self, step: int, entropy: float) -> None:
-        if self.initial_entropy is None:
-            self.initial_entropy = entropy
-        low = self.fraction * self.initial_entropy
-        high = low + (self.initial_entropy - low) * (1 - step / self.total_steps)
+        if self.reference_entropy is None:
+            self.reference_entropy = entropy
+        low = self.fraction * self.reference_entropy
+        high = low + (self.reference_entropy - low) * (1 - step / self.total_steps)
         if entropy <= low:
             self.signal = 1
         elif entropy > high:
