@@ -35,7 +35,7 @@ def test_above_four_fifths_the_dynamic_upper_bound_cannot_bind():
     assert (1 + upper_bound(q, H_UPPER) >= 1 / q).all()
 
 
-STATES = {"od": (-1, 0, 1), "thermostat": (0.0, 0.25, 2.5)}
+STATES = {"od": (-1, 0, 1), "thermostat": (0.0, 0.25, 2.5), "adapo": (0.0, 0.28, 1.0)}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -19,7 +19,7 @@ THE_FIELD = [
     "grpo", "clip_higher", "clip_lower", "dynamic_upper", "dynamic_lower", "id", "did", "od", "ent_reg", "clip_cov",
     "kl_cov", "gspo", "sapo", "cispo", "ce_gppo", "gppo", "steer", "dcpo", "bandpo", "dppo", "clip_b", "clip_v", "par",
     "adaptive_entropy", "thermostat", "aer", "aent", "exchange", "high_entropy", "entropic",
-    "vespo", "gmpo", "dro",
+    "vespo", "gmpo", "dro", "adapo", "repo_r", "stare", "cppo", "bapo", "maxrl", "entrocraft",
 ]  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_exactly_the_tokens_beyond_their_own_bound_lose_their_gradient(name, ste
 def test_the_clipping_methods_are_those_it_says():
     assert set(CLIPPED_BY_BOUNDS) == {
         "grpo", "clip_higher", "clip_lower", "dynamic_upper", "dynamic_lower", "id", "did", "od", "dcpo", "bandpo",
-        "thermostat",
+        "thermostat", "adapo",
     }  # fmt: skip
 
 

@@ -93,3 +93,112 @@ def test_dro_is_reinforce_with_a_quadratic_penalty():
     found = slopes(method("dro", 10, beta=0.7), tokens)
     for row, column, p, q, a in each_token(tokens):
         assert found[row, column].item() == pytest.approx(-a + 0.7 * math.log(p / q))
+
+
+@pytest.mark.parametrize("entropy", [0.1, 0.5])
+def test_stare_weighs_the_least_likely_tokens_of_good_responses_while_entropy_is_low(entropy):
+    """arXiv 2606.19236, variant O1: 1.1 on the ⌈10 % of n⌉ tokens of smallest p among the n with A > 0, if H < 0.3."""
+    for seed in range(5):
+        tokens, chosen = batch(seed), method("stare", 10)
+        chosen.observe(0, entropy)
+        plain, found = slopes(method("grpo", 10), tokens), slopes(chosen, tokens)
+        good = sorted((p, row, column) for row, column, p, _, a in each_token(tokens) if a > 0)
+        rare = {(row, column) for _, row, column in good[: math.ceil(0.1 * len(good))]} if entropy < 0.3 else set()
+        for row, column, *_ in each_token(tokens):
+            factor = 1.1 if (row, column) in rare else 1.0
+            assert found[row, column].item() == pytest.approx(factor * plain[row, column].item())
+
+
+def test_cppo_is_its_algorithm_token_by_token():
+    """arXiv 2606.10968, algorithm 1, with the binary D_t = |p − q| and δ_b = the 90 % quantile of D in [0.02, 0.04]."""
+    delta, budget, least, by_prefix = 0.05, 0.02, 0.8, 0
+    for seed in range(20):
+        tokens = batch(seed, rows=4, length=20, spread=0.3)
+        found = slopes(method("cppo", 10, delta=delta), tokens)
+        for row, mask in enumerate(tokens.mask):
+            mine = [each for each in each_token(tokens) if each[0] == row]
+            moves = sorted(abs(p - q) for _, _, p, q, _ in mine)
+            allowed = min(max(moves[round(0.9 * (len(moves) - 1))], budget), 2 * budget)
+            total, weights = 0.0, 0.0
+            for t, (_, column, p, q, a) in enumerate(mine):
+                weight = 1 - (1 - least) / max(len(mine) - 1, 1) * t
+                moved = weight * abs(p - q)
+                kept = a * (p / q - 1) <= 0 or moved <= min(delta, delta + allowed * weights - total)
+                by_prefix += not kept and moved <= delta
+                assert found[row, column].item() == pytest.approx(-a * p / q * kept), (seed, row, column)
+                total, weights = total + moved, weights + weight
+            assert mask.sum() == len(mine)
+    assert by_prefix > 5
+
+
+def test_bapo_moves_its_bounds_until_good_tokens_carry_half_of_the_loss():
+    """arXiv 2510.18927: l from 0.6 by 0.05 to 0.9, then u from 1.2 by 0.1 to 3, while P/(P + N) < 0.5; then PPO's.
+
+    N counts max(r, l), so that a higher l never reaches the share: l goes to its end before u moves.
+    """
+    reached = set()
+    for seed in range(30):
+        tokens = batch(seed)
+        found = slopes(method("bapo", 10), tokens)
+        listed = [(p / q, a) for _, _, p, q, a in each_token(tokens)]
+        low, high = 0.6, 1.2
+
+        def short(low, high, listed=listed):
+            good = sum(min(r, high) * a for r, a in listed if a > 0)
+            return good < sum(max(r, low) * -a for r, a in listed if a < 0)
+
+        while low < 0.9 and short(low, high):
+            low = min(low + 0.05, 0.9)
+        while high < 3 and short(low, high):
+            high = min(high + 0.1, 3.0)
+        reached.add((low, "moved" if high > 1.2 else "kept"))
+        for row, column, p, q, a in each_token(tokens):
+            silent = (a > 0 and p / q > high) or (a < 0 and p / q < low)
+            assert found[row, column].item() == pytest.approx(0.0 if silent else -a * p / q)
+    assert reached == {(0.6, "kept"), (0.9, "moved")}
+
+
+def grouped_rewards():
+    """(rewards, GRPO's advantages, means) of four groups of four responses, the last two all right and all wrong."""
+    rewards = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.float64)
+    means = rewards.mean(1, keepdim=True)
+    advantages = (rewards - means) / (rewards.std(1, keepdim=True) + 1e-4)
+    return rewards.flatten(), advantages.flatten(), means.expand_as(rewards).flatten()
+
+
+def prepared(chosen, step=0):
+    _, advantages, means = grouped_rewards()
+    tokens = batch(0, rows=16, advantages=advantages, success=means)
+    return chosen.prepare(tokens, step).advantages[:, 0].tolist()
+
+
+def test_maxrl_divides_by_the_mean_of_the_group():
+    """arXiv 2602.02710: (R − m)/m, and 0 in a group of one outcome."""
+    rewards, _, means = grouped_rewards()
+    assert prepared(method("maxrl", 10)) == pytest.approx(((rewards - means) / means.clamp(min=1e-9)).tolist())
+
+
+def test_entrocraft_trains_successes_above_its_band_and_failures_below():
+    """arXiv 2604.26326: lo 0.6 → 0.4 and hi 0.7 → 0.5 over training, linear."""
+    rewards, advantages, _ = grouped_rewards()
+    sides = {1: rewards, -1: rewards - 1, 0: advantages}
+    for step, entropy, side in ((0, 0.71, 1), (0, 0.65, 0), (0, 0.59, -1), (5, 0.61, 1), (5, 0.49, -1), (10, 0.45, 0)):
+        chosen = method("entrocraft", 10)
+        chosen.observe(step, entropy)
+        assert chosen.controller.signal == side
+        assert prepared(chosen, step) == pytest.approx(sides[side].tolist())
+
+
+def test_repo_rescales_by_surprise_and_doubles_or_halves_its_strength():
+    """arXiv 2603.11682 (second-hand): A (1 − ζ ln q) for A > 0, min(0, A (1 + ζ ln q)) for A < 0."""
+    chosen = method("repo_r", 10, initial=0.4)
+    for step, entropy in enumerate((1.0, 0.9, 1.1, 1.0)):  # the start, below, above, not below
+        chosen.observe(step, entropy)
+    assert chosen.controller.signal == pytest.approx(0.2)
+    tokens = batch(3, spread=1.0)
+    found = chosen.prepare(tokens, 4).advantages
+    for row, column, _, q, a in each_token(tokens):
+        wanted = a * (1 - 0.2 * math.log(q)) if a > 0 else min(0.0, a * (1 + 0.2 * math.log(q)))
+        assert found[row, column].item() == pytest.approx(wanted)
+    low = TokenBatch(*(torch.full((1, 1), -9.0) for _ in range(2)), torch.tensor([-1.0]), torch.ones(1, 1))
+    assert chosen.prepare(low, 4).advantages.item() == 0

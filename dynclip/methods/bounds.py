@@ -116,6 +116,11 @@ def thermostat(q: torch.Tensor, clock: Clock, *, eps: float) -> tuple[Bound, Bou
     return eps, 1 / (1 - eps) + clock.state - 1
 
 
+def moving_upper(q: torch.Tensor, clock: Clock, *, eps_low: float) -> tuple[Bound, Bound]:
+    """[1 − ε⁻, 1 + ε⁺], with the controller's ε⁺ as state (ADAPO, arXiv 2603.11682)."""
+    return eps_low, clock.state
+
+
 def dynamic_adaptive(
     q: torch.Tensor, clock: Clock, *, eps_low: float, eps_high: float, cap: float
 ) -> tuple[Bound, Bound]:
@@ -302,6 +307,29 @@ METHODS = (
         change="Entropy feedback moves the upper bound in steps and holds entropy around a target.",
         keeps="the relaxation k",
         caveats=("From notes on the MAI-Thinking-1 report (2026). Its outer clip r ≤ 50 is `dual_clip=50` here.",),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="adapo",
+        title="ADAPO",
+        arxiv="2603.11682",
+        bounds=moving_upper,
+        controller=controllers.AdaptiveUpper,
+        defaults={"eps_low": 0.2, "initial": 0.28, "step": 0.02, "minimum": 0.0, "maximum": 1.0},
+        evidence={
+            "eps_low": "PPO and GRPO",
+            "initial": "ours: DAPO's; not found in public text",
+            "step": "ours: not found in public text",
+            "minimum": "ours: not found in public text",
+            "maximum": "ours: not found in public text",
+        },
+        equation=r"1-\varepsilon^-\le r_t\le1+\varepsilon^+_k,\quad "
+        r"\varepsilon^+_k=\mathrm{clip}(\varepsilon^+_{k-1}+\mathtt{step}\,\mathrm{sign}(H_0-H_k))",
+        change="Entropy feedback raises the upper bound while entropy is below its start, and lowers it above.",
+        keeps="the upper bound and the initial entropy",
+        caveats=(
+            "Second-hand: the direction is known from two public notes on the paper. The rule of a step is ours.",
+        ),
         on_policy_grpo=True,
     ),
 )

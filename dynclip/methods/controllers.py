@@ -180,3 +180,82 @@ class ProportionalIntegral(Controller):
         alpha = self.proportional * error + self.integral * self.accumulated
         self.signal = min(max(alpha, -1.0), 1.0)
         self.accumulated += error
+
+
+@dataclass
+class GatedWeight(Controller):
+    """STARE's W (arXiv 2606.19236): 1 unless H < H*. W ← clip(W ± step, 1, maximum), up while H < H*."""
+
+    total_steps: int
+    target: float
+    weight: float
+    step: float
+    maximum: float
+
+    def __post_init__(self):
+        self.strength = self.signal = self.weight
+
+    def observe(self, step: int, entropy: float) -> None:
+        sign = (entropy < self.target) - (entropy > self.target)
+        if self.step:
+            self.strength = min(max(self.strength + self.step * sign, 1.0), self.maximum)
+        self.signal = self.strength if entropy < self.target else 1.0
+
+
+@dataclass
+class EntropyBand(Controller):
+    """Entrocraft's side (arXiv 2604.26326): 1 where H > hi(k), −1 where H < lo(k), else 0. Both are linear in k/T."""
+
+    total_steps: int
+    lower: tuple[float, float]
+    upper: tuple[float, float]
+
+    def __post_init__(self):
+        self.signal = 0
+
+    def observe(self, step: int, entropy: float) -> None:
+        progress = step / self.total_steps
+        low, high = (start + (end - start) * progress for start, end in (self.lower, self.upper))
+        self.signal = (entropy > high) - (entropy < low)
+
+
+@dataclass
+class DoublingStrength(Controller):
+    """REPO-R's ζ (arXiv 2603.11682, second-hand): doubled while H < H_init, else halved, within [minimum, maximum]."""
+
+    total_steps: int
+    initial: float
+    minimum: float
+    maximum: float
+
+    def __post_init__(self):
+        self.initial_entropy: float | None = None
+        self.signal = self.initial
+
+    def observe(self, step: int, entropy: float) -> None:
+        if self.initial_entropy is None:
+            self.initial_entropy = entropy
+            return
+        moved = self.signal * (2 if entropy < self.initial_entropy else 0.5)
+        self.signal = min(max(moved, self.minimum), self.maximum)
+
+
+@dataclass
+class AdaptiveUpper(Controller):
+    """ADAPO's ε⁺ (arXiv 2603.11682, second-hand): ε⁺ ← clip(ε⁺ ± step, minimum, maximum), up while H < H_init."""
+
+    total_steps: int
+    initial: float
+    step: float
+    minimum: float
+    maximum: float
+
+    def __post_init__(self):
+        self.initial_entropy: float | None = None
+        self.signal = self.initial
+
+    def observe(self, step: int, entropy: float) -> None:
+        if self.initial_entropy is None:
+            self.initial_entropy = entropy
+        sign = (entropy < self.initial_entropy) - (entropy > self.initial_entropy)
+        self.signal = min(max(self.signal + self.step * sign, self.minimum), self.maximum)
