@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dynclip import TokenBatch
-from dynclip.methods.bounds import H_UPPER, M_LOWER, kl_roots, lower_bound, upper_bound
+from dynclip.methods.bounds import H_UPPER, M_LOWER, lower_bound, upper_bound
 from dynclip.methods.registry import METHODS, method
+from dynclip.methods.surrogate.divergence import kl_roots
 from dynclip.methods.types import Line
 
 Q = torch.tensor([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0], dtype=torch.float64)
@@ -34,7 +35,7 @@ def test_above_four_fifths_the_dynamic_upper_bound_cannot_bind():
     assert (1 + upper_bound(q, H_UPPER) >= 1 / q).all()
 
 
-STATES = {"od": (-1, 0, 1), "thermostat": (0.0, 0.25, 2.5)}
+STATES = {"od": (-1, 0, 1), "thermostat": (0.0, 0.25, 2.5), "adapo": (0.0, 0.28, 1.0)}
 
 
 @pytest.mark.parametrize("name", METHODS)

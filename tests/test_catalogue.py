@@ -221,7 +221,7 @@ def test_gradient_factors_by_hand():
     assert factors("ppo_min (grpo)", -1.0) == pytest.approx([0, 0.9, 1.1, 1.3, 6.0])
     assert factors("cispo", 1.0) == pytest.approx([0.7, 0.9, 1.1, 1.3, 5.0])
     assert factors("gradient_preserving (ce_gppo)", -1.0) == pytest.approx([0.75 * 0.8, 0.9, 1.1, 1.3, 6.0])
-    assert factors("unclipped (kl_cov)", -1.0) == pytest.approx(ratios.tolist())
+    assert factors("unclipped (cppo)", -1.0) == pytest.approx(ratios.tolist())
     assert len(drawn) == len({spec.surrogate for spec in METHODS.values()})
 
 

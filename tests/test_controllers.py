@@ -1,6 +1,7 @@
 """Controllers against hand-made sequences."""
 
 import pytest
+import torch
 
 from dynclip import method
 
@@ -19,6 +20,24 @@ def test_od_hysteresis():
     entropies = [1.0, 0.95, 0.5, 0.19, 0.3, 0.59, 0.61, 0.2]
     assert signals("od", entropies) == [-1, 0, 0, 1, 1, 1, 0, 1]
     assert signals("od", [1.0, 0.5], initial_state=1) == [1, 1]
+    # H_init = 0.5 whatever was observed: τ_low 0.1, τ_high(1) = 0.46
+    assert signals("od", [0.3, 0.6, 0.1], initial_entropy=0.5) == [-1, 0, 1]
+
+
+def test_adapo_moves_its_upper_bound_around_the_initial_entropy():
+    """From 0.28 by 0.02: still at the start, up below it, down above it, never below 0 or above 1."""
+    assert signals("adapo", [0.5, 0.4, 0.4, 0.6, 0.5]) == pytest.approx([0.28, 0.30, 0.32, 0.30, 0.30])
+    assert signals("adapo", [0.5] + [0.1] * 60, total=70)[-1] == 1.0
+    assert signals("adapo", [0.5] + [0.9] * 60, total=70)[-1] == 0.0
+    low, high = method("adapo", 10).bounds(torch.tensor([0.5]), 0)
+    assert (low.item(), high.item()) == pytest.approx((0.2, 0.28))
+
+
+def test_stare_s_weight_acts_below_the_target_alone():
+    """H* = 0.3: fixed at 1.1, or moved by 0.01 between 1 and 1.5 at every step and silent above the target."""
+    assert signals("stare", [0.2, 0.3, 0.4, 0.1]) == [1.1, 1.0, 1.0, 1.1]
+    assert signals("stare", [0.2, 0.4, 0.4, 0.1], step=0.01) == pytest.approx([1.11, 1.0, 1.0, 1.10])
+    assert signals("stare", [0.1] * 60, total=70, step=0.01)[-1] == 1.5
 
 
 def test_thermostat_steps_by_sign_within_its_range():

@@ -30,6 +30,7 @@ ACTING = {
     "aent": {"initial": 0.1, "maximum": 1.0},
     "clip_b": {"mu": 0.1},
     "clip_v": {"mu": 0.1},
+    "stare": {"target": 9.0},
     "entropic": {"threshold": 0.05},
 }
 NOT_COMPARED = ("time/", "sys/", "policy/entropy_after", "train/tokens")

@@ -17,8 +17,9 @@ from dynclip.methods.spec import piece_options
 CLIPPED_BY_BOUNDS = [name for name, spec in METHODS.items() if set(spec.pieces) <= {"bounds", "controller"}]
 THE_FIELD = [
     "grpo", "clip_higher", "clip_lower", "dynamic_upper", "dynamic_lower", "id", "did", "od", "ent_reg", "clip_cov",
-    "kl_cov", "gspo", "sapo", "cispo", "ce_gppo", "gppo", "steer", "dcpo", "bandpo", "clip_b", "clip_v", "par",
+    "kl_cov", "gspo", "sapo", "cispo", "ce_gppo", "gppo", "steer", "dcpo", "bandpo", "dppo", "clip_b", "clip_v", "par",
     "adaptive_entropy", "thermostat", "aer", "aent", "exchange", "high_entropy", "entropic",
+    "vespo", "gmpo", "dro", "adapo", "repo_r", "stare", "cppo", "bapo", "maxrl", "entrocraft",
 ]  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_with_one_update_per_rollout_batch_it_is_grpo_exactly(name, aggregation)
         assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("name", ["sapo", "cispo"])
+@pytest.mark.parametrize("name", ["sapo", "cispo", "dppo", "vespo", "dro"])
 def test_with_one_update_some_have_grpos_gradient_under_another_value(name):
     expected, gradient = loss_and_gradient("grpo", drift=0.0)
     output, ours = loss_and_gradient(name, drift=0.0)
@@ -122,7 +123,7 @@ def test_exactly_the_tokens_beyond_their_own_bound_lose_their_gradient(name, ste
 def test_the_clipping_methods_are_those_it_says():
     assert set(CLIPPED_BY_BOUNDS) == {
         "grpo", "clip_higher", "clip_lower", "dynamic_upper", "dynamic_lower", "id", "did", "od", "dcpo", "bandpo",
-        "thermostat",
+        "thermostat", "adapo",
     }  # fmt: skip
 
 

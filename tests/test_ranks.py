@@ -65,7 +65,7 @@ def test_two_processes_train_as_one_does(alone, tmp_path, sharding):
     first, second = both["states"]
     assert first == second  # every process decides by itself, and alike
     assert first["signal"] == alone[0]["states"][0]["signal"]
-    assert first["initial_entropy"] == pytest.approx(alone[0]["states"][0]["initial_entropy"], abs=1e-5)
+    assert first["reference_entropy"] == pytest.approx(alone[0]["states"][0]["reference_entropy"], abs=1e-5)
     weights, others = (load_file(path / "policy" / "model.safetensors") for path in (alone[1], tmp_path))
     assert weights.keys() == others.keys()
     for name, value in weights.items():

@@ -24,6 +24,10 @@ COMMITTED = ROOT / "results" / "reference" / "laptop-2core"
 WORLDS = sorted(path.parent for path in COMMITTED.glob("*/provenance.json"))
 NAMED = sorted(path.parent for path in COMMITTED.with_name("studies-2core").glob("*/claims.json"))
 STUDIES_FOUND = [*WORLDS, *NAMED, COMMITTED.with_name("workstation-small-2core")]
+LATER = {  # arms of the studies that were added after their runs
+    "adapo", "bapo", "cppo", "did_recipe", "dppo", "dro", "entrocraft", "gmpo", "id_recipe", "maxrl",
+    "od_fixed_start", "od_recipe", "repo_r", "stare", "vespo",
+}  # fmt: skip
 each_world = pytest.mark.parametrize("folder", WORLDS, ids=lambda folder: folder.name)
 each_study = pytest.mark.parametrize("folder", STUDIES_FOUND, ids=lambda folder: folder.name)
 
@@ -188,7 +192,7 @@ def test_the_committed_claims_follow_from_the_committed_numbers(folder):
     assert checked.problems == [] and checked.counts["list of claims"] == 1
     arms = {name.split("/")[0] for name in known["runs"]}
     everything = {arm for study in STUDIES.values() for arm in study.arms}
-    assert arms == everything
+    assert everything - arms == LATER and arms <= everything
     page = (folder / "claims.md").read_text()
     for verdict in {claim["verdict"] for claim in committed}:
         assert page.count(f"| {verdict} |") >= sum(claim["verdict"] == verdict for claim in committed)

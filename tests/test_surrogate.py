@@ -1,5 +1,7 @@
 """The gradient of every surrogate: which tokens have none, by the advantage's sign and the ratio's side."""
 
+import math
+
 import pytest
 import torch
 from test_objective import gradient
@@ -22,11 +24,24 @@ def slope(name, ratio, advantage, **options):
         ("ce_gppo", (-0.5, -1.1, -1.2), (0.75 * 0.8, 1.1, 1.5)),
         ("gppo", (-0.5, -1.1, -1.28), (0.8, 1.1, 1.5)),
         ("cispo", (-0.5, -1.1, -1.5), (0.5, 1.1, 1.5)),
+        (
+            "vespo",
+            (-0.25 * math.exp(1.5), -1.21 * math.exp(-0.3), -2.25 * math.exp(-1.5)),
+            (0.125 * math.e, 1.331 * math.exp(-0.2), 3.375 / math.e),
+        ),
+        ("gmpo", (-0.5, -1.1, 0.0), (0.0, 1.1, 1.5)),
+        (
+            "dro",
+            (-1 + math.log(0.5), -1 + math.log(1.1), -1 + math.log(1.5)),
+            (1 + math.log(0.5), 1 + math.log(1.1), 1 + math.log(1.5)),
+        ),
+        ("dppo", (-0.5, -1.1, 0.0), (0.0, 1.1, 1.5)),  # |p − q| = 0.25, 0.05, 0.25 against δ = 0.15
     ],
 )
 def test_slopes_by_hand(name, positive, negative):
     options = {"coefficient": 1e-12} if name == "kl_cov" else {}
-    for advantage, wanted in ((1.0, positive), (-1.0, negative), (0.0, (0.0, 0.0, 0.0))):
+    silent = tuple(math.log(r) for r in (BELOW, INSIDE, ABOVE)) if name == "dro" else (0.0, 0.0, 0.0)
+    for advantage, wanted in ((1.0, positive), (-1.0, negative), (0.0, silent)):
         got = [slope(name, ratio, advantage, **options) for ratio in (BELOW, INSIDE, ABOVE)]
         assert got == pytest.approx(wanted, abs=1e-9)
 

@@ -41,6 +41,7 @@ ACTING = {
     "aent": {"initial": 0.1, "maximum": 1.0},
     "clip_b": {"mu": 0.1},
     "clip_v": {"mu": 0.1},
+    "stare": {"target": 9.0},
     "entropic": {"threshold": 0.05},
 }
 EXAMPLE = Path(__file__).parents[1] / "docs" / "trl_example.py"
@@ -338,7 +339,7 @@ def test_a_resumed_training_goes_on_with_its_controller(tmp_path, name):
 
 def test_a_state_of_another_kind_or_none_is_a_clear_error(tmp_path):
     train(tmp_path, "thermostat", max_steps=4, save_strategy="steps", save_steps=4)
-    with pytest.raises(ValueError, match=r"controller state: expected \['initial_entropy', 'signal'\]"):
+    with pytest.raises(ValueError, match=r"controller state: expected \['reference_entropy', 'signal'\]"):
         train(tmp_path / "other", "od", resume=tmp_path / "checkpoint-4")
     (tmp_path / "checkpoint-4" / "dynclip.json").unlink()
     with pytest.raises(ValueError, match=r"checkpoint-4: no dynclip\.json in it; .* a checkpoint of DynClipTrainer"):

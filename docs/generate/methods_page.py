@@ -242,13 +242,20 @@ def _piece(function: Callable) -> list[str]:
 
 
 def _file(function: Callable) -> str:
-    return f"../{function.__module__.replace('.', '/')}.py"
+    place = f"../{function.__module__.replace('.', '/')}"
+    return f"{place}/__init__.py" if (DOCS / place).is_dir() else f"{place}.py"
 
 
 def _home(role: str, specs: dict[str, MethodSpec]) -> str:
     """Links to the modules that the role's pieces come from."""
     files = dict.fromkeys(_file(getattr(spec, role)) for spec in specs.values() if getattr(spec, role))
-    return ", ".join(f"[{Path(file).name}]({file})" for file in files)
+    return ", ".join(f"[{_shown(file)}]({file})" for file in files)
+
+
+def _shown(file: str) -> str:
+    """A file's name, of a package's own file the folder's."""
+    path = Path(file)
+    return path.parent.name if path.stem == "__init__" else path.name
 
 
 def _anchor(title: str) -> str:

@@ -116,6 +116,11 @@ def thermostat(q: torch.Tensor, clock: Clock, *, eps: float) -> tuple[Bound, Bou
     return eps, 1 / (1 - eps) + clock.state - 1
 
 
+def moving_upper(q: torch.Tensor, clock: Clock, *, eps_low: float) -> tuple[Bound, Bound]:
+    """[1 − ε⁻, 1 + ε⁺], with the controller's ε⁺ as state (ADAPO, arXiv 2603.11682)."""
+    return eps_low, clock.state
+
+
 def dynamic_adaptive(
     q: torch.Tensor, clock: Clock, *, eps_low: float, eps_high: float, cap: float
 ) -> tuple[Bound, Bound]:
@@ -126,48 +131,6 @@ def dynamic_adaptive(
     low = 0.5 + 0.5 * torch.sqrt(torch.clamp(1 - 4 * eps_low / q, min=0))
     high = torch.clamp(0.5 + 0.5 * torch.sqrt(1 + 4 * eps_high / q), max=cap)
     return 1 - low, high - 1
-
-
-def divergence_ball(q: torch.Tensor, clock: Clock, *, divergence: str, delta: float, cap: float) -> tuple[Bound, Bound]:
-    """BandPO's bounds (arXiv 2603.04918): the r for which a token's own two-point divergence stays within `delta`.
-
-    The policy is reduced to {the token, everything else}: old (q, 1 − q), new (r q, 1 − r q). The bounds solve
-    q f(r) + (1 − q) f((1 − r q)/(1 − q)) ≤ δ for r. With u = r − 1 the second argument is 1 − u q/(1 − q), so
-      TV   f(x) = |x − 1|/2:      q |u| ≤ δ            → r = 1 ± δ/q
-      χ²   f(x) = (x − 1)²:       u² q/(1 − q) ≤ δ      → r = 1 ± √(δ (1 − q)/q)
-      KL   f(x) = x − 1 − ln x:   KL(old ‖ new) ≤ δ     → two roots (`kl_roots`).
-    Bounds are cut at the simplex (0 ≤ r ≤ 1/q) and at `cap`. Raises ValueError for an unknown divergence.
-    """
-    if divergence == "tv":
-        low, high = 1 - delta / q, 1 + delta / q
-    elif divergence == "chi2":
-        width = torch.sqrt(delta * (1 - q).clamp(min=0) / q)
-        low, high = 1 - width, 1 + width
-    elif divergence == "kl":
-        low, high = kl_roots(q, delta)
-    else:
-        raise ValueError(f"divergence: expected 'tv', 'chi2' or 'kl', given {divergence!r}")
-    high = torch.minimum(high, 1 / q).clamp(max=cap)
-    return 1 - low.clamp(min=0), high - 1
-
-
-def kl_roots(q: torch.Tensor, delta: float, iterations: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two r with KL((q, 1 − q) ‖ (r q, 1 − r q)) = `delta`, shaped like `q`.
-
-    In z = logit(r q) the divergence is softplus(z) − q z − h(q), with the binary entropy h. It is convex in z, so
-    Newton's method converges from the outer side of each root. softplus(z) ≥ max(z, 0) gives such starting points:
-    z ≥ (h + δ)/(1 − q) above and z ≤ −(h + δ)/q below.
-    """
-    # Outside this range r is at its limits (0, the cap or the simplex), and 1 − q would lose its digits.
-    prob = q.clamp(min=1e-7, max=1 - 1e-6)
-    level = delta - prob * torch.log(prob) - (1 - prob) * torch.log1p(-prob)
-    roots = []
-    for z in (-level / prob, level / (1 - prob)):
-        for _ in range(iterations):
-            value = torch.nn.functional.softplus(z) - prob * z - level
-            z = z - value / (torch.sigmoid(z) - prob)
-        roots.append(torch.sigmoid(z) / prob)
-    return roots[0], roots[1]
 
 
 # PPO's interval, for all methods that leave the bounds as they are, and the objective that is clipped to it.
@@ -294,13 +257,17 @@ METHODS = (
         arxiv="2602.09782",
         bounds=oscillatory_decay,
         controller=controllers.Hysteresis,
-        defaults={"eps": 0.2, "upper": H_UPPER, "lower": M_LOWER, "fraction": 0.2, "initial_state": -1, **READING},
+        defaults={
+            **{"eps": 0.2, "upper": H_UPPER, "lower": M_LOWER, "fraction": 0.2, "initial_state": -1},
+            **{"initial_entropy": 0.0, **READING},
+        },
         evidence={
             "eps": "paper v1",
             "upper": UPPER_SOURCE,
             "lower": LOWER_SOURCE,
             "fraction": "paper v1: H_min = 0.2 H_init",
             "initial_state": "open in the paper: ε on both sides before the first trigger",
+            "initial_entropy": "open in the paper: 0 takes H_init from the first rollout batch",
             **READING_SOURCE,
         },
         equation=r"s=1:\ (H(p),\varepsilon);\quad s=0:\ (\varepsilon,M(p));\quad "
@@ -328,22 +295,6 @@ METHODS = (
         on_policy_grpo=True,
     ),
     MethodSpec(
-        name="bandpo",
-        title="BandPO",
-        arxiv="2603.04918",
-        bounds=divergence_ball,
-        defaults={"divergence": "kl", "delta": 0.05, "cap": 10.0},
-        evidence={
-            "divergence": "paper's main setting",
-            "delta": "second-hand, from the official code",
-            "cap": "second-hand, from the official code",
-        },
-        equation=r"q f(r_t)+(1-q)f\big(\tfrac{1-r_tq}{1-q}\big)\le\delta",
-        change="A token's bounds are where its own two-point divergence from the old policy reaches a radius.",
-        caveats=("Derived here from the definition. The KL roots take 20 Newton steps per token.",),
-        on_policy_grpo=True,
-    ),
-    MethodSpec(
         name="thermostat",
         title="Entropy thermostat",
         arxiv="",
@@ -356,6 +307,29 @@ METHODS = (
         change="Entropy feedback moves the upper bound in steps and holds entropy around a target.",
         keeps="the relaxation k",
         caveats=("From notes on the MAI-Thinking-1 report (2026). Its outer clip r ≤ 50 is `dual_clip=50` here.",),
+        on_policy_grpo=True,
+    ),
+    MethodSpec(
+        name="adapo",
+        title="ADAPO",
+        arxiv="2603.11682",
+        bounds=moving_upper,
+        controller=controllers.AdaptiveUpper,
+        defaults={"eps_low": 0.2, "initial": 0.28, "step": 0.02, "minimum": 0.0, "maximum": 1.0},
+        evidence={
+            "eps_low": "PPO and GRPO",
+            "initial": "ours: DAPO's; not found in public text",
+            "step": "ours: not found in public text",
+            "minimum": "ours: not found in public text",
+            "maximum": "ours: not found in public text",
+        },
+        equation=r"1-\varepsilon^-\le r_t\le1+\varepsilon^+_k,\quad "
+        r"\varepsilon^+_k=\mathrm{clip}(\varepsilon^+_{k-1}+\mathtt{step}\,\mathrm{sign}(H_0-H_k))",
+        change="Entropy feedback raises the upper bound while entropy is below its start, and lowers it above.",
+        keeps="the upper bound and the initial entropy",
+        caveats=(
+            "Second-hand: the direction is known from two public notes on the paper. The rule of a step is ours.",
+        ),
         on_policy_grpo=True,
     ),
 )

@@ -28,27 +28,31 @@ class Controller:
 class Hysteresis(Controller):
     """OD's switch (arXiv 2602.09782): H ≤ τ_low loosens the upper bound, H > τ_high loosens the lower one.
 
-    H_init is the entropy at the first observation. τ_low = `fraction` · H_init and
+    H_init is `initial_entropy` in nats; 0 takes the entropy of the first observation. τ_low = `fraction` · H_init and
     τ_high(k) = τ_low + (H_init − τ_low)(1 − k/T), a band that closes over training. Between the two the state stays.
     The paper leaves the state before the first trigger open. `initial_state` −1 means ε on both sides; 1 and 0 start
-    with the upper or the lower bound loosened. Raises ValueError for another `initial_state`.
+    with the upper or the lower bound loosened. Raises ValueError for another `initial_state` and a negative
+    `initial_entropy`.
     """
 
     fraction: float
     total_steps: int
     initial_state: int = -1
+    initial_entropy: float = 0.0
 
     def __post_init__(self):
         if self.initial_state not in (-1, 0, 1):
             raise ValueError(f"initial_state: expected -1, 0 or 1, given {self.initial_state!r}")
-        self.initial_entropy: float | None = None
+        if self.initial_entropy < 0:
+            raise ValueError(f"initial_entropy: expected nats, or 0 for those observed, given {self.initial_entropy!r}")
+        self.reference_entropy = self.initial_entropy or None
         self.signal = self.initial_state
 
     def observe(self, step: int, entropy: float) -> None:
-        if self.initial_entropy is None:
-            self.initial_entropy = entropy
-        low = self.fraction * self.initial_entropy
-        high = low + (self.initial_entropy - low) * (1 - step / self.total_steps)
+        if self.reference_entropy is None:
+            self.reference_entropy = entropy
+        low = self.fraction * self.reference_entropy
+        high = low + (self.reference_entropy - low) * (1 - step / self.total_steps)
         if entropy <= low:
             self.signal = 1
         elif entropy > high:
@@ -176,3 +180,82 @@ class ProportionalIntegral(Controller):
         alpha = self.proportional * error + self.integral * self.accumulated
         self.signal = min(max(alpha, -1.0), 1.0)
         self.accumulated += error
+
+
+@dataclass
+class GatedWeight(Controller):
+    """STARE's W (arXiv 2606.19236): 1 unless H < H*. W ← clip(W ± step, 1, maximum), up while H < H*."""
+
+    total_steps: int
+    target: float
+    weight: float
+    step: float
+    maximum: float
+
+    def __post_init__(self):
+        self.strength = self.signal = self.weight
+
+    def observe(self, step: int, entropy: float) -> None:
+        sign = (entropy < self.target) - (entropy > self.target)
+        if self.step:
+            self.strength = min(max(self.strength + self.step * sign, 1.0), self.maximum)
+        self.signal = self.strength if entropy < self.target else 1.0
+
+
+@dataclass
+class EntropyBand(Controller):
+    """Entrocraft's side (arXiv 2604.26326): 1 where H > hi(k), −1 where H < lo(k), else 0. Both are linear in k/T."""
+
+    total_steps: int
+    lower: tuple[float, float]
+    upper: tuple[float, float]
+
+    def __post_init__(self):
+        self.signal = 0
+
+    def observe(self, step: int, entropy: float) -> None:
+        progress = step / self.total_steps
+        low, high = (start + (end - start) * progress for start, end in (self.lower, self.upper))
+        self.signal = (entropy > high) - (entropy < low)
+
+
+@dataclass
+class DoublingStrength(Controller):
+    """REPO-R's ζ (arXiv 2603.11682, second-hand): doubled while H < H_init, else halved, within [minimum, maximum]."""
+
+    total_steps: int
+    initial: float
+    minimum: float
+    maximum: float
+
+    def __post_init__(self):
+        self.initial_entropy: float | None = None
+        self.signal = self.initial
+
+    def observe(self, step: int, entropy: float) -> None:
+        if self.initial_entropy is None:
+            self.initial_entropy = entropy
+            return
+        moved = self.signal * (2 if entropy < self.initial_entropy else 0.5)
+        self.signal = min(max(moved, self.minimum), self.maximum)
+
+
+@dataclass
+class AdaptiveUpper(Controller):
+    """ADAPO's ε⁺ (arXiv 2603.11682, second-hand): ε⁺ ← clip(ε⁺ ± step, minimum, maximum), up while H < H_init."""
+
+    total_steps: int
+    initial: float
+    step: float
+    minimum: float
+    maximum: float
+
+    def __post_init__(self):
+        self.initial_entropy: float | None = None
+        self.signal = self.initial
+
+    def observe(self, step: int, entropy: float) -> None:
+        if self.initial_entropy is None:
+            self.initial_entropy = entropy
+        sign = (entropy < self.initial_entropy) - (entropy > self.initial_entropy)
+        self.signal = min(max(self.signal + self.step * sign, self.minimum), self.maximum)

@@ -63,6 +63,7 @@ class Study:
 
 
 UPDATES = {1: (1, 1), 4: (4, 1), 16: (4, 4)}  # updates per rollout batch -> minibatches, epochs
+LEAK = {"reference": "current", "detach": False}  # a clipped token keeps a gradient through its own threshold
 PHASES = (0.3, 0.4, 0.6)  # φ; 0.5 is the method itself
 
 
@@ -84,7 +85,13 @@ def _special() -> dict[str, Arm]:
         *(_arm(f"{name}_phase{phase}", name, {"switch": phase}) for name in ("id", "did") for phase in PHASES),
         *(_arm(f"{name}_prose", name, {"phase2": "prose"}) for name in ("id", "did")),
         _arm("id_reversed", "id_reversed"),
-        _arm("id_leak", "id", {"reference": "current", "detach": False}),
+        _arm("id_leak", "id", LEAK),
+        # Readings of the paper in public recipes. One does not detach, takes phase 2 from the text, and starts OD with
+        # the lower bound loosened. The other fixes H_init at 0.5 nats and cuts ε to [0.05, 0.6], which H, M and 0.2 are
+        # within.
+        *(_arm(f"{name}_recipe", name, {"phase2": "prose", **LEAK}) for name in ("id", "did")),
+        _arm("od_recipe", "od", {"initial_state": 0, **LEAK}),
+        _arm("od_fixed_start", "od", {"initial_entropy": 0.5}),
         _arm("upper_steep", "dynamic_upper", {"upper": Line(-0.5, 0.5)}),
         _arm("upper_high", "dynamic_upper", {"upper": Line(-0.25, 0.7)}),
         _arm("upper_tilt2", "dynamic_upper_mean", {"tilt": 2.0}),
@@ -129,7 +136,7 @@ _ENTRIES = (
         (
             "grpo", "clip_higher", "upper_0.4", "dynamic_upper", "dynamic_upper_mean", "upper_tilt2", "upper_tilt_back",
             "upper_steep", "clip_lower", "lower_0.4", "dynamic_lower", "dynamic_lower_mean", "lower_tilt2",
-            "lower_tilt_back", "lower_steep", "no_clip",
+            "lower_tilt_back", "lower_steep", "dppo", "no_clip",
         ),
     ),
     Study(
@@ -152,7 +159,8 @@ _ENTRIES = (
         "ablations", "Ablations", "Which part of the schedules matters?",
         (
             "grpo", "id", "did", "od", "id_mean", "did_mean", "od_mean", "id_prose", "did_prose", "id_reversed",
-            "id_leak", "dynamic_upper", "upper_steep", "upper_high", "dynamic_lower", "lower_steep", "lower_high",
+            "id_leak", "id_recipe", "did_recipe", "od_recipe", "od_fixed_start", "dynamic_upper", "upper_steep",
+            "upper_high", "dynamic_lower", "lower_steep", "lower_high",
         ),
     ),
     Study(

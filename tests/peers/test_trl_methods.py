@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_trainer import loss_and_gradients, random_inputs, score, trainer
 from trl import GRPOConfig, GRPOTrainer
+from trl.experimental.gmpo import GMPOTrainer
 
 from dynclip.trl.trainer import DynClipTrainer
 
@@ -28,6 +29,9 @@ class Mapping:
     exact: bool = False  # bit for bit; else to 1e-6 in the loss and in every parameter's gradient
     drift: float = 0.5  # standard deviation of ln r over the mini-batches
     clips: bool = True  # more than a tenth of the tokens lose their gradient
+    trainer: type = GRPOTrainer  # TRL's
+    without: tuple[str, ...] = ()  # inputs that are left out
+    no_empty_rows: bool = False
 
 
 MAPPINGS = {
@@ -60,6 +64,27 @@ MAPPINGS = {
     "cispo, 1.28": Mapping(
         "cispo", {"loss_type": "cispo", "epsilon_high": 1.28}, {"loss_type": "dapo"}, {"eps_high": 0.28}, exact=True,
     ),
+    # TRL couples VESPO to the token mean of loss_type "dapo". Where vLLM's correction is given, it is a factor of w.
+    "vespo": Mapping(
+        "vespo", {"loss_type": "vespo"}, {"loss_type": "dapo"}, clips=False, drift=0.1,
+        without=("importance_sampling_ratio",),
+    ),
+    "vespo, other options": Mapping(
+        "vespo", {"loss_type": "vespo", "vespo_k_pos": 1.0, "vespo_lambda_pos": 1.5, "vespo_k_neg": 2.0,
+                  "vespo_lambda_neg": 1.0}, {"loss_type": "dapo"},
+        {"power_positive": 1.0, "decay_positive": 1.5, "power_negative": 2.0, "decay_negative": 1.0}, clips=False,
+        without=("importance_sampling_ratio",),
+    ),
+    # TRL's experimental trainer reads epsilon as a bound of ln r, and always takes the mean over rows.
+    # A row without tokens has the loss −A there and 0 here, without gradient on both sides.
+    "gmpo": Mapping(
+        "gmpo", {"epsilon": 0.4, "epsilon_high": 0.4}, {"loss_type": "grpo"}, trainer=GMPOTrainer,
+        no_empty_rows=True,
+    ),
+    "gmpo, narrow": Mapping(
+        "gmpo", {"epsilon": 0.1, "epsilon_high": 0.2}, {"loss_type": "grpo"}, {"log_low": 0.1, "log_high": 0.2},
+        trainer=GMPOTrainer, no_empty_rows=True,
+    ),
     # TRL adds the token mean of the entropy under every loss_type, we aggregate it as the loss: the same for "bnpo".
     "entropy bonus": Mapping(
         "ent_reg", {"loss_type": "bnpo", "entropy_coef": 0.01}, {"loss_type": "bnpo"}, {"coefficient": 0.01}
@@ -86,7 +111,7 @@ def both(folder, mapping):
     ours = trainer(
         DynClipTrainer, folder / "ours", mapping.ours, dynclip_method=mapping.method, dynclip_options=mapping.options
     )
-    return trainer(GRPOTrainer, folder / "theirs", mapping.theirs), ours
+    return trainer(mapping.trainer, folder / "theirs", mapping.theirs), ours
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
@@ -96,6 +121,9 @@ def test_a_mapped_method_equals_trls(tmp_path, name):
     clipped = 0.0
     for seed in range(BATCHES):
         inputs = random_inputs(theirs, seed, mapping.drift)
+        inputs = {name: value for name, value in inputs.items() if name not in mapping.without}
+        if mapping.no_empty_rows:
+            inputs["completion_mask"][:, 0] = 1
         expected = loss_and_gradients(theirs, inputs)
         assert_same(loss_and_gradients(ours, inputs), expected, mapping.exact)
         row = ours.take_row()
@@ -159,7 +187,8 @@ TRL_DEFAULTS = {
     "loss_type": "dapo", "epsilon": 0.2, "epsilon_high": None, "delta": None, "beta": 0.0, "scale_rewards": "group",
     "importance_sampling_level": "token", "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05,
     "entropy_coef": 0.0, "entropy_target": 0.2, "entropy_coef_delta": 0.005, "entropy_coef_min": 0.0,
-    "entropy_coef_max": 1.0, "top_entropy_quantile": 1.0, "vllm_importance_sampling_correction": True,
+    "entropy_coef_max": 1.0, "top_entropy_quantile": 1.0, "vespo_k_pos": 2.0, "vespo_lambda_pos": 3.0, 
+    "vespo_k_neg": 3.0, "vespo_lambda_neg": 2.0, "vllm_importance_sampling_correction": True,
 }  # fmt: skip
 
 

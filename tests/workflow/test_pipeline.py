@@ -197,11 +197,11 @@ def edited(workspace, name, old, new):
         ),
         # The loss is everybody's.
         (
-            "dynclip/methods/surrogate.py", "return -torch.min(tokens", "return -1 * torch.min(tokens",
+            "dynclip/methods/surrogate/__init__.py", "return -torch.min(tokens", "return -1 * torch.min(tokens",
             {"train": 2, "evaluate": 2, **REPORT},
         ),
         # A comment is nobody's.
-        ("dynclip/methods/surrogate.py", "import torch\n", "import torch  # tensors\n", {}),
+        ("dynclip/methods/surrogate/__init__.py", "import torch\n", "import torch  # tensors\n", {}),
         # Another method that this study does not run.
         ("dynclip/methods/bounds.py", "return eps, 1 / (1 - eps)", "return eps, 1.0 / (1 - eps)", {}),
         # A plot retrains nothing.

@@ -263,6 +263,10 @@ _ENTRIES = (
         "not shown", areas(tuple(pairwise(_LOWER_TILTS)), -1), all_parts, margin=_NATS, ours=True,
     ),
     Claim(
+        "dppo_raises", "A bound in the old probability without line or schedule, DPPO's, raises entropy.", "thresholds",
+        ("grpo", "dppo"), _AREA, "not shown", areas((("dppo", "grpo"),), 1), all_parts, margin=_NATS, ours=True,
+    ),
+    Claim(
         "one_update", "With one update per rollout batch all clipping methods are one run.", "updates",
         tuple(f"{name}_updates{min(UPDATES)}" for name in ("grpo", "clip_higher", *OURS)),
         "largest difference of any step's entropy or reward", "not said; follows from r = 1", same_run, all_parts,

@@ -189,8 +189,8 @@ def test_a_controller_sees_the_mean_token_entropy_whatever_the_aggregation(queue
     metrics, fields = train_step(trainer, queue)
     reference = method("od", STEPS)
     plain_step(reference, fields, step=0)
-    seen = trainer.dynclip_method.controller.initial_entropy
-    assert seen == pytest.approx(reference.controller.initial_entropy, rel=1e-5)
+    seen = trainer.dynclip_method.controller.reference_entropy
+    assert seen == pytest.approx(reference.controller.reference_entropy, rel=1e-5)
     if aggregation == "token-sum":
         assert metrics["actor/entropy"] > 10 * seen  # verl's own number is a sum then
 

@@ -42,6 +42,15 @@ PAIRS = {
     "gspo_wide": Pair("gspo", interval(0.1, 0.2), "gspo", {"eps_low": 0.1, "eps_high": 0.2}),
     "sapo": Pair("sapo", {}, "sapo", {}, aggregations=("seq-mean-token-mean",)),
     "cispo": Pair("cispo", interval(1.0, 4.0), "cispo", {}, spread=1.0),
+    # One δ for each side, and the cap of the weight where `vanilla` has its dual clip.
+    "dppo_tv": Pair("dppo_tv", interval(0.15, 0.15) | {"clip_ratio_c": 20.0}, "dppo", {}),
+    "dppo_tv_capped": Pair(
+        "dppo_tv", interval(0.05, 0.05) | {"clip_ratio_c": 1.5}, "dppo", {"delta": 0.05, "weight_cap": 1.5}, spread=0.7
+    ),
+    "dppo_kl": Pair(
+        "dppo_kl", interval(0.05, 0.05) | {"clip_ratio_c": 20.0}, "dppo", {"divergence": "kl", "delta": 0.05}
+    ),
+    "dro": Pair("dro", {"policy_loss": {"dro_beta": 0.7}}, "dro", {"beta": 0.7}),
     "cispo_narrow": Pair("cispo", interval(0.2, 0.2), "cispo", {"eps_low": 0.2, "eps_high": 0.2}),
     # Every eligible token is silenced, so that the random choice chooses nothing.
     "clip_cov": Pair("clip_cov", interval(1.0, 1.0) | {"policy_loss": VERL_COV}, "clip_cov", COV),
@@ -86,6 +95,19 @@ def test_the_registered_loss_is_verls_with_its_aggregation_and_weights(row, aggr
         theirs = verl_loss(pair.mode, batch, aggregation, weights, **pair.settings)
         with context():
             ours = verl_loss(f"dynclip_{pair.name}", batch, aggregation, weights, **registered(pair))
+        worst = max(worst, difference(theirs, ours))
+    assert worst <= TOLERANCE
+
+
+@pytest.mark.parametrize("bound", [0.4, 0.1])
+def test_gmpo_is_verls_geo_mean_over_responses(bound):
+    """verl takes one advantage a response and the mean over responses, whatever `loss_agg_mode` says."""
+    worst = 0.0
+    for seed in range(BATCHES):
+        batch = random_batch(seed)
+        batch["advantages"] = batch["advantages"].mean(1, keepdim=True).expand_as(batch["old"]).clone()
+        theirs = verl_loss("geo_mean", batch, "token-mean", **interval(bound, bound))
+        ours = core_loss("gmpo", batch, "seq-mean-token-mean", log_low=bound, log_high=bound)
         worst = max(worst, difference(theirs, ours))
     assert worst <= TOLERANCE
 
