@@ -121,6 +121,7 @@ def evalscope(job: Job, out: Path, batch: int) -> list[str]:
         json.dumps({"gsm8k": {"few_shot_num": 0, "prompt_template": prompt, "local_path": str(problems)}}),
         "--generation-config", json.dumps({"max_tokens": job.sampling.max_tokens, **drawing}),
         "--limit", str(job.problems), "--eval-batch-size", str(batch), "--work-dir", str(out),
+        "--dataset-dir", str(out / "cache"),  # its own cache would give the problems of an earlier call
     ]  # fmt: skip
 
 
@@ -191,6 +192,8 @@ def run(job: Job, chosen: str) -> Iterator[Result]:
             command = make(out)
             seconds, memory = measured(command, Path(folder, f"{i}.log"))
             texts, accuracy = read(out)
+            if len(texts) != job.problems:
+                sys.exit(f"{name}: {len(texts)} responses to {job.problems} problems")
             tokens = sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
             yield Result(name, round(seconds, 1), round(memory, 2), len(texts), tokens, accuracy)
 
