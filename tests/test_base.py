@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from dynclip.training import hub_policy
 from dynclip.training.hub_policy import IGNORED
 from evals.benchmarks.problem import Problem
 from evals.engines.engine import load_tokenizer
+from evals.sampling.models import Model
 
 PROBLEMS = [
     Problem(
@@ -49,6 +51,23 @@ def test_what_ends_a_response_is_written_where_trainer_and_sampler_read_it(rehea
     found = json.loads((folder / "generation_config.json").read_text())
     assert set(found) == {"eos_token_id", "pad_token_id"}  # no sampling defaults of the model's makers
     assert found["eos_token_id"] == sorted([vocabulary["<|endoftext|>"], vocabulary["<|im_end|>"]])
+
+
+def test_a_base_made_from_a_model_of_the_cache_leaves_the_cache_as_it_was(rehearsed, tmp_path, monkeypatch):
+    scale, folder, _ = rehearsed
+    cache, out = tmp_path / "cache", tmp_path / "base"
+    shutil.copytree(folder, cache, ignore=shutil.ignore_patterns("model.json", "base.json"))
+    config = json.loads((cache / "config.json").read_text())
+    (cache / "config.json").write_text(json.dumps(config | {"torch_dtype": "float32", "of_the_cache": True}))
+    before = {path.name: path.read_bytes() for path in cache.iterdir()}
+    monkeypatch.setattr(hub_policy, "check_architecture", lambda *_: None)
+    found = Model("m", cache, "digest", "sha")
+    monkeypatch.setattr(hub_policy, "resolve", lambda name: found)
+    policy = replace(scale.policy, random=False)
+    hub_policy.make_base(replace(scale, policy=policy), PROBLEMS, out, lambda text: None)
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
+    assert all(path.stat().st_nlink == 1 for path in out.iterdir() if path.suffix != ".safetensors")
+    assert (out / "model.safetensors").read_bytes() != before["model.safetensors"]  # of the supervised stage
 
 
 def test_another_architecture_than_the_planned_one_is_refused():

@@ -159,3 +159,24 @@ def test_a_place_without_locks_is_one_line(tmp_path):
     with refused as caught, gpu_locks.take(1, FOUR, tmp_path / "file"):
         pass
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda folder, _: folder.chmod(0o777), "other users may write to it: mode 777, expected 700"),
+        (lambda folder, patch: patch.setattr(gpu_locks.os, "getuid", lambda: 4242), "not to 4242"),
+        (
+            lambda folder, _: folder.rename(folder.with_name("x")).parent.joinpath("locks").symlink_to("x"),
+            "it is a link",
+        ),
+    ],
+)
+def test_a_lock_folder_that_another_user_may_have_made_is_refused(harm, words, tmp_path, monkeypatch):
+    folder = tmp_path / "locks"
+    with gpu_locks.take(1, FOUR, folder):
+        pass
+    harm(folder, monkeypatch)
+    with pytest.raises(UserError, match=words) as caught, gpu_locks.take(1, FOUR, folder):
+        pass
+    assert "remove that folder or set TMPDIR" in str(caught.value) and "\n" not in str(caught.value)

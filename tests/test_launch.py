@@ -3,7 +3,11 @@
 import json
 import os
 
+import psutil
 import pytest
+from torch.distributed import TCPStore, run
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
@@ -47,6 +51,30 @@ def test_one_machine_needs_no_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     command = launch.launch_command(tmp_path / "job.json", Execution(gpus=8), threads=8)
     assert "srun" not in command and command[-5:-1] == ["localhost:0", "1", "8", "8"]
+
+
+def test_on_one_machine_the_rendezvous_listens_on_loopback_alone(tmp_path, monkeypatch):
+    heard = []
+
+    def rendezvous(arguments):
+        config = run.config_from_args(arguments)[0]
+        handler = get_rendezvous_handler(
+            RendezvousParameters(config.rdzv_backend, config.rdzv_endpoint, "9", 1, 1, config.local_addr)
+        )
+        found = handler.next_rendezvous()
+        port = int(found.bootstrap_store_info.master_port)
+        client = TCPStore(found.bootstrap_store_info.master_addr, port, is_master=False)  # as a worker connects
+        client.set("key", "value")
+        sockets = psutil.Process().net_connections("inet")
+        heard.extend(each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN)
+        handler.shutdown()
+
+    monkeypatch.setattr(run, "run", rendezvous)
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "eth0")
+    assert launch.main(str(tmp_path / "job.json"), "localhost:0", "1", "2", "0", "5") == 0
+    assert heard and set(heard) == {"127.0.0.1"}
+    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "lo"
 
 
 def test_without_a_job_or_its_commands_one_line_says_so(slurm, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ process ends. Jobs of other users are not seen.
 """
 
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 
+REMEDY = "remove that folder or set TMPDIR to another place, the same one for all jobs"
 REMINDER_S = 300.0  # between two messages of a waiting job
 
 
@@ -102,6 +104,7 @@ def _lock_free(count: int, candidates: list[str], folder: Path, locks: ExitStack
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_own(folder)
         with ExitStack() as attempt, FileLock(folder / "choosing.lock"):
             held = []
             for name in candidates:
@@ -114,6 +117,19 @@ def _lock_free(count: int, candidates: list[str], folder: Path, locks: ExitStack
             return held
     except OSError as error:
         raise UserError(
-            f"{folder}: the locks of this machine's GPUs cannot be kept there ({error.strerror}); remove that folder "
-            "or set TMPDIR to another place, the same one for all jobs"
+            f"{folder}: the locks of this machine's GPUs cannot be kept there ({error.strerror}); {REMEDY}"
         ) from error
+
+
+def _require_own(folder: Path) -> None:
+    """Raise UserError unless `folder` is this user's own: in the temporary directory anybody can make it first."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        problem = "it is a link"
+    elif found.st_uid != os.getuid():
+        problem = f"it belongs to user {found.st_uid}, not to {os.getuid()}"
+    elif found.st_mode & 0o022:
+        problem = f"other users may write to it: mode {stat.S_IMODE(found.st_mode):o}, expected 700"
+    else:
+        return
+    raise UserError(f"{folder}: the locks of this machine's GPUs cannot be kept there ({problem}); {REMEDY}")

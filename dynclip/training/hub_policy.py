@@ -10,6 +10,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from dynclip.runtime import fast_imports
@@ -87,16 +88,20 @@ def check_template(scale: Scale, tokenizer) -> None:
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Copy the model's files, with hard links where the disk allows them: a 7B model has 15 GB."""
+    """Copy the model's files. Weights are hard links where the disk allows them: a 7B model has 15 GB.
+
+    The other files are copies, because what follows writes into them. Weights are replaced, never written into.
+    """
     for pattern in FETCHED:
         for file in source.glob(pattern):
             copy = target / file.name
             if copy.exists() or file.name == RECORD:
                 continue
-            try:
-                os.link(file.resolve(), copy)
-            except OSError:
-                shutil.copyfile(file, copy)
+            if file.suffix == ".safetensors":
+                with suppress(OSError):
+                    os.link(file.resolve(), copy)
+                    continue
+            shutil.copyfile(file, copy)
 
 
 def write_end_tokens(folder: Path, tokenizer, stops: tuple[str, ...]) -> None:
@@ -107,7 +112,6 @@ def write_end_tokens(folder: Path, tokenizer, stops: tuple[str, ...]) -> None:
     file = folder / "generation_config.json"
     own = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
     ends = end_tokens(tokenizer, own, stops)
-    file.unlink(missing_ok=True)  # it may be a hard link into the hub's cache
     file.write_text(json.dumps({"eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}, indent=1))
 
 

@@ -30,6 +30,7 @@ WALL_FACTOR = 5  # wall-clock limit of a worker that got its share of a processo
 FAIR_SHARE = 0.5  # of the time limit; a worker that used less processor time is starved by other processes
 STARVED_WALL_S = 60  # wall-clock limit of a starved worker
 START_S = 120  # limit for the fork server's imports on a slow machine
+MAX_STARTS = 5  # of the fork server, for one worker
 MAX_DEATHS = 3  # of workers on one pair, limits apart, before the pair is given up
 OUT_OF_MEMORY = 3  # exit code of a worker
 LIMIT_CODES = (-signal.SIGPROF, OUT_OF_MEMORY, -signal.SIGSEGV, -signal.SIGABRT)  # a limit or the text caused it
@@ -100,22 +101,24 @@ class Pool:
                     waiting.appendleft((i, pair))
             ready = wait(list(busy), timeout_s)
             for key, (worker, i, began) in list(busy.items()):
-                if key not in ready and not wall_limit_passed(worker, time.monotonic() - began, timeout_s):
-                    continue
+                late = key not in ready
+                if late and (not wall_limit_passed(worker, time.monotonic() - began, timeout_s) or wait([key], 0)):
+                    continue  # a worker that died since then is looked at next time
                 del busy[key]
                 if key in ready and (status := receive_line(key, 1)):
                     statuses[i] = status
                     self.idle.append(worker)
                     continue
-                exceeded = key not in ready or self.exit_code(worker) in LIMIT_CODES
+                code = None if late else self.exit_code(worker)
                 self.kill(worker)
-                deaths[i] += not exceeded
-                if exceeded or deaths[i] == MAX_DEATHS:
+                exceeded = late or code in LIMIT_CODES
+                deaths[i] += not exceeded and code != 0  # 0: it was full and ended after its last answer
+                if exceeded or deaths[i] >= MAX_DEATHS:
                     statuses[i] = "timed_out"
                     if not exceeded:
                         print(f"grading: {MAX_DEATHS} workers died of {pairs[i][0][:80]!r}: timed_out", file=sys.stderr)
-                else:
-                    waiting.appendleft((i, pairs[i]))
+                else:  # at the end: who kills workers at random does not meet the same pair three times
+                    waiting.append((i, pairs[i]))
         return statuses
 
     def exit_code(self, worker: Worker) -> int | None:
@@ -133,9 +136,9 @@ class Pool:
             self.server.sendall(b"-%07d" % worker.pid)
 
     def start_worker(self) -> Worker:
-        for _ in range(2):  # the fork server may have ended since the last batch
-            if self.server is None:
-                self.start_server()
+        for _ in range(MAX_STARTS):  # the fork server may have been killed, now or since the last batch
+            if self.server is None and not self.start_server():
+                continue
             ours, theirs = socket.socketpair()
             try:
                 socket.send_fds(self.server, [FORK], [theirs.fileno()])
@@ -150,7 +153,8 @@ class Pool:
             self.close()
         raise RuntimeError("no grading worker could be started: the fork server ended; see its message above")
 
-    def start_server(self) -> None:
+    def start_server(self) -> bool:
+        """Start the fork server; False if it was killed meanwhile. Raises RuntimeError if it fails."""
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
         entry = fork_server.__name__
@@ -165,22 +169,26 @@ class Pool:
         finally:
             theirs.close()
         self.server = ours
-        if receive_line(ours, START_S) != "ready":
-            self.close()
-            raise RuntimeError(
-                "the grading worker did not start: are sympy and latex2sympy2-extended installed? its message is above"
-            )
+        if receive_line(ours, START_S) == "ready":
+            return True
+        if self.close() == -signal.SIGKILL:
+            return False
+        raise RuntimeError(
+            "the grading worker did not start: are sympy and latex2sympy2-extended installed? its message is above"
+        )
 
-    def close(self) -> None:
-        """End all workers and the fork server. A second call does nothing."""
+    def close(self) -> int | None:
+        """End all workers and the fork server; its exit status. A second call does nothing."""
         self.close_sockets()
-        if self.process is not None:
-            try:
-                self.process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self.process = None
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        try:
+            return process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        return None
 
     def close_sockets(self) -> None:
         for connection in filter(None, [*(worker.socket for worker in self.idle), self.server]):

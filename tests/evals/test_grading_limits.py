@@ -158,6 +158,53 @@ def test_a_worker_or_fork_server_that_was_killed_is_replaced():
         pool.close()
 
 
+def test_verdicts_of_a_batch_whose_workers_and_fork_server_are_killed_are_those_of_an_undisturbed_one(monkeypatch):
+    pool, calls, wait, popen = Pool(), iter(range(10**6)), workers.wait, workers.subprocess.Popen
+    pairs = [(f"x+{i}", f"{i}+x" if i % 2 else f"{i}-x", "") for i in range(60)]
+
+    def kill_now_and_then(sockets, timeout):
+        call = next(calls)
+        if call == 10:
+            pool.process.kill()
+        elif call in (3, 6, 15):  # early: the pairs that are asked again come last
+            children = Path(f"/proc/{pool.process.pid}/task/{pool.process.pid}/children").read_text().split()
+            for child in children[:1]:
+                os.kill(int(child), signal.SIGKILL)
+        return wait(sockets, timeout)
+
+    def start_killed(*arguments, **options):
+        monkeypatch.setattr(workers.subprocess, "Popen", popen)
+        process = popen(*arguments, **options)
+        process.kill()
+        return process
+
+    try:
+        undisturbed = pool.map(pairs, 30)
+        assert set(undisturbed) == {"correct", "wrong"}
+        pool.close()
+        monkeypatch.setattr(workers, "wait", kill_now_and_then)
+        monkeypatch.setattr(workers.subprocess, "Popen", start_killed)  # the first fork server dies while it starts
+        assert pool.map(pairs, 30) == undisturbed
+    finally:
+        pool.close()
+
+
+def test_a_slow_worker_that_dies_while_others_are_looked_at_is_asked_again(pool_of, monkeypatch):
+    pool, wait, began = pool_of("    equivalence.judge = lambda a, *_: time.sleep(1) or 'correct'"), workers.wait, []
+
+    def kill_after_the_wall_limit(sockets, timeout):
+        if timeout and not began:
+            began.append(time.sleep(0.8))
+            pool.process.kill()
+            wait(sockets, 30)  # the worker ends with the fork server
+            return []
+        return wait(sockets, timeout)
+
+    monkeypatch.setattr(workers, "wait", kill_after_the_wall_limit)
+    monkeypatch.setattr(workers.Worker, "processor_s", lambda self: float("inf") if began else 0.0)  # as of a dead one
+    assert pool.map([("x", "y", "")], 0.1) == ["correct"]
+
+
 def test_an_interrupted_batch_leaves_no_answers_for_the_next(monkeypatch):
     pool = Pool()
     try:

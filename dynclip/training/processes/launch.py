@@ -1,8 +1,8 @@
 """Run the workers of one training under torchrun: one torchrun on each machine, one worker per process of the scale.
 
 The training's own process locks, recovers and publishes. It starts this module as a program on each machine, on several
-machines through srun. The program locks the machine's GPUs and runs torchrun there; the torchruns of several machines
-find each other by c10d rendezvous.
+machines through srun. The program locks the machine's GPUs and runs torchrun there. The torchruns of several machines
+find each other by c10d rendezvous, which listens on all interfaces. On one machine they listen on loopback alone.
 """
 
 import json
@@ -157,14 +157,19 @@ def main(job_file: str, endpoint: str, nodes: str, workers: str, gpus: str, run_
     """Run this machine's workers of a job; 0, 1, or 128 + the number of the signal that ended a worker."""
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousTimeoutError
+    from torch.distributed.elastic.rendezvous import RendezvousTimeoutError, rendezvous_handler_registry
 
     stop, failure = (Path(job_file).parent / name for name in (STOP_FILE, FAILURE))
+    alone = int(nodes) == 1
+    if alone:
+        rendezvous_handler_registry.register("loopback", loopback_rendezvous)
+        interface = "lo" if sys.platform == "linux" else "lo0"
+        os.environ.update({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface})
     arguments = [
         f"--nnodes={nodes}", f"--nproc-per-node={workers}",
-        "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}",
+        f"--rdzv-backend={'loopback' if alone else 'c10d'}", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}",
         f"--rdzv-conf=join_timeout={RENDEZVOUS_TIMEOUT_S}",
-        *(["--local-addr=127.0.0.1"] if int(nodes) == 1 else []),
+        *(["--local-addr=127.0.0.1"] if alone else []),
         "--max-restarts=0",  # `with_recovery` decides what is tried again
         # Not SIGTERM: torchrun would send it on and kill the workers before the rollout step has ended.
         "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT", f"--shutdown-timeout={SHUTDOWN_GRACE_S}",
@@ -188,6 +193,28 @@ def main(job_file: str, endpoint: str, nodes: str, workers: str, gpus: str, run_
     except Exception:  # the connection to the torchrun of a machine that failed
         traceback.print_exc()
     return 1
+
+
+def loopback_rendezvous(parameters):
+    """torchrun's rendezvous for the workers of one machine. Its stores listen on loopback alone."""
+    from torch.distributed import TCPStore
+    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
+
+    def store(*_) -> TCPStore:
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        return TCPStore("127.0.0.1", port, is_master=True, multi_tenant=True, master_listen_fd=listening.detach())
+
+    class Rendezvous(DynamicRendezvousHandler):
+        def get_backend(self) -> str:
+            return parameters.backend
+
+        def _create_tcp_store_server(self, *_) -> TCPStore:
+            return store()
+
+    own, name = store(), parameters.run_id
+    return Rendezvous.from_backend(name, own, C10dRendezvousBackend(own, name), 1, 1, parameters.local_addr)
 
 
 if __name__ == "__main__":
