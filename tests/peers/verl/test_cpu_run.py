@@ -99,7 +99,7 @@ def plain_step(run, fields, step: int, seed: int = 42):
     success = rewards.mean(1, keepdim=True).expand_as(rewards).flatten()
     if run.controller:
         run.observe(step, float((old_entropy * mask).sum() / mask.sum()))
-    whole = TokenBatch(old, old, advantages.unsqueeze(1) * mask, mask, old_entropy=old_entropy)
+    whole = TokenBatch(old, old, advantages.unsqueeze(1) * mask, mask, old_entropy=old_entropy, success=success)
     whole = run.prepare(whole, step)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     number = 0
@@ -133,6 +133,8 @@ CHECKED = {name: {} for name, spec in METHODS.items() if not set(spec.needs) & L
     "exchange": {"alpha": 0.3},
     "par": {"initial": 0.4},
     "entropic": {"threshold": 0.1},
+    "stare": {"share": 0.5, "weight": 3.0, "target": 9.0},
+    "entrocraft": {"lower": [8.0, 8.0], "upper": [9.0, 9.0]},
 }
 
 
