@@ -51,7 +51,9 @@ def resolve(
         given["updates"] = chosen.updates_per_rollout
     if updates is not None or _true(force):
         given["force"] = 1
-    return RunConfig(chosen, names, numbers, total, given | {name: str(value) for name, value in settings.items()})
+    return RunConfig(
+        chosen, names, numbers, total, given | {name: str(value).strip() for name, value in settings.items()}
+    )
 
 
 def find_scale(name: str) -> Scale:
