@@ -12,6 +12,8 @@ AGGREGATIONS = ("token", "sequence", "fixed")
 SHARDINGS = ("none", "fsdp2", "zero3")
 SAMPLERS = ("transformers", "vllm")
 DTYPES = ("float32", "bfloat16")
+MAX_SEEDS = 1000
+LARGEST_SEED = 2**32 - 1
 TRAINERS = ("loop", "trl")
 
 
@@ -51,7 +53,9 @@ def resolve(
         given["updates"] = chosen.updates_per_rollout
     if updates is not None or _true(force):
         given["force"] = 1
-    return RunConfig(chosen, names, numbers, total, given | {name: str(value) for name, value in settings.items()})
+    return RunConfig(
+        chosen, names, numbers, total, given | {name: str(value).strip() for name, value in settings.items()}
+    )
 
 
 def find_scale(name: str) -> Scale:
@@ -154,9 +158,15 @@ def _spread(seeds) -> list[int] | None:
     for item in _items("seeds", seeds, ()):
         first, dash, last = str(item).partition("-")
         if first and dash:
-            numbers += range(_whole("seeds", first, 0), _whole("seeds", last, 0) + 1)
+            numbers += range(_whole("seeds", first, 0), _whole("seeds", last, 0) + 1)[: MAX_SEEDS + 1]
         else:
             numbers.append(_whole("seeds", item, 0))
+        if len(numbers) > MAX_SEEDS:
+            raise UserError(
+                f"seeds: at most {MAX_SEEDS} of them, more in {seeds!r}; give a smaller range, such as 0-19"
+            )
+    if unusable := [number for number in numbers if number > LARGEST_SEED]:
+        raise UserError(f"seeds: expected numbers up to {LARGEST_SEED}, given {unusable[0]}")
     return numbers
 
 

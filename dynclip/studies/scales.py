@@ -3,6 +3,7 @@
 Every number of a scale is here once, with its source. `resolve` turns the user's overrides into a `RunConfig`.
 """
 
+import shlex
 from dataclasses import dataclass, field, replace
 
 from dynclip.studies.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M, Architecture
@@ -181,8 +182,10 @@ class RunConfig:
             if name == "force":
                 words.append("--force")
             else:
-                words.append(f"--{name} {value}" if name in ("scale", "steps", "updates") else f"--set {name}={value}")
-        return " ".join(words)
+                words += (
+                    [f"--{name}", str(value)] if name in ("scale", "steps", "updates") else ["--set", f"{name}={value}"]
+                )
+        return shlex.join(words)
 
     @property
     def checkpoints(self) -> dict[str, int]:

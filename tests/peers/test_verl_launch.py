@@ -5,6 +5,7 @@ The composition runs in .venv-verl by tests/peers/verl/read_run.py. No GPU: noth
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -406,6 +407,34 @@ def test_a_script_refuses_to_start_without_the_base_policy(results, tmp_path):
     outcome, calls = run_script(script, tmp_path)
     assert (outcome.returncode, calls) == (2, [])
     assert "the base policy is missing; make it with: dynclip warmup --scale paper --steps 400" in outcome.stderr
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_folder_s_name_runs_nothing(results, tmp_path, nodes):
+    mark = tmp_path / "ran"
+    folder = results.rename(results.with_name(f"it's $(touch {mark.name}) `touch {mark.name}` \"; touch {mark.name} #"))
+    write_json(folder / "paper" / "base" / "model.json", {"files": {}})
+    script, words = launched(folder, nodes)
+    machines = {"SLURM_JOB_NODELIST": "gpu[1-2]", "SLURM_CPUS_ON_NODE": "8"} if nodes > 1 else {}
+    outcome, calls = run_script(script, tmp_path, **machines)
+    assert outcome.returncode == 0, outcome.stderr
+    assert next(call for call in calls if "verl.trainer.main_ppo" in call)[3:-1] == words
+    said = outcome.stdout.splitlines()[-1].partition("with: ")[2]
+    assert shlex.split(said)[3] == str(script.with_suffix("") / "models" / "step400")
+    assert not [*tmp_path.rglob(mark.name)] and not Path(mark.name).exists()
+
+
+@pytest.mark.parametrize("name", ["a\ntouch ran", "a\x1b[2J", "a\u202eb", "${oc.env:HOME}"])
+def test_a_folder_that_a_script_cannot_hold_is_refused_before_anything_is_written(results, name):
+    folder = results.rename(results.with_name(name))
+    with pytest.raises(UserError, match=r"launch scripts cannot hold this path; .* rename"):
+        launched(folder, 1)
+    assert not (folder / "paper" / "verl").exists()
+
+
+def test_a_setting_holds_no_line_break(results):
+    study = resolve("paper", methods="id", seeds="1", dual_clip="10\n")
+    assert study.given["dual_clip"] == "10" and "\n" not in study.overrides
 
 
 def test_a_script_for_several_machines_starts_ray_on_each(with_base, tmp_path):

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from dynclip.runtime.errors import UserError
 from dynclip.studies.scales import RunConfig
 
 HEAD = """\
@@ -31,7 +32,7 @@ fail() {{
   echo "$1" >&2
   exit 2
 }}
-[ -f "$MODEL/model.json" ] || fail "$MODEL: the base policy is missing; make it with: dynclip warmup {words}"
+[ -f "$MODEL/model.json" ] || fail "$MODEL: the base policy is missing; make it with: dynclip warmup "{words_quoted}
 "$PYTHON" -c 'import dynclip.verl, math_verify' ||
   fail "$PYTHON: cannot import dynclip.verl and math_verify, see above; set PYTHON to verl's environment"
 mkdir -p "$OUT"
@@ -107,8 +108,21 @@ for step in {steps}; do
   "$PYTHON" -m verl.model_merger merge --backend fsdp \\
     --local_dir "$OUT/checkpoints/global_step_$step/actor" --target_dir "$OUT/models/step$step"
 done
-echo "finished: $OUT/models; score one with: dynclip evaluate --model '$OUT/models/step{last}' --template {template}"
+printf 'finished: %s; score one with: dynclip evaluate --model %q --template {template}\\n' \\
+  "$OUT/models" "$OUT/models/step{last}"
 """
+
+
+def require_plain(folder: Path) -> None:
+    """Raise UserError for a folder whose name a launch script cannot hold.
+
+    A line break ends a comment of the script, and Hydra replaces ${...} in a value.
+    """
+    if not str(folder).isprintable() or "${" in str(folder):
+        raise UserError(
+            f"{folder}: verl's launch scripts cannot hold this path; expected no control character and no ${{, rename "
+            "the folder or give another one with --results"
+        )
 
 
 def script(
@@ -120,6 +134,7 @@ def script(
     names = {
         "name": name, "seed": seed, "scale": config.name, "verl": verl, "nodes": nodes, "gpus": gpus,
         "job": f"{config.name}-{name}-seed{seed}", "words": config.overrides, "out": shlex.quote(str(out)),
+        "words_quoted": shlex.quote(config.overrides),
         "model": shlex.quote(str(model)), "path": shlex.quote(str(out.with_suffix(".sh"))), "total": gpus * nodes,
     }  # fmt: skip
     several = SEVERAL.format(**names).rstrip("\n") if nodes > 1 else "#"

@@ -18,7 +18,7 @@ from dynclip.studies.execution import micro_batches
 from dynclip.studies.scales import RunConfig, Scale
 from dynclip.training.lifecycle import arm_config
 from dynclip.training.verl_scripts.data import CHAT_TEMPLATES, check_prompts, write_data
-from dynclip.training.verl_scripts.script import script
+from dynclip.training.verl_scripts.script import require_plain, script
 from evals.benchmarks.loading import read_problems
 from evals.benchmarks.registry import BENCHMARKS
 from evals.engines.engine import load_tokenizer
@@ -243,6 +243,7 @@ def write_launch(config: RunConfig, folder: Path, nodes: int = 1) -> list[Path]:
     written.
     """
     folder = folder.resolve()
+    require_plain(folder)
     home, model = folder / "verl", folder / "base"
     refused = {name: need for name in config.methods if (need := out_of_reach(arm(name)))}
     for name in config.methods:  # before anything is written
