@@ -112,7 +112,8 @@ def evalscope(job: Job, out: Path, batch: int) -> list[str]:
     drawing = {"do_sample": False}
     if job.sampling.temperature > 0:
         drawing = {"do_sample": True, **job.sampling.rule}
-    problems = problems_file(job, out / "problems").parent
+    # The cache of data sets goes by the folder's name alone.
+    problems = problems_file(job, out / f"gsm8k-{job.problems}").parent
     prompt = "{question}\n\n" + BOXED.replace("{", "{{").replace("}", "}}")
     return [
         str(PEERS / "bin" / "evalscope"), "eval", "--model", str(job.model.folder), "--eval-type", "llm_ckpt",
@@ -121,7 +122,6 @@ def evalscope(job: Job, out: Path, batch: int) -> list[str]:
         json.dumps({"gsm8k": {"few_shot_num": 0, "prompt_template": prompt, "local_path": str(problems)}}),
         "--generation-config", json.dumps({"max_tokens": job.sampling.max_tokens, **drawing}),
         "--limit", str(job.problems), "--eval-batch-size", str(batch), "--work-dir", str(out),
-        "--dataset-dir", str(out / "cache"),  # its own cache would give the problems of an earlier call
     ]  # fmt: skip
 
 
