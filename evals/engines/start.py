@@ -2,6 +2,7 @@
 
 import heapq
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,13 +30,13 @@ def stop_tokens(tasks: Sequence[Task]) -> list[str]:
 
 
 def sequence_tokens(model: Model, tasks: Sequence[Task]) -> list[int]:
-    """Tokens of the prompt and of the longest response, for every sample of the tasks."""
+    """Tokens of the prompt and of the longest response that fits, for every sample of the tasks."""
     tokenizer = load_tokenizer(model.folder)
     lengths = []
     for task in tasks:
         prompts = [render(problem.problem, tokenizer, task.template) for problem in task.problems]
         for ids in tokenizer(prompts)["input_ids"] if prompts else ():
-            lengths += [len(ids) + task.sampling.max_tokens] * task.k
+            lengths += [min(len(ids) + task.sampling.max_tokens, model.context or sys.maxsize)] * task.k
     return lengths
 
 

@@ -226,6 +226,8 @@ class TransformersEngine(Engine):
         lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, completions.shape[1])
         limits = torch.tensor(rooms, device=completions.device).repeat_interleave(n)
         stopped = (ended.any(dim=1) & (lengths <= limits)).tolist()
-        finishes = ["repetition" if i in repeating else "stop" if stop else "length" for i, stop in enumerate(stopped)]
+        # A row that begins to repeat itself beyond its own room was cut off before.
+        ended_by = ["repetition" if i in repeating else "stop" for i in range(len(stopped))]
+        finishes = [why if stop else "length" for why, stop in zip(ended_by, stopped, strict=True)]
         lengths = torch.minimum(lengths, limits).tolist()
         return [ids[:length] for ids, length in zip(completions.tolist(), lengths, strict=True)], finishes

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import Gpu, Hardware
+from evals.engines import transformers_engine
 from evals.engines.budget import CLOSING, BudgetEngine
 from evals.engines.choice import Job, cache_bytes, choose_engine, fitting_batch
 from evals.engines.endings import opens_thinking, sample_of
@@ -215,6 +216,16 @@ def test_a_response_that_repeats_itself_is_ended_where_that_was_asked_for():
         assert (whole.tokens, whole.finish) == (300, "length")
         (ended, *_), _ = engine.generate(["1 +2 =", "1 +2 *3 ="], 2, replace(rule, stop_repetition=True), 0)
         assert (ended.tokens, ended.finish) == (129, "repetition") and whole.text.startswith(ended.text)
+
+
+def test_a_row_that_repeats_itself_beyond_its_own_room_was_cut_off(monkeypatch):
+    monkeypatch.setattr(transformers_engine, "repeats", lambda tokens: len(tokens) >= 16)
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer).eval()
+    model.lm_head = Head(model.lm_head, tokenizer.convert_tokens_to_ids("so "))
+    rule = Sampling(0.0, 1.0, 0, 40, stop_repetition=True)
+    ids, finishes = TransformersEngine(model, tokenizer).draw_ids(["1 +2 =", "1 +2 ="], [40, 5], 1, rule)
+    assert ([len(each) for each in ids], finishes) == ([17, 5], ["repetition", "length"])
 
 
 @given(st.lists(st.integers(0, 2), max_size=12), st.integers(1, 140), st.integers(0, 6), st.booleans())
