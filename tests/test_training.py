@@ -12,6 +12,7 @@ from dynclip.runtime.progress import Progress, clock
 from dynclip.studies.overrides import resolve
 from dynclip.training import lifecycle
 from dynclip.training.trl_run import config as trl_config
+from dynclip.training.trl_run.session import earned
 from evals.benchmarks.problem import Problem
 
 
@@ -134,3 +135,9 @@ def test_clock(seconds, text):
 )
 def test_rebuild_commands_name_scale_and_file(path, command):
     assert rebuild_command("warmup", path) == command
+
+
+def test_a_completion_earns_its_reward_if_it_ended_and_solves_the_problem():
+    texts, ids = ["\\boxed{32}", "\\boxed{32}", "\\boxed{2^5}", "\\boxed{2^5}"], [[1, 9], [1, 2], [1, 9], [1, 9]]
+    problems = ["What is $2^5$?", "What is $2^5$?", "What is $2^5$?", "Write 32 as a power of two."]
+    assert earned("correct", texts, ids, {9}, ["32"] * 4, problems) == [1.0, 0.0, 0.0, 1.0]

@@ -16,6 +16,7 @@ from pathlib import Path
 from dynclip.runtime import fast_imports
 from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import write_json
 from dynclip.runtime.hardware import detect
 from dynclip.studies.scales import HubPolicy, Scale, Supervised
 from dynclip.training.problems import within_level
@@ -112,7 +113,8 @@ def write_end_tokens(folder: Path, tokenizer, stops: tuple[str, ...]) -> None:
     file = folder / "generation_config.json"
     own = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
     ends = end_tokens(tokenizer, own, stops)
-    file.write_text(json.dumps({"eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}, indent=1))
+    # Renamed into place: a base that an earlier version made may have a link into the hub's cache here.
+    write_json(file, {"eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id})
 
 
 def random_model(policy: HubPolicy, problems: list[Problem], folder: Path) -> None:

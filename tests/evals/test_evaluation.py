@@ -159,6 +159,16 @@ def test_a_new_grader_grades_stored_text_without_a_model(tiny, finished, tmp_pat
     assert again(tiny, finished, tmp_path)["grader"] == "another" and 20 in graded
 
 
+def test_the_grader_sees_the_problem():
+    problem = Problem("p", "What is $2^5$?", "32", 1, "x", "")
+    texts = [r"\boxed{2^5}", r"\boxed{2^4 \cdot 2}", "It is $2^5$"]
+    rows = [
+        {"problem_id": "p", "index": i, "text": text, "tokens": 9, "finish": "stop"} for i, text in enumerate(texts)
+    ]
+    judged = scoring.with_verdicts(rows, [problem], {})
+    assert [(row["correct"], row["flexible"]) for row in judged] == [(False, False), (True, True), (False, False)]
+
+
 def test_one_pass_gives_a_strict_and_a_flexible_score_and_votes_by_value():
     problem = Problem("p", "2+3?", "5", 1, "x", "")
     texts = [r"\boxed{5}", "It is 5.", r"\boxed{0.5}", r"\boxed{\frac12}", r"\boxed{1/2}", r"\boxed{5.0}"]

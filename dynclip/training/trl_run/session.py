@@ -5,6 +5,7 @@
 
 import signal
 import threading
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dynclip.runtime import fast_imports
@@ -16,6 +17,22 @@ from dynclip.training.processes.recovery import STOP_FILE
 from dynclip.training.trl_run.config import PROTOCOL_FILE, protocol, trainer_config
 from evals.engines.process import fix_threads
 from evals.grading import rewards
+
+
+def earned(
+    reward: str,
+    completions: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    ends: Collection[int],
+    golds: Sequence[str],
+    problems: Sequence[str],
+) -> list[float]:
+    """The reward of each completion, whose tokens are `ids`. `ends`: the tokens that end one.
+
+    `Scale.truncated`: what is cut off, without an end token, counts as no answer.
+    """
+    whole = [text if tokens[-1] in ends else "" for text, tokens in zip(completions, ids, strict=True)]
+    return rewards(reward, whole, golds, problems)
 
 
 def run_trainer(
@@ -50,10 +67,7 @@ def run_trainer(
     from dynclip.trl.trainer import DynClipTrainer
 
     def reward(completions, completion_ids, problem, answer, **_):
-        # `Scale.truncated`: what is cut off, without an end token, counts as no answer.
-        ended = [ids[-1] in trainer.eos_token_ids for ids in completion_ids]
-        texts = [text if end else "" for text, end in zip(completions, ended, strict=True)]
-        return rewards(config.scale.reward, texts, answer, problem)
+        return earned(config.scale.reward, completions, completion_ids, trainer.eos_token_ids, answer, problem)
 
     fix_threads(config.scale.threads, progress.log)
     stop = threading.Event()
