@@ -220,8 +220,8 @@ class EntropyBand(Controller):
 
 
 @dataclass
-class DoublingStrength(Controller):
-    """REPO-R's ζ (arXiv 2603.11682, second-hand): doubled while H < H_init, else halved, within [minimum, maximum]."""
+class TowardsStart(Controller):
+    """A signal that rises while H < H_init, the entropy first observed, and falls above, within [minimum, maximum]."""
 
     total_steps: int
     initial: float
@@ -236,26 +236,27 @@ class DoublingStrength(Controller):
         if self.initial_entropy is None:
             self.initial_entropy = entropy
             return
-        moved = self.signal * (2 if entropy < self.initial_entropy else 0.5)
-        self.signal = min(max(moved, self.minimum), self.maximum)
+        self.signal = min(max(self.moved(entropy), self.minimum), self.maximum)
+
+    def moved(self, entropy: float) -> float:
+        """The next signal before it is cut."""
+        raise NotImplementedError
 
 
 @dataclass
-class AdaptiveUpper(Controller):
-    """ADAPO's ε⁺ (arXiv 2603.11682, second-hand): ε⁺ ← clip(ε⁺ ± step, minimum, maximum), up while H < H_init."""
+class DoublingStrength(TowardsStart):
+    """REPO-R's ζ (arXiv 2603.11682, second-hand): doubled while H < H_init, else halved."""
 
-    total_steps: int
-    initial: float
+    def moved(self, entropy: float) -> float:
+        return self.signal * (2 if entropy < self.initial_entropy else 0.5)
+
+
+@dataclass
+class AdaptiveUpper(TowardsStart):
+    """ADAPO's ε⁺ (arXiv 2603.11682, second-hand): ε⁺ ± step, up while H < H_init and down while H > H_init."""
+
     step: float
-    minimum: float
-    maximum: float
 
-    def __post_init__(self):
-        self.initial_entropy: float | None = None
-        self.signal = self.initial
-
-    def observe(self, step: int, entropy: float) -> None:
-        if self.initial_entropy is None:
-            self.initial_entropy = entropy
+    def moved(self, entropy: float) -> float:
         sign = (entropy < self.initial_entropy) - (entropy > self.initial_entropy)
-        self.signal = min(max(self.signal + self.step * sign, self.minimum), self.maximum)
+        return self.signal + self.step * sign
