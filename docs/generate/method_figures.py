@@ -26,6 +26,7 @@ Grouped = dict[str, list[MethodSpec]]
 VARIANTS = {"phase2": ("formula", "prose"), "divergence": ("kl", "chi2", "tv")}
 BOUNDED = ("constant", "probability", "training")  # families whose methods differ in their bounds
 STEPS = 120  # T, rollout steps of the run that is drawn
+PER_ROW = 5  # surrogates beside GRPO's in a row of their figure
 PROBABILITIES = (0.05, 0.5, 0.95)
 # Dense at small q, which a logarithmic axis stretches, and near 1, where bounds with square roots close.
 Q = torch.cat([torch.logspace(-3, -1, 50)[:-1], torch.linspace(0.1, 0.9, 33)[:-1], torch.linspace(0.9, 1, 21)]).double()
@@ -96,22 +97,29 @@ def feedback(specs: Grouped) -> "Figure":
 
 
 def gradients(specs: Grouped) -> "Figure":
-    """The factor that each surrogate puts on a token's gradient, over the ratio, for both signs of the advantage."""
-    figure, axes = _canvas(2, columns=2, height=3.4)
+    """The factor that each surrogate puts on a token's gradient, over the ratio, for both signs of the advantage.
+
+    The first surrogate, GRPO's, is in every row; a row has at most as many others as there are other line styles.
+    """
+    first, *others = surrogates(specs).items()
+    rows = [[first, *others[i : i + PER_ROW]] for i in range(0, max(1, len(others)), PER_ROW)]
+    figure, axes = _canvas(2 * len(rows), columns=2, height=3.4)
     ratios = torch.logspace(-3, 3, 601, base=2, dtype=torch.float64)
-    for ax, advantage in zip(axes, (1.0, -1.0), strict=True):
-        for number, (label, spec) in enumerate(surrogates(specs).items()):
+    for number, ax in enumerate(axes):
+        advantage = -1.0 if number % 2 else 1.0
+        for (label, spec), color, dashes in zip(rows[number // 2], COLOURS, DASHES, strict=False):
             factor = gradient_factor(spec, ratios, advantage)
-            look = {"color": COLOURS[number % len(COLOURS)], "dashes": DASHES[number % len(DASHES)]}
-            ax.plot(ratios, factor, **look, linewidth=1.8, label=label)
+            ax.plot(ratios, factor, color=color, dashes=dashes, linewidth=1.8, label=label)
         ax.axvline(1, color=FAINT, linewidth=0.8)
-        ax.set_title("A > 0: the token is pushed up" if advantage > 0 else "A < 0: the token is pushed down")
+        if number < 2:
+            ax.set_title("A > 0: the token is pushed up" if advantage > 0 else "A < 0: the token is pushed down")
+        if advantage > 0:
+            ax.legend(loc="upper left", fontsize=8, handlelength=3.4, frameon=False)
     figure.supxlabel("ratio r = p/q")
-    axes[0].set_ylabel("gradient factor  −(1/A) ∂loss/∂ln p")
+    figure.supylabel("gradient factor  −(1/A) ∂loss/∂ln p")
     axes[0].set_xscale("log", base=2)
     axes[0].set(xlim=(1 / 8, 8), xticks=(0.25, 0.5, 1, 2, 4), ylim=(-0.15, 5.6))
     axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    legend(figure, axes[0], columns=3)
     return figure
 
 
