@@ -1,5 +1,7 @@
 """Checkpoint folders: complete, or reported with the damaged file."""
 
+import json
+
 import pytest
 
 from dynclip.runtime import checkpoints
@@ -13,6 +15,11 @@ def sealed(tmp_path):
     (aside / "model.safetensors").write_bytes(b"weights")
     (aside / "sub" / "config.json").write_text("{}")
     return checkpoints.publish_folder(aside, tmp_path / "step3")
+
+
+def keep_listed(folder, name):
+    manifest = folder / "model.json"
+    manifest.write_text(json.dumps({"files": {name: json.loads(manifest.read_text())["files"][name]}}))
 
 
 def test_a_sealed_folder_is_whole_and_the_aside_is_gone(sealed, tmp_path):
@@ -30,6 +37,9 @@ def test_a_sealed_folder_is_whole_and_the_aside_is_gone(sealed, tmp_path):
         (lambda d: (d / "sub" / "config.json").unlink(), "config.json is missing"),
         (lambda d: (d / "model.json").unlink(), "model.json is missing"),
         (lambda d: (d / "model.json").write_text('{"files": '), "not a checkpoint manifest"),
+        (lambda d: (d / "model.json").write_text('{"files": {}}'), "model.json lists no weights"),
+        (lambda d: keep_listed(d, "sub/config.json"), "model.json lists no weights"),
+        (lambda d: keep_listed(d, "model.safetensors"), "model.json lists none of config.json"),
     ],
 )
 def test_damage_names_the_file_and_the_command(sealed, harm, words):
@@ -53,6 +63,7 @@ def test_latest_passes_over_damaged_checkpoints_and_prune_keeps_the_newest(tmp_p
         aside = tmp_path / ".writing" / f"checkpoint-{number}"
         aside.mkdir(parents=True)
         (aside / "model.safetensors").write_text(str(number))
+        (aside / "dynclip.json").write_text("{}")
         checkpoints.publish_folder(aside, tmp_path / aside.name)
     assert checkpoints.latest(tmp_path).name == "checkpoint-104"
     (tmp_path / "checkpoint-104" / "model.safetensors").write_text("10")

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import sha256, write_atomic, write_json
 from dynclip.runtime.progress import Progress, clock
@@ -89,8 +90,10 @@ def test_more_steps_than_problems_is_refused(tmp_path):
     train.write_text("".join(json.dumps(asdict(Problem(str(i), "1+1", "2", 1, ""))) + "\n" for i in range(50)))
     write_json(tmp_path / "manifest.json", {"files": {train.name: {"rows": 50, "sha256": sha256(train)}}})
     base = tmp_path / "base"
-    base.mkdir()
-    write_json(base / "model.json", {"files": {}})
+    (tmp_path / "aside").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "aside" / name).write_text("")
+    publish_folder(tmp_path / "aside", base)
     with pytest.raises(UserError, match="50 problems, but 24 steps x 4 prompts need 96; use steps=12 or fewer"):
         lifecycle.train(resolve("workstation_small"), "grpo", 0, base, train, tmp_path / "run")
 

@@ -10,6 +10,9 @@ from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_json
 
 MANIFEST = "model.json"
+# What a whole checkpoint lists: weights (of a sharded training .distcp or .pt), and a file that says what they are.
+WEIGHTS = (".safetensors", ".distcp", ".pt")
+DESCRIPTIONS = ("config.json", "dynclip.json", "loop.json")
 
 
 def publish_folder(aside: Path, target: Path) -> Path:
@@ -42,7 +45,7 @@ def publish_links(source: Path, target: Path) -> None:
 
 
 def find_corruption(folder: Path) -> str | None:
-    """The first missing or changed file of a checkpoint, as a message; None if every checksum holds."""
+    """The first missing or changed file of a checkpoint, as a message; None if it is whole and every checksum holds."""
     manifest = folder / MANIFEST
     try:
         files = json.loads(manifest.read_text())["files"]
@@ -51,6 +54,10 @@ def find_corruption(folder: Path) -> str | None:
         return f"{manifest} is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{manifest} is not a checkpoint manifest"
+    if not any(name.endswith(WEIGHTS) for name in files):
+        return f"{manifest} lists no weights"
+    if not any(Path(name).name in DESCRIPTIONS for name in files):
+        return f"{manifest} lists none of {', '.join(DESCRIPTIONS)}"
     for path, size, checksum in recorded:
         if not path.is_file():
             return f"{path} is missing"
