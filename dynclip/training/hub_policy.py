@@ -17,6 +17,7 @@ from dynclip.runtime import fast_imports
 from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import detect
+from dynclip.runtime.text import say
 from dynclip.studies.scales import HubPolicy, Scale, Supervised
 from dynclip.training.problems import within_level
 from evals.benchmarks.problem import Problem
@@ -35,7 +36,7 @@ IGNORED = -100  # transformers' label of a token without loss
 TOGETHER = 8  # rows in one forward pass of the supervised stage
 
 
-def make_base(scale: Scale, problems: list[Problem], out: Path, log: Callable[[str], None] = print) -> dict:
+def make_base(scale: Scale, problems: list[Problem], out: Path, log: Callable[[str], None] = say) -> dict:
     """Make the base policy of a hub scale and publish it in `out`; returns its record, the content of out/base.json.
 
     Raises UserError if the model cannot be loaded, has another architecture than the scale's plan, or has no token that
@@ -157,7 +158,7 @@ def random_model(policy: HubPolicy, problems: list[Problem], folder: Path) -> No
     tokenizer.save_pretrained(folder)
 
 
-def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: Path, log=print) -> dict:
+def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: Path, log=say) -> dict:
     """The declared supervised stage, in place: cross-entropy on worked solutions, AdamW, linear decay to zero.
 
     Float32 weights, computed in bfloat16 on a GPU or on a processor with bfloat16 instructions. Returns what was done
