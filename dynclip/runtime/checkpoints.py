@@ -88,8 +88,27 @@ def prune(state: Path, keep: int = 2) -> None:
         shutil.rmtree(path)
 
 
+def numbered(state: Path) -> dict[int, Path]:
+    """Number -> folder checkpoint-<number> of a training state folder. Other names are no checkpoints."""
+    found = {path.name.removeprefix("checkpoint-"): path for path in state.glob("checkpoint-*")}
+    return {int(number): path for number, path in found.items() if number.isdecimal()}
+
+
+def read_state(file: Path) -> dict:
+    """The JSON object in a file of a training state folder. Raises UserError if it is missing or damaged."""
+    try:
+        value = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        value = None
+    if isinstance(value, dict):
+        return value
+    state = file.parent.parent if file.parent.name.startswith("checkpoint-") else file.parent
+    raise UserError(f"{file}: missing or damaged, expected a JSON object; to train from the start, remove {state}")
+
+
 def _newest_first(state: Path) -> list[Path]:
-    return sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    found = numbered(state)
+    return [found[number] for number in sorted(found, reverse=True)]
 
 
 def weights_sha256(folder: Path | str) -> str:

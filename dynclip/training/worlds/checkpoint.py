@@ -34,7 +34,7 @@ def write_checkpoint(loop, r: int, state: Path) -> None:
 def restore(loop, folders: Sequence[Path]) -> None:
     """Let `loop` go on from the checkpoints of its seeds, which must be of the same rollout step."""
     tensors = [load_file(folder / TENSORS) for folder in folders]
-    facts = [json.loads((folder / FACTS).read_text()) for folder in folders]
+    facts = [checkpoints.read_state(folder / FACTS) for folder in folders]
     loop.done = facts[0]["rollout_step"]
     updates = torch.tensor(float(loop.done * loop.scale.updates_per_rollout))
     with torch.no_grad():
@@ -50,7 +50,7 @@ def restore(loop, folders: Sequence[Path]) -> None:
 def newest_common(states: Iterable[Path]) -> int:
     """The newest rollout step of which every state folder has an intact checkpoint; 0 where there is none."""
     found = [
-        {int(path.name.split("-")[1]) for path in state.glob("checkpoint-*") if not checkpoints.find_corruption(path)}
+        {number for number, path in checkpoints.numbered(state).items() if not checkpoints.find_corruption(path)}
         for state in states
     ]
     return max(set.intersection(*found), default=0)
