@@ -1,5 +1,6 @@
 """Checkpoint folders: complete, or reported with the damaged file."""
 
+import errno
 import json
 
 import pytest
@@ -71,3 +72,23 @@ def test_latest_passes_over_damaged_checkpoints_and_prune_keeps_the_newest(tmp_p
     checkpoints.prune(tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-104", "checkpoint-16"]
     assert checkpoints.latest(tmp_path / "none") is None
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_and_the_old_one(sealed, tmp_path):
+    with pytest.raises(OSError, match="full"), checkpoints.writing(sealed) as aside:
+        (aside / "model.safetensors").write_bytes(b"half")
+        raise OSError("disk is full")
+    assert checkpoints.find_corruption(sealed) is None and [*tmp_path.iterdir()] == [sealed]
+
+
+def test_links_to_a_checkpoint_have_a_whole_manifest_or_none(sealed, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    target = tmp_path / "links"
+    checkpoints.publish_links(sealed, target)
+    assert checkpoints.find_corruption(target) is None and (target / "model.json").stat().st_nlink == 1
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(OSError, match="model.json"):
+        checkpoints.publish_links(sealed, target)
+    assert not (target / "model.json").exists() and not [*target.glob(".*")]

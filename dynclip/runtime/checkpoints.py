@@ -4,15 +4,31 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
-from dynclip.runtime.files import sha256, write_json
+from dynclip.runtime.files import sha256, write_atomic, write_json
 
 MANIFEST = "model.json"
 # What a whole checkpoint lists: weights (of a sharded training .distcp or .pt), and a file that says what they are.
 WEIGHTS = (".safetensors", ".distcp", ".pt")
 DESCRIPTIONS = ("config.json", "dynclip.json", "loop.json")
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that `publish_folder` then makes `target`; after an error it is removed."""
+    aside = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        publish_folder(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def publish_folder(aside: Path, target: Path) -> Path:
@@ -41,7 +57,7 @@ def publish_links(source: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     # A copy: the declared file has to be newer than the inputs of the job, and a link is as old as what it links to.
-    shutil.copy(source / MANIFEST, target / MANIFEST)
+    write_atomic(target / MANIFEST, (source / MANIFEST).read_bytes())
 
 
 def find_corruption(folder: Path) -> str | None:

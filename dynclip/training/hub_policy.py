@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dynclip.runtime import fast_imports
-from dynclip.runtime.checkpoints import publish_folder
+from dynclip.runtime.checkpoints import writing
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hardware import detect
 from dynclip.runtime.text import say
@@ -43,27 +43,24 @@ def make_base(scale: Scale, problems: list[Problem], out: Path, log: Callable[[s
     the scale's prompt template needs.
     """
     policy: HubPolicy = scale.policy
-    aside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    record = {"template": TEMPLATES[scale.template].label}
-    if policy.random:
-        log(f"{policy.id}: random weights in its architecture at a tiny width, a tokenizer of its family")
-        random_model(policy, problems, aside)
-        record |= {"model": f"{policy.architecture.kind} with random weights", "revision": None}
-    else:
-        found = resolve(f"{policy.id}@{policy.revision}")
-        check_architecture(policy, found)
-        log(f"{policy.id}: {found.parameters / 1e6:.1f} M parameters at {found.revision}")
-        copy_model(found.folder, aside)
-        record |= {"model": policy.id, "revision": found.revision, "source_sha256": found.sha256}
-    tokenizer = load_tokenizer(aside)
-    check_template(scale, tokenizer)
-    write_end_tokens(aside, tokenizer, TEMPLATES[scale.template].stops)
-    if policy.supervised:
-        record["supervised"] = fine_tune(scale, policy.supervised, problems, aside, log)
-    (aside / RECORD).write_text(json.dumps(record, indent=1))
-    publish_folder(aside, out)
+    with writing(out) as aside:
+        record = {"template": TEMPLATES[scale.template].label}
+        if policy.random:
+            log(f"{policy.id}: random weights in its architecture at a tiny width, a tokenizer of its family")
+            random_model(policy, problems, aside)
+            record |= {"model": f"{policy.architecture.kind} with random weights", "revision": None}
+        else:
+            found = resolve(f"{policy.id}@{policy.revision}")
+            check_architecture(policy, found)
+            log(f"{policy.id}: {found.parameters / 1e6:.1f} M parameters at {found.revision}")
+            copy_model(found.folder, aside)
+            record |= {"model": policy.id, "revision": found.revision, "source_sha256": found.sha256}
+        tokenizer = load_tokenizer(aside)
+        check_template(scale, tokenizer)
+        write_end_tokens(aside, tokenizer, TEMPLATES[scale.template].stops)
+        if policy.supervised:
+            record["supervised"] = fine_tune(scale, policy.supervised, problems, aside, log)
+        (aside / RECORD).write_text(json.dumps(record, indent=1))
     return record
 
 

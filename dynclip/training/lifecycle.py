@@ -181,11 +181,8 @@ def rewind(metrics: Path, done: int) -> None:
 def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, exports, seconds, restarts) -> dict:
     """Copy the results of a finished run from its state to `out`, the record last, then remove the state."""
     for step, path in exports.items():
-        target = out / "checkpoints" / f"step{step}"
-        aside = target.with_name(f".{target.name}.writing")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(path, aside)
-        checkpoints.publish_folder(aside, target)
+        with checkpoints.writing(out / "checkpoints" / f"step{step}") as aside:
+            shutil.copytree(path, aside, dirs_exist_ok=True)
     write_atomic(out / "metrics.jsonl", (out / "state" / "metrics.jsonl").read_bytes())
     record = record_of(config, arm, seed, parts, base, data, out / "state", exports, seconds, restarts)
     write_json(out / "run.json", record)

@@ -1,7 +1,6 @@
 """The state of one seed of the stacked loop as a folder checkpoint-<step>: weights, moments, plain numbers."""
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,12 +21,9 @@ def write_checkpoint(loop, r: int, state: Path) -> None:
     for name, value in loop.weights.items():
         tensors |= {f"{moment}.{name}": loop.optimizer.state[value][moment][r].cpu() for moment in MOMENTS}
     facts = {"rollout_step": loop.done, "tokens": loop.tokens[r], "skips": loop.skips[r]}
-    aside = state / ".checkpoint.writing"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file(tensors, aside / TENSORS)
-    (aside / FACTS).write_text(json.dumps(facts | {"controller": loop.methods[r].state_dict()}))
-    checkpoints.publish_folder(aside, state / f"checkpoint-{loop.done}")
+    with checkpoints.writing(state / f"checkpoint-{loop.done}") as aside:
+        save_file(tensors, aside / TENSORS)
+        (aside / FACTS).write_text(json.dumps(facts | {"controller": loop.methods[r].state_dict()}))
     checkpoints.prune(state)
 
 
