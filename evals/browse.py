@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,15 +16,13 @@ from pathlib import Path
 
 from dynclip.runtime.errors import UserError, file_problem
 from dynclip.runtime.files import naming
+from dynclip.runtime.text import visible
 from evals.benchmarks.loading import obtain, read_problems
 from evals.benchmarks.registry import BENCHMARKS
 from evals.evaluation import default_out
 from evals.grading import extract
 
 STATUSES = ("correct", "wrong", "unparsable", "truncated", "timed_out")
-# Unicode categories that are escaped: control, format (which includes changes of the writing direction), surrogate,
-# private, unassigned, and line and paragraph separators.
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 @dataclass(frozen=True)
@@ -35,13 +32,6 @@ class Filter:
     statuses: tuple[str, ...] = ()
     problem: str | None = None
     limit: int | None = None
-
-
-def visible(text: str) -> str:
-    r"""`text` with everything but printable characters, tabs and newlines escaped, such as `\x1b` and `\u202e`."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in HIDDEN else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def find(selection: str, benchmarks: Iterable[str] | None, results: Path = Path("results")) -> list[Path]:
@@ -136,7 +126,8 @@ def _problems(path: Path) -> dict:
         else:
             found, _ = obtain(BENCHMARKS[path.stem])
     except (UserError, KeyError, OSError, ValueError) as error:
-        print(f"dynclip: {path.stem}: problems are not shown ({str(error).splitlines()[0]})", file=sys.stderr)
+        text = f"dynclip: {path.stem}: problems are not shown ({str(error).splitlines()[0]})"
+        print(visible(text), file=sys.stderr)
         return {}
     return {problem.id: problem for problem in found}
 

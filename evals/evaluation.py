@@ -15,6 +15,7 @@ from pathlib import Path
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.progress import Progress, clock
+from dynclip.runtime.text import say
 from evals.benchmarks.loading import check_golds, content_hash, obtain, read_problems
 from evals.benchmarks.problem import Problem
 from evals.benchmarks.registry import BENCHMARKS
@@ -80,7 +81,7 @@ def evaluate(request: Request, log_file: Path | None = None) -> dict[str, dict]:
     return run_tasks(tasks, model, start, request.labels, log, show)
 
 
-def tasks_of(request: Request, log=print) -> list[Task]:
+def tasks_of(request: Request, log=say) -> list[Task]:
     """One task for each benchmark, with the benchmark's own values where the request gives none."""
     check_benchmarks(request.benchmarks)
     how, model, tasks = request.how, request.model, []
@@ -149,7 +150,7 @@ def run_tasks(
     model: Model,
     start: Callable[[int], Engine],
     labels: dict,
-    log=print,
+    log=say,
     show: Callable[[str, int], Progress] | None = None,
 ) -> dict[str, dict]:
     """Sample what is missing, grade and score every task. `start(samples missing)` loads the engine, if any are.
@@ -190,7 +191,7 @@ def fill(
     store: Store,
     task: Task,
     gaps: Sequence[Gap],
-    log=print,
+    log=say,
     show: Callable[[str, int], Progress] | None = None,
 ) -> None:
     """Generate the samples of `gaps` in parts. Each part is on disk before the next one begins."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from dynclip.runtime.files import sha256, write_json
 from dynclip.runtime.provenance import environment
+from dynclip.runtime.text import say
 from evals import grading
 from evals.benchmarks.problem import Problem
 from evals.metrics import score, with_until
@@ -15,7 +16,7 @@ from evals.sampling.task import Task
 VERDICT = ("status", "correct", "flexible", "answer")  # a sample's fields that the grader fills
 
 
-def finish(store: Store, task: Task, model: Model, labels: dict, log=print) -> dict:
+def finish(store: Store, task: Task, model: Model, labels: dict, log=say) -> dict:
     """Grade the stored samples, write the sample file, then the score record, which is returned."""
     address = task.address(model)
     rows = store.rows(task.ids, task.k)
@@ -25,7 +26,7 @@ def finish(store: Store, task: Task, model: Model, labels: dict, log=print) -> d
 
 
 def write_score(
-    task: Task, model: Model, labels: dict, rows: Sequence[dict], numbers: dict, makers: Sequence[dict], log=print
+    task: Task, model: Model, labels: dict, rows: Sequence[dict], numbers: dict, makers: Sequence[dict], log=say
 ) -> dict:
     """Write the sample file, then the score record, which is returned. `numbers`: what was computed from `rows`.
 

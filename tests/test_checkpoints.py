@@ -1,5 +1,8 @@
 """Checkpoint folders: complete, or reported with the damaged file."""
 
+import errno
+import json
+
 import pytest
 
 from dynclip.runtime import checkpoints
@@ -13,6 +16,11 @@ def sealed(tmp_path):
     (aside / "model.safetensors").write_bytes(b"weights")
     (aside / "sub" / "config.json").write_text("{}")
     return checkpoints.publish_folder(aside, tmp_path / "step3")
+
+
+def keep_listed(folder, name):
+    manifest = folder / "model.json"
+    manifest.write_text(json.dumps({"files": {name: json.loads(manifest.read_text())["files"][name]}}))
 
 
 def test_a_sealed_folder_is_whole_and_the_aside_is_gone(sealed, tmp_path):
@@ -30,6 +38,9 @@ def test_a_sealed_folder_is_whole_and_the_aside_is_gone(sealed, tmp_path):
         (lambda d: (d / "sub" / "config.json").unlink(), "config.json is missing"),
         (lambda d: (d / "model.json").unlink(), "model.json is missing"),
         (lambda d: (d / "model.json").write_text('{"files": '), "not a checkpoint manifest"),
+        (lambda d: (d / "model.json").write_text('{"files": {}}'), "model.json lists no weights"),
+        (lambda d: keep_listed(d, "sub/config.json"), "model.json lists no weights"),
+        (lambda d: keep_listed(d, "model.safetensors"), "model.json lists none of config.json"),
     ],
 )
 def test_damage_names_the_file_and_the_command(sealed, harm, words):
@@ -53,6 +64,7 @@ def test_latest_passes_over_damaged_checkpoints_and_prune_keeps_the_newest(tmp_p
         aside = tmp_path / ".writing" / f"checkpoint-{number}"
         aside.mkdir(parents=True)
         (aside / "model.safetensors").write_text(str(number))
+        (aside / "dynclip.json").write_text("{}")
         checkpoints.publish_folder(aside, tmp_path / aside.name)
     assert checkpoints.latest(tmp_path).name == "checkpoint-104"
     (tmp_path / "checkpoint-104" / "model.safetensors").write_text("10")
@@ -60,3 +72,23 @@ def test_latest_passes_over_damaged_checkpoints_and_prune_keeps_the_newest(tmp_p
     checkpoints.prune(tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-104", "checkpoint-16"]
     assert checkpoints.latest(tmp_path / "none") is None
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_and_the_old_one(sealed, tmp_path):
+    with pytest.raises(OSError, match="full"), checkpoints.writing(sealed) as aside:
+        (aside / "model.safetensors").write_bytes(b"half")
+        raise OSError("disk is full")
+    assert checkpoints.find_corruption(sealed) is None and [*tmp_path.iterdir()] == [sealed]
+
+
+def test_links_to_a_checkpoint_have_a_whole_manifest_or_none(sealed, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    target = tmp_path / "links"
+    checkpoints.publish_links(sealed, target)
+    assert checkpoints.find_corruption(target) is None and (target / "model.json").stat().st_nlink == 1
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(OSError, match=r"model\.json"):
+        checkpoints.publish_links(sealed, target)
+    assert not (target / "model.json").exists() and not [*target.glob(".*")]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dynclip import method
+from dynclip import METHODS, method
 
 
 def signals(name, entropies, total=10, **options):
@@ -75,3 +75,12 @@ def test_entropic_is_proportional_to_the_error_and_to_the_sum_of_earlier_ones():
     got = signals("entropic", [0.5, 0.3, 0.05])
     assert got == pytest.approx([0.4, 0.2 + 0.01 * 0.4, -0.05 + 0.01 * 0.6])
     assert signals("entropic", [5.0]) == [1.0]
+
+
+@pytest.mark.parametrize("name", [name for name, spec in METHODS.items() if spec.controller])
+def test_without_a_mean_every_controller_stays_as_it_is(name):
+    chosen = method(name, total_steps=10)
+    chosen.observe(0, 1.0)
+    before = chosen.state_dict()
+    chosen.observe(1, None)
+    assert chosen.state_dict() == before

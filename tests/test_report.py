@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import unicodedata
 from html.parser import HTMLParser
 
 import pytest
@@ -15,14 +16,17 @@ from synthetic_study import write_score, write_study, write_world
 from dynclip.report.claims.registry import CLAIMS
 from dynclip.report.evidence import load_evidence
 from dynclip.report.figures import FIGURES
-from dynclip.report.html import write_front, write_report
+from dynclip.report.html import report, write_front, write_report
 from dynclip.report.html.answers import details, end_scores, entropy_areas, main_table, summary, summary_of_suite
 from dynclip.report.html.cards import claims_of
 from dynclip.report.html.charts import chart_data
 from dynclip.report.html.effects import bars, groups
 from dynclip.report.html.front_figure import spread_apart
+from dynclip.report.html.samples import samples_of
 from dynclip.report.tables import TABLES
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.progress import Progress
+from dynclip.runtime.text import HIDDEN, say
 from evals.stats import mean_interval
 
 
@@ -84,6 +88,33 @@ def test_model_output_is_escaped(study, page):
     assert "<script>alert('" in page.text and "</script> & done" in page.text
     assert "<script>alert" not in (study / "report.html").read_text()
     assert "what is" in page.text and "expected" in page.text
+
+
+def test_control_characters_of_models_and_names_are_spelled_out(study, monkeypatch):
+    hostile = "a\x1b[2Jb\u202ec\x00d\u2028e"
+
+    def hostile_samples(evidence):
+        found = samples_of(evidence)
+        found["note"] += hostile
+        found["rows"][0] |= {"text": hostile, "id": hostile}
+        found["problems"][hostile] = {"problem": hostile, "answer": hostile}
+        return found
+
+    monkeypatch.setattr(report, "samples_of", hostile_samples)
+    text = write_report(study).read_text()
+    bare = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert not [c for c in bare if c != "\n" and unicodedata.category(c) in HIDDEN]
+    spelled = r"a\x1b[2Jb\u202ec\x00d\u2028e"
+    samples = embedded(study, "samples-data")  # JSON's own escapes would come back in the browser
+    assert samples["rows"][0]["text"] == samples["problems"][spelled]["answer"] == spelled and spelled in bare
+
+
+def test_names_with_control_characters_are_spelled_out_in_the_terminal(capsys):
+    Progress("m\x1b[2J", 1).log("b\u202e")
+    say("c\x07")
+    said = "".join(capsys.readouterr())
+    assert r"m\x1b[2J] b\u202e" in said and r"c\x07" in said
+    assert not [c for c in said if c != "\n" and unicodedata.category(c) in HIDDEN]
 
 
 def test_the_first_screen_is_the_answers_and_provenance_comes_last(study):

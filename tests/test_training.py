@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from dynclip.runtime import checkpoints
+from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import sha256, write_atomic, write_json
 from dynclip.runtime.progress import Progress, clock
@@ -27,12 +29,40 @@ def test_a_state_of_the_same_run_is_kept_and_another_is_deleted_with_its_reason(
     assert len(said) == 1 and said[0].startswith("starting over: code changed since")
 
 
-@pytest.mark.parametrize(("done", "kept"), [(0, 0), (2, 2), (3, 3), (9, 3)])
+@pytest.mark.parametrize(("done", "kept"), [(0, 0), (2, 2), (3, 3)])
 def test_rewinding_drops_later_rows_and_half_written_lines(tmp_path, done, kept):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(3)) + '{"step": 3, "train/rew')
     lifecycle.rewind(path, done)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == list(range(kept))
+
+
+@pytest.mark.parametrize("spoilt", ["{", "{}", "3", '{"step": 7}', "\udcff"])
+def test_a_damaged_row_of_a_step_that_is_not_trained_again_is_one_line(tmp_path, spoilt):
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"step": 0}), spoilt, json.dumps({"step": 2})]
+    path.write_text("\n".join(rows), errors="surrogateescape")
+    with pytest.raises(UserError, match=rf"metrics.jsonl:2: .* the row of step 1, .* remove {tmp_path}$"):
+        lifecycle.rewind(path, 3)
+    path.unlink()
+    with pytest.raises(UserError, match=r"metrics.jsonl:1: missing"):
+        lifecycle.rewind(path, 3)
+
+
+@pytest.mark.parametrize("spoilt", ["", "{", "[]", "null", "\udcff"])
+def test_a_damaged_file_of_a_training_s_state_is_one_line_with_the_way_out(tmp_path, spoilt):
+    state = tmp_path / "state"
+    lifecycle.reset_if_changed(state, {"seed": "1"}, print)
+    (state / "fingerprint.json").write_text(spoilt, errors="surrogateescape")
+    (state / "checkpoint-8").mkdir()
+    (state / "checkpoint-old").mkdir()
+    with pytest.raises(UserError, match=rf"fingerprint.json: missing or damaged, .* remove {state}$"):
+        lifecycle.reset_if_changed(state, {"seed": "1"}, print)
+    assert (state / "checkpoint-8").exists()  # it may be days of work
+    assert checkpoints.latest(state) is None and checkpoints.numbered(state) == {8: state / "checkpoint-8"}
+    (state / "checkpoint-8" / "dynclip.json").write_text(spoilt, errors="surrogateescape")
+    with pytest.raises(UserError, match=rf"dynclip.json: missing or damaged, .* remove {state}$"):
+        checkpoints.read_state(state / "checkpoint-8" / "dynclip.json")
 
 
 def test_the_configuration_makes_the_scale_s_updates_per_rollout(tmp_path):
@@ -90,8 +120,10 @@ def test_more_steps_than_problems_is_refused(tmp_path):
     train.write_text("".join(json.dumps(asdict(Problem(str(i), "1+1", "2", 1, ""))) + "\n" for i in range(50)))
     write_json(tmp_path / "manifest.json", {"files": {train.name: {"rows": 50, "sha256": sha256(train)}}})
     base = tmp_path / "base"
-    base.mkdir()
-    write_json(base / "model.json", {"files": {}})
+    (tmp_path / "aside").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "aside" / name).write_text("")
+    publish_folder(tmp_path / "aside", base)
     with pytest.raises(UserError, match="50 problems, but 24 steps x 4 prompts need 96; use steps=12 or fewer"):
         lifecycle.train(resolve("workstation_small"), "grpo", 0, base, train, tmp_path / "run")
 

@@ -257,6 +257,37 @@ def test_a_controller_is_fed_the_entropy_of_the_sampling_policy(tmp_path, monkey
 DRAWING = {"share": 0.3, "cov_low": 0.0, "cov_high": 100.0}
 
 
+def test_a_batch_in_which_no_token_counts_leaves_the_controller_as_it_is(tmp_path, monkeypatch):
+    seen, observe = [], Method.observe
+    monkeypatch.setattr(Method, "observe", lambda self, *given: (seen.append(given), observe(self, *given))[1])
+    cut = {"mask_truncated_completions": True, "generation_kwargs": {"suppress_tokens": [0, 1]}}  # no response ends
+    built, rows = train(tmp_path, "od", **cut)
+    assert seen == [(0, None), (1, None)]
+    assert built.method.state_dict() == method("od", total_steps=2).state_dict()
+    assert not [row for row in rows if "policy/entropy" in row]
+
+
+def test_the_generation_defaults_of_a_model_change_no_rollout(tmp_path, caplog):
+    rollouts = []
+    given = {
+        "no_repeat_ngram_size": 1,
+        "suppress_tokens": [5, 6, 7],
+        "min_p": 0.5,
+        "exponential_decay_length_penalty": (1, 9.0),
+    }
+    for changes in ({}, given):
+        policy = model()
+        for name, value in changes.items():
+            setattr(policy.generation_config, name, value)
+        built = trainer(DynClipTrainer, tmp_path, {"max_steps": 2}, policy, dynclip_method="id")
+        built.train()
+        rollouts.append(built.last_inputs["completion_ids"])
+        assert policy.generation_config.eos_token_id == [1]
+    assert torch.equal(*rollouts)
+    (warned,) = [record.message for record in caplog.records if "generation_config" in record.message]
+    assert "\n" not in warned and all(name in warned for name in given)
+
+
 def test_the_draws_of_a_run_repeat_and_those_of_its_mini_batches_differ(tmp_path, monkeypatch):
     seeds, loss = [], Method.loss
 

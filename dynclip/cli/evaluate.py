@@ -10,6 +10,7 @@ from dynclip.plan.outputs import is_world
 from dynclip.report.evidence import checkpoint_folder
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.gpu_locks import use
+from dynclip.runtime.text import say
 from dynclip.studies.scales import RunConfig
 from dynclip.training.worlds.scoring import score_company
 from evals import evaluation
@@ -104,8 +105,8 @@ def of_model(options: Namespace) -> None:
     request = evaluation.Request(model, tuple(options.benchmark), how, samples=out, scores=out)
     for record in evaluation.evaluate(request, options.log).values():
         path = record["samples"]["path"]
-        print(summary(record))
-        print(f"  samples: {path}  (read them: dynclip samples {shlex.quote(path)} --wrong)")
+        say(summary(record))
+        say(f"  samples: {path}  (read them: dynclip samples {shlex.quote(path)} --wrong)")
 
 
 def samples(options: Namespace) -> None:

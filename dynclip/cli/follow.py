@@ -9,9 +9,10 @@ from pathlib import Path
 from dynclip.report.tracking.database import experiment_id, open_client
 from dynclip.report.tracking.runs import known_runs, labels, log_points, title, training_points
 from dynclip.runtime.progress import clock
+from dynclip.runtime.text import say
 
 
-def follow(run: Path | str, total: int | None = None, mlflow: bool = False, poll: float = 1.0, log=print) -> None:
+def follow(run: Path | str, total: int | None = None, mlflow: bool = False, poll: float = 1.0, log=say) -> None:
     """Print a line per rollout step of a run until the run is finished. Ctrl-C ends it.
 
     run: results/<scale>/runs/<method>/seed<k>. total: its rollout steps, to show the time left. mlflow: also send new

@@ -7,7 +7,6 @@ stock TRL on the same work; the study with more seeds while the time suffices; t
 hub or its cache (HF_HOME with HF_HUB_OFFLINE=1).
 """
 
-import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
-from dynclip.runtime.files import write_json
+from dynclip.runtime.files import write_atomic, write_json
 from dynclip.runtime.progress import Progress, clock
 from dynclip.runtime.provenance import environment
 from dynclip.studies.scales import RunConfig
@@ -79,7 +78,7 @@ def run_all(config: RunConfig, hours: float, out: Path, rounds: int = 3, steps: 
     record = {"scale": config.name, "seeds": done, "seconds": spent, "environment": environment()}
     write_json(out / REPORT, record)
     for file in (stock, logs / "doctor.log", logs / "stock_trl.log"):
-        shutil.copyfile(file, out / file.name)
+        write_atomic(out / file.name, file.read_bytes())
     progress.log(f"done: seeds {numbers} in {out}; commit that folder")
     return record
 

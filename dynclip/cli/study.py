@@ -5,6 +5,7 @@ from argparse import Namespace
 from dynclip.cli.options import config_of, configs_of
 from dynclip.plan.describe import print_plan
 from dynclip.plan.doctor import print_doctor
+from dynclip.runtime.text import say
 from dynclip.studies.arms import STUDIES
 from dynclip.training.verl_scripts.settings import write_launch
 from evals.benchmarks.loading import write_data
@@ -28,4 +29,4 @@ def data(options: Namespace) -> None:
 def launch(options: Namespace) -> None:
     config = config_of(options)
     nodes = options.nodes or config.scale.execution.nodes
-    print(*write_launch(config, options.results / config.name, nodes), sep="\n")
+    say("\n".join(map(str, write_launch(config, options.results / config.name, nodes))))

@@ -165,8 +165,13 @@ class Method:
             live = live_ratio(tokens, dual_clip, batch.runs)
         return LossOutput(aggregate(per_token, tokens.counted, aggregation, length), per_token, metrics, live)
 
-    def observe(self, step: int, entropy: float) -> None:
-        """Give the controller the mean token entropy (nats) of the policy that sampled rollout batch `step`."""
+    def observe(self, step: int, entropy: float | None) -> None:
+        """Give the controller the mean token entropy (nats) of the policy that sampled rollout batch `step`.
+
+        None: no token of the batch counts, so there is no mean, and the controller stays as it is.
+        """
+        if entropy is None:
+            return
         if not math.isfinite(entropy):
             raise ValueError(f"entropy: expected a finite number of nats, given {entropy} at step {step}")
         if self.controller:

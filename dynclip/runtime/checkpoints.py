@@ -4,12 +4,31 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
-from dynclip.runtime.files import sha256, write_json
+from dynclip.runtime.files import sha256, write_atomic, write_json
 
 MANIFEST = "model.json"
+# What a whole checkpoint lists: weights (of a sharded training .distcp or .pt), and a file that says what they are.
+WEIGHTS = (".safetensors", ".distcp", ".pt")
+DESCRIPTIONS = ("config.json", "dynclip.json", "loop.json")
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that `publish_folder` then makes `target`; after an error it is removed."""
+    aside = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        publish_folder(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def publish_folder(aside: Path, target: Path) -> Path:
@@ -38,11 +57,11 @@ def publish_links(source: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     # A copy: the declared file has to be newer than the inputs of the job, and a link is as old as what it links to.
-    shutil.copy(source / MANIFEST, target / MANIFEST)
+    write_atomic(target / MANIFEST, (source / MANIFEST).read_bytes())
 
 
 def find_corruption(folder: Path) -> str | None:
-    """The first missing or changed file of a checkpoint, as a message; None if every checksum holds."""
+    """The first missing or changed file of a checkpoint, as a message; None if it is whole and every checksum holds."""
     manifest = folder / MANIFEST
     try:
         files = json.loads(manifest.read_text())["files"]
@@ -51,6 +70,10 @@ def find_corruption(folder: Path) -> str | None:
         return f"{manifest} is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{manifest} is not a checkpoint manifest"
+    if not any(name.endswith(WEIGHTS) for name in files):
+        return f"{manifest} lists no weights"
+    if not any(Path(name).name in DESCRIPTIONS for name in files):
+        return f"{manifest} lists none of {', '.join(DESCRIPTIONS)}"
     for path, size, checksum in recorded:
         if not path.is_file():
             return f"{path} is missing"
@@ -81,8 +104,27 @@ def prune(state: Path, keep: int = 2) -> None:
         shutil.rmtree(path)
 
 
+def numbered(state: Path) -> dict[int, Path]:
+    """Number -> folder checkpoint-<number> of a training state folder. Other names are no checkpoints."""
+    found = {path.name.removeprefix("checkpoint-"): path for path in state.glob("checkpoint-*")}
+    return {int(number): path for number, path in found.items() if number.isdecimal()}
+
+
+def read_state(file: Path) -> dict:
+    """The JSON object in a file of a training state folder. Raises UserError if it is missing or damaged."""
+    try:
+        value = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        value = None
+    if isinstance(value, dict):
+        return value
+    state = file.parent.parent if file.parent.name.startswith("checkpoint-") else file.parent
+    raise UserError(f"{file}: missing or damaged, expected a JSON object; to train from the start, remove {state}")
+
+
 def _newest_first(state: Path) -> list[Path]:
-    return sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    found = numbered(state)
+    return [found[number] for number in sorted(found, reverse=True)]
 
 
 def weights_sha256(folder: Path | str) -> str:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from dynclip.runtime.files import naming
+from dynclip.runtime.text import visible
 
 
 class Progress:
@@ -25,7 +26,7 @@ class Progress:
         now = time.monotonic()
         rate = (done - self.first) / max(now - self.started, 1e-9)
         left = left or clock((self.total - done) / rate if rate else 0.0)
-        line = f"[{self.name}] {done}/{self.total}  {text}  {rate:.2f}/s  {left} left"
+        line = f"[{visible(self.name)}] {done}/{self.total}  {text}  {rate:.2f}/s  {left} left"
         self._write(line)
         if done == self.total or now - self.shown >= self.every:
             self.shown = now
@@ -33,7 +34,7 @@ class Progress:
 
     def log(self, text: str) -> None:
         """Write one line to the log and to standard error."""
-        line = f"[{self.name}] {text}"
+        line = visible(f"[{self.name}] {text}")
         self._write(line)
         print(line, file=sys.stderr, flush=True)
 

@@ -9,6 +9,7 @@ checkpoints are hard links to it, so that they take no space.
 """
 
 import json
+import os
 import shutil
 import signal
 import threading
@@ -114,6 +115,8 @@ def train(config: RunConfig, arm: Arm, seeds, problems, bases: dict, runs: dict,
         last = loop.done == config.steps
         if (loop.done % config.scale.checkpoint_every == 0 or stop.is_set()) and not last:
             for r, seed in enumerate(seeds):
+                with (states[seed] / "metrics.jsonl").open("rb") as file:
+                    os.fsync(file.fileno())  # after a power cut no checkpoint may be newer than the rows
                 write_checkpoint(loop, r, states[seed])
         progress.step(loop.done, summary(rows))
         if stop.is_set() and not last:

@@ -14,10 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from dynclip.runtime import fast_imports
-from dynclip.runtime.checkpoints import publish_folder
+from dynclip.runtime.checkpoints import writing
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
 from dynclip.runtime.hardware import detect
+from dynclip.runtime.text import say
 from dynclip.studies.scales import HubPolicy, Scale, Supervised
 from dynclip.training.problems import within_level
 from evals.benchmarks.problem import Problem
@@ -36,34 +37,31 @@ IGNORED = -100  # transformers' label of a token without loss
 TOGETHER = 8  # rows in one forward pass of the supervised stage
 
 
-def make_base(scale: Scale, problems: list[Problem], out: Path, log: Callable[[str], None] = print) -> dict:
+def make_base(scale: Scale, problems: list[Problem], out: Path, log: Callable[[str], None] = say) -> dict:
     """Make the base policy of a hub scale and publish it in `out`; returns its record, the content of out/base.json.
 
     Raises UserError if the model cannot be loaded, has another architecture than the scale's plan, or has no token that
     the scale's prompt template needs.
     """
     policy: HubPolicy = scale.policy
-    aside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    record = {"template": TEMPLATES[scale.template].label}
-    if policy.random:
-        log(f"{policy.id}: random weights in its architecture at a tiny width, a tokenizer of its family")
-        random_model(policy, problems, aside)
-        record |= {"model": f"{policy.architecture.kind} with random weights", "revision": None}
-    else:
-        found = resolve(f"{policy.id}@{policy.revision}")
-        check_architecture(policy, found)
-        log(f"{policy.id}: {found.parameters / 1e6:.1f} M parameters at {found.revision}")
-        copy_model(found.folder, aside)
-        record |= {"model": policy.id, "revision": found.revision, "source_sha256": found.sha256}
-    tokenizer = load_tokenizer(aside)
-    check_template(scale, tokenizer)
-    write_end_tokens(aside, tokenizer, TEMPLATES[scale.template].stops)
-    if policy.supervised:
-        record["supervised"] = fine_tune(scale, policy.supervised, problems, aside, log)
-    (aside / RECORD).write_text(json.dumps(record, indent=1))
-    publish_folder(aside, out)
+    with writing(out) as aside:
+        record = {"template": TEMPLATES[scale.template].label}
+        if policy.random:
+            log(f"{policy.id}: random weights in its architecture at a tiny width, a tokenizer of its family")
+            random_model(policy, problems, aside)
+            record |= {"model": f"{policy.architecture.kind} with random weights", "revision": None}
+        else:
+            found = resolve(f"{policy.id}@{policy.revision}")
+            check_architecture(policy, found)
+            log(f"{policy.id}: {found.parameters / 1e6:.1f} M parameters at {found.revision}")
+            copy_model(found.folder, aside)
+            record |= {"model": policy.id, "revision": found.revision, "source_sha256": found.sha256}
+        tokenizer = load_tokenizer(aside)
+        check_template(scale, tokenizer)
+        write_end_tokens(aside, tokenizer, TEMPLATES[scale.template].stops)
+        if policy.supervised:
+            record["supervised"] = fine_tune(scale, policy.supervised, problems, aside, log)
+        (aside / RECORD).write_text(json.dumps(record, indent=1))
     return record
 
 
@@ -159,7 +157,7 @@ def random_model(policy: HubPolicy, problems: list[Problem], folder: Path) -> No
     tokenizer.save_pretrained(folder)
 
 
-def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: Path, log=print) -> dict:
+def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: Path, log=say) -> dict:
     """The declared supervised stage, in place: cross-entropy on worked solutions, AdamW, linear decay to zero.
 
     Float32 weights, computed in bfloat16 on a GPU or on a processor with bfloat16 instructions. Returns what was done

@@ -108,15 +108,15 @@ def drop_late(state: Path, exports: dict[int, Path], numbers_per_step: int) -> N
     checkpoint-<n> is that of rollout step n / `numbers_per_step`.
     """
     first = min(damaged(exports), default=math.inf)
-    for path in state.glob("checkpoint-*"):
-        if int(path.name.split("-")[1]) >= first * numbers_per_step:
+    for number, path in checkpoints.numbered(state).items():
+        if number >= first * numbers_per_step:
             shutil.rmtree(path)
 
 
 def newest_checkpoint(state: Path, config: RunConfig, log) -> tuple[Path | None, int]:
     """(newest intact checkpoint or None, its number of rollout steps). Cuts the metrics back to that step."""
     resume = checkpoints.latest(state)
-    done = json.loads((resume / "dynclip.json").read_text())["rollout_step"] if resume else 0
+    done = checkpoints.read_state(resume / "dynclip.json")["rollout_step"] if resume else 0
     rewind(state / "metrics.jsonl", done)
     if done:
         log(f"resuming at step {done} of {config.steps} from {resume}")
@@ -146,7 +146,7 @@ def reset_if_changed(state: Path, parts: dict, log) -> None:
     """Keep the training state if its fingerprint is `parts`. Otherwise delete it, start a new one and say why."""
     record = state / "fingerprint.json"
     if record.exists():
-        old = json.loads(record.read_text())
+        old = checkpoints.read_state(record)
         if old == parts:
             return
         log(f"starting over: {changes(old, parts)} changed since {state} was written")
@@ -156,29 +156,33 @@ def reset_if_changed(state: Path, parts: dict, log) -> None:
 
 
 def rewind(metrics: Path, done: int) -> None:
-    """Drop the rows of steps that will be trained again, and an incomplete last line."""
-    if not metrics.exists():
-        return
+    """Drop the rows of steps that will be trained again, and an incomplete last line.
+
+    Raises UserError if a row of an earlier step is damaged: that step is not trained again.
+    """
     kept = []
-    for line in metrics.read_text().splitlines():
+    for line in metrics.read_text(errors="replace").splitlines() if metrics.exists() else ():
         try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if row["step"] >= done:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            step = None
+        if step != len(kept) or step >= done:
             break
         kept.append(line)
-    write_atomic(metrics, "".join(line + "\n" for line in kept))
+    if len(kept) < done:
+        raise UserError(
+            f"{metrics}:{len(kept) + 1}: missing or damaged, expected the row of step {len(kept)}, which is not "
+            f"trained again; to train from the start, remove {metrics.parent}"
+        )
+    if metrics.exists():
+        write_atomic(metrics, "".join(line + "\n" for line in kept))
 
 
 def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, exports, seconds, restarts) -> dict:
     """Copy the results of a finished run from its state to `out`, the record last, then remove the state."""
     for step, path in exports.items():
-        target = out / "checkpoints" / f"step{step}"
-        aside = target.with_name(f".{target.name}.writing")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(path, aside)
-        checkpoints.publish_folder(aside, target)
+        with checkpoints.writing(out / "checkpoints" / f"step{step}") as aside:
+            shutil.copytree(path, aside, dirs_exist_ok=True)
     write_atomic(out / "metrics.jsonl", (out / "state" / "metrics.jsonl").read_bytes())
     record = record_of(config, arm, seed, parts, base, data, out / "state", exports, seconds, restarts)
     write_json(out / "run.json", record)
@@ -196,7 +200,7 @@ def record_of(config: RunConfig, arm: Arm, seed: int, parts, base, data, state, 
         "seed": seed,
         "steps": config.steps,
         "updates_per_rollout": config.scale.updates_per_rollout,
-        "protocol": json.loads((state / PROTOCOL_FILE).read_text()),
+        "protocol": checkpoints.read_state(state / PROTOCOL_FILE),
         "state": "finished",
         "fingerprint": digest(parts),
         "fingerprint_parts": parts,

@@ -65,7 +65,11 @@ class AtomicCheckpoints:
         path = Path(checkpoint) / STATE_FILE
         if not path.exists():
             raise ValueError(f"{checkpoint}: no {STATE_FILE} in it; expected a checkpoint of DynClipTrainer")
-        self.restore(json.loads(path.read_text())["method"])
+        try:
+            method = json.loads(path.read_text())["method"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}: damaged; resume from another checkpoint, or train from the start") from None
+        self.restore(method)
 
 
 @cache

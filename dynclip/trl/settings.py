@@ -2,6 +2,7 @@
 
 import logging
 
+from transformers import GenerationConfig
 from trl import GRPOTrainer
 
 from dynclip.methods.objective import Method
@@ -9,6 +10,12 @@ from dynclip.methods.objective import Method
 SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 # Fields of a model's configuration by which its logits are more than hidden states times the output head.
 LOGIT_SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+# Fields of a generation_config that change no rollout.
+HARMLESS_DEFAULTS = {
+    "transformers_version", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length",
+    "use_cache", "cache_implementation", "cache_config", "return_dict_in_generate", "output_attentions",
+    "output_hidden_states", "output_scores", "output_logits", "disable_compile",
+}  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +67,31 @@ def refuse_overlapping_options(trainer: GRPOTrainer) -> None:
     for name, conflict in conflicts.items():
         if conflict:
             raise ValueError(f"DynClipTrainer does not take {name}: the loss is the dynclip method's alone")
+
+
+def drop_generation_defaults(trainer: GRPOTrainer) -> None:
+    """Remove what would change the rollouts from the generation_config of the model, and say so in one warning.
+
+    `generate` takes from it what TRL's settings leave open, a repetition penalty for example. Then the rollouts would
+    be no samples of the policy whose log-probabilities the losses compare.
+    """
+    defaults = getattr(trainer.accelerator.unwrap_model(trainer.model), "generation_config", None)
+    if trainer.use_vllm or defaults is None:  # TRL gives vLLM all sampling parameters
+        return
+    given = {name for name, value in trainer.generation_kwargs.items() if value is not None}
+    dropped = {
+        name: value
+        for name, value in defaults.to_diff_dict().items()
+        if name not in given | HARMLESS_DEFAULTS and not name.startswith("_")
+    }
+    for name in dropped:
+        setattr(defaults, name, getattr(GenerationConfig(), name, None))
+    if dropped:
+        logger.warning(
+            "the model's generation_config would change the rollouts and is ignored: %s; pass what you want in "
+            "GRPOConfig(generation_kwargs=...)",
+            ", ".join(f"{name}={value}" for name, value in dropped.items()),
+        )
 
 
 def refuse_rescaled_logits(chosen: Method, config) -> None:

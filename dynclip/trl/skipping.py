@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import write_atomic
 
 FAILED_BATCH = "failed_batch.safetensors"  # in the output folder: the mini-batch of a run that had to stop
 RATIO_LIMIT = 1e4  # of a token with A ≠ 0 that is not clipped: beyond it, it outweighs its whole batch
@@ -54,6 +55,5 @@ class SkippedUpdates:
         path = Path(self.args.output_dir) / FAILED_BATCH
         tensors = {name: v.detach().cpu().contiguous() for name, v in self.last_inputs.items() if torch.is_tensor(v)}
         if self.accelerator.is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, path)
+            write_atomic(path, save(tensors))
         return path

@@ -28,7 +28,12 @@ from dynclip.methods.vocabulary import reduce_logits
 from dynclip.runtime.seeds import derive_seed
 from dynclip.trl.checkpoints import AtomicCheckpoints
 from dynclip.trl.metrics import MetricRow
-from dynclip.trl.settings import refuse_overlapping_options, refuse_rescaled_logits, slices_and_updates
+from dynclip.trl.settings import (
+    drop_generation_defaults,
+    refuse_overlapping_options,
+    refuse_rescaled_logits,
+    slices_and_updates,
+)
 from dynclip.trl.skipping import SkippedUpdates
 from dynclip.trl.vllm_cpu import engine_options, sync_by_reloading
 
@@ -52,6 +57,7 @@ class DynClipTrainer(AtomicCheckpoints, SkippedUpdates, GRPOTrainer):
             self.vllm_generation.sync_weights = partial(sync_by_reloading, self.vllm_generation)
         self._slices, self.updates_per_rollout = slices_and_updates(self, allow_on_policy)
         refuse_overlapping_options(self)
+        drop_generation_defaults(self)
         self._build_method = partial(method, dynclip_method, **(dynclip_options or {}))
         # A wrong name or option must fail before training starts.
         refuse_rescaled_logits(self._build_method(1), self.model.config)
@@ -163,7 +169,8 @@ class DynClipTrainer(AtomicCheckpoints, SkippedUpdates, GRPOTrainer):
         if prepared.weight is not None:
             output["weight"] = prepared.weight
         self.row = MetricRow(self._metrics["train"])
-        self.row.put("policy/entropy", entropy)
+        if entropy is not None:
+            self.row.put("policy/entropy", entropy)
         self.row.put("time/rollout", time.perf_counter() - start)
         if self.method.controller:  # its signal is a switch between two sides, or a quantity
             name = "clip/state" if isinstance(self.method.controller, Hysteresis) else "control/signal"
@@ -175,10 +182,10 @@ class DynClipTrainer(AtomicCheckpoints, SkippedUpdates, GRPOTrainer):
         rank = self.accelerator.process_index
         return self._success[rank * len(mask) : (rank + 1) * len(mask)].to(mask.device)
 
-    def _mean(self, value: torch.Tensor, mask: torch.Tensor) -> float:
-        """The mean over counted tokens of all ranks."""
+    def _mean(self, value: torch.Tensor, mask: torch.Tensor) -> float | None:
+        """The mean over counted tokens of all ranks; None if there are none, as where TRL masks what is cut off."""
         totals = self.accelerator.reduce(torch.stack([(value * mask).sum(), mask.sum().float()]), "sum")
-        return (totals[0] / totals[1].clamp(min=1)).item()
+        return (totals[0] / totals[1]).item() if totals[1] else None
 
     def _score_sampling_policy(self, batch) -> None:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)

@@ -59,14 +59,15 @@ class DynClipUpdates:
         }
         return super()._update_actor(batch, metrics)
 
-    def _mean_entropy(self, batch, metrics) -> float:
-        """Mean token entropy, nats, of the policy that sampled."""
-        # verl aggregates its own number as the loss, so that it is a mean over tokens for "token-mean" alone.
-        if self.config.actor_rollout_ref.actor.loss_agg_mode == "token-mean":
+    def _mean_entropy(self, batch, metrics) -> float | None:
+        """Mean token entropy, nats, of the policy that sampled; None if no token counts."""
+        # verl aggregates its own number as the loss, so that it is a mean over tokens for "token-mean" alone. It is 0
+        # where no token counts.
+        if self.config.actor_rollout_ref.actor.loss_agg_mode == "token-mean" and metrics["actor/entropy"]:
             return float(metrics["actor/entropy"])
         data = self._fetch(batch, "entropy", "response_mask").to_padded_tensor()
         mask = data["response_mask"] != 0
-        return float((data["entropy"] * mask).sum() / mask.sum().clamp(min=1))
+        return float((data["entropy"] * mask).sum() / mask.sum()) if mask.any() else None
 
     def _prepare(self, batch, step: int):
         """Decide what the method decides once per rollout batch, and add it to the batch's fields for the workers."""

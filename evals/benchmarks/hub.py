@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.hub import hub_problem, telling_of_locks
+from dynclip.runtime.text import visible
 from evals.benchmarks.problem import Problem
 
 LOCAL_COPY = "DYNCLIP_HUB"
@@ -256,4 +257,4 @@ def _first_line(error: Exception) -> str:
 
 
 def log(entry: HubSet, text: str) -> None:
-    print(f"[{entry.name}] {entry.id} ({entry.config}/{entry.split}) {text}", file=sys.stderr, flush=True)
+    print(visible(f"[{entry.name}] {entry.id} ({entry.config}/{entry.split}) {text}"), file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from dynclip.runtime import hardware
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.text import say
 from evals.engines.choice import Choice, Job, cache_bytes, choose_engine, fitting_batch
 from evals.engines.engine import Engine, installed_engines, load_tokenizer
 from evals.engines.process import Threads
@@ -48,9 +49,7 @@ def fixed_engine(model: Model, tasks: Sequence[Task]) -> Engine:
     return TransformersEngine.load(model.folder, stops=stop_tokens(tasks))
 
 
-def fastest_engine(
-    samples_missing: int, model: Model, tasks: Sequence[Task], wanted: str = "auto", log=print
-) -> Engine:
+def fastest_engine(samples_missing: int, model: Model, tasks: Sequence[Task], wanted: str = "auto", log=say) -> Engine:
     """Load the engine that finishes first on this machine, or the `wanted` one, and log the reason."""
     import torch
 
@@ -74,7 +73,7 @@ def fastest_engine(
 
 
 def start_engine(
-    choice: Choice, model: Model, tasks: Sequence[Task], machine, samples: int, fall_back: bool, log=print
+    choice: Choice, model: Model, tasks: Sequence[Task], machine, samples: int, fall_back: bool, log=say
 ) -> Engine:
     """Load the chosen engine. With `fall_back`, transformers runs what vLLM cannot run, and says so."""
     tiny = model.parameters < TINY

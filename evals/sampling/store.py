@@ -17,6 +17,7 @@ from pathlib import Path
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_atomic, write_json
 from dynclip.runtime.provenance import digest
+from dynclip.runtime.text import say
 
 PART_COLUMNS = ("problem_id", "index", "text", "tokens", "finish", "thinking_tokens")
 COLUMNS = (*PART_COLUMNS, "status", "correct", "answer", "flexible", "candidate")
@@ -57,7 +58,7 @@ class Store:
     writes to the same folder.
     """
 
-    def __init__(self, folder: Path | str, address: dict, log=print):
+    def __init__(self, folder: Path | str, address: dict, log=say):
         self.folder = Path(folder)
         self.key = digest(address)
         self.place, self.address, self.log = self.folder / self.key, address, log

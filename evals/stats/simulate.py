@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dynclip.runtime.files import write_atomic
 from evals.stats.bootstrap import expanded_percentiles, iqm, probability_of_improvement, rankings, resampled_gap
 from evals.stats.comparison import difference, judge, mean_test
 from evals.stats.curves import area_between, falls_rises_falls, oscillation, rises_then_falls
@@ -263,7 +264,7 @@ def main() -> None:
     print(text)
     if args.write:
         before, rest = PAGE.read_text().split(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{text}{MARKS[1]}{rest.split(MARKS[1])[1]}")
+        write_atomic(PAGE, f"{before}{MARKS[0]}\n{text}{MARKS[1]}{rest.split(MARKS[1])[1]}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 
 from dynclip.cli.commands import main
 from dynclip.runtime.errors import UserError
-from evals.browse import Filter, block, blocks, find, visible
+from dynclip.runtime.text import visible
+from evals.browse import Filter, block, blocks, find
 from evals.sampling.store import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]

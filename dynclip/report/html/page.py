@@ -1,17 +1,21 @@
 """How the HTML pages are rendered: one file each, which loads nothing and works without its script.
 
-A model wrote the completions, so they are hostile input: Jinja escapes every value, JSON is embedded without "<", the
-script builds elements and never HTML, and the content security policy allows the page's own two scripts alone, by their
-hashes.
+A model wrote the completions, so they are hostile input: control characters are spelled out, Jinja escapes every value,
+JSON is embedded without "<", the script builds elements and never HTML, and the content security policy allows the
+page's own two scripts alone, by their hashes.
 """
 
 import base64
 import hashlib
+import json
 import re
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from dynclip.runtime.text import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -20,13 +24,22 @@ def render_page(template: str, **values) -> str:
     """The page of a file in templates/. Raises jinja2.UndefinedError for a missing value."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined, finalize=spelled,
     )  # fmt: skip
     environment.filters["unbroken"] = unbroken
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.policies["json.dumps_function"] = lambda value, **_: json.dumps(spelled(value), separators=(",", ":"))
     scripts = {"library": library(), "script": (TEMPLATES / "page.js").read_text()}
     policy = {name: f"'sha256-{_hash(text)}'" for name, text in scripts.items()}
     return environment.get_template(template).render(**scripts, policy=policy, **values) + "\n"
+
+
+def spelled(value):
+    """`value` with the control characters of its texts spelled out; markup is the page's own."""
+    if isinstance(value, dict):
+        return {spelled(name): spelled(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [spelled(each) for each in value]
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 VEGA_LITE = "6.1"  # 6.4 shows "undefined" as the values under the pointer (vega-lite, pull request 9707)

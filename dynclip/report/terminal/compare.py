@@ -17,6 +17,7 @@ from dynclip.report.evidence import Evidence, load_evidence
 from dynclip.report.html.answers import entropy_areas, interval
 from dynclip.report.tracking.database import NAME, given_uri, open_client
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.text import say
 from dynclip.studies.arms import arm
 from evals.stats import mean_interval
 
@@ -33,7 +34,7 @@ class Named:
     seed: int | None = None
 
 
-def compare(words: Sequence[str], results: Path, scale: str, log: Callable[[str], None] = print) -> None:
+def compare(words: Sequence[str], results: Path, scale: str, log: Callable[[str], None] = say) -> None:
     """Print curves, levels and differences of the runs in `words`.
 
     results, scale: where a name without a path is looked for. Raises UserError for runs that are not there or that

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dynclip.report.terminal.compare import sparkline
 from dynclip.report.terminal.logs import Log, read_log
+from dynclip.runtime.text import say
 
 ACTIVE = 0.01  # of the tokens: below it bounds hardly act (the precondition of the project's claims)
 HEAVY = 0.2  # of the tokens: above it a bound cuts the gradient of many
@@ -30,7 +31,7 @@ class Said:
     warns: bool = False
 
 
-def diagnose(path: Path | str, log: Callable[[str], None] = print) -> list[Said]:
+def diagnose(path: Path | str, log: Callable[[str], None] = say) -> list[Said]:
     """Print what the log at `path` says. Raises UserError where nothing can be read."""
     found = read_log(path)
     log(f"{found.path}: a log of {found.kind}, {found.steps} logged steps; metrics: {', '.join(found.names.values())}")

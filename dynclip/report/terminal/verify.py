@@ -17,6 +17,7 @@ from dynclip.report.tables import curves_table, frame, write_tables
 from dynclip.runtime.checkpoints import MANIFEST, find_corruption
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.progress import Progress
+from dynclip.runtime.text import say
 from dynclip.studies.arms import STUDIES
 from evals.benchmarks.loading import read_problems
 from evals.metrics import exact_score, score
@@ -49,7 +50,7 @@ class Checked:
             self.problems.append(problem)
 
 
-def verify(folder: Path | str, log: Callable[[str], None] = print) -> Checked:
+def verify(folder: Path | str, log: Callable[[str], None] = say) -> Checked:
     """Check results/<scale>, or a folder that `dynclip reference` wrote. Raises UserError where it is neither."""
     folder = Path(folder)
     if (folder / "runs").is_dir():

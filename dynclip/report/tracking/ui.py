@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 from dynclip.report.tracking.database import NAME, given_uri, open_client
 from dynclip.report.tracking.view import address
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.text import say
 
 HOST = "127.0.0.1"  # MLflow has no login: nobody else may reach it
 START_SECONDS = 120
@@ -27,7 +28,7 @@ SETTINGS = {  # no telemetry, no processes for jobs that we do not have, and a q
 }
 
 
-def serve(results: Path | str, port: int, browse: bool, log: Callable[[str], None] = print) -> None:
+def serve(results: Path | str, port: int, browse: bool, log: Callable[[str], None] = say) -> None:
     """Start MLflow's interface on results/mlflow.db, or name that of MLFLOW_TRACKING_URI; print where the charts are.
 
     Returns when the interface has ended (Ctrl-C). Raises UserError where there is nothing to show or the port is taken.

@@ -79,10 +79,8 @@ class Recorder(TrainerCallback):
             file.flush()
             os.fsync(file.fileno())
         clipped = row["clip/low_fraction"] + row["clip/high_fraction"]
-        self.progress.step(
-            done,
-            f"reward {row['train/reward']:.2f}  entropy {row['policy/entropy']:.3f} nats  clipped {clipped:.2%}",
-        )
+        entropy = row.get("policy/entropy", math.nan)
+        self.progress.step(done, f"reward {row['train/reward']:.2f}  entropy {entropy:.3f} nats  clipped {clipped:.2%}")
         self.logs, self.step_started = {}, time.perf_counter()
 
     def export(self, target: Path) -> None:

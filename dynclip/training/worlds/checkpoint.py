@@ -1,7 +1,6 @@
 """The state of one seed of the stacked loop as a folder checkpoint-<step>: weights, moments, plain numbers."""
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,19 +21,16 @@ def write_checkpoint(loop, r: int, state: Path) -> None:
     for name, value in loop.weights.items():
         tensors |= {f"{moment}.{name}": loop.optimizer.state[value][moment][r].cpu() for moment in MOMENTS}
     facts = {"rollout_step": loop.done, "tokens": loop.tokens[r], "skips": loop.skips[r]}
-    aside = state / ".checkpoint.writing"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file(tensors, aside / TENSORS)
-    (aside / FACTS).write_text(json.dumps(facts | {"controller": loop.methods[r].state_dict()}))
-    checkpoints.publish_folder(aside, state / f"checkpoint-{loop.done}")
+    with checkpoints.writing(state / f"checkpoint-{loop.done}") as aside:
+        save_file(tensors, aside / TENSORS)
+        (aside / FACTS).write_text(json.dumps(facts | {"controller": loop.methods[r].state_dict()}))
     checkpoints.prune(state)
 
 
 def restore(loop, folders: Sequence[Path]) -> None:
     """Let `loop` go on from the checkpoints of its seeds, which must be of the same rollout step."""
     tensors = [load_file(folder / TENSORS) for folder in folders]
-    facts = [json.loads((folder / FACTS).read_text()) for folder in folders]
+    facts = [checkpoints.read_state(folder / FACTS) for folder in folders]
     loop.done = facts[0]["rollout_step"]
     updates = torch.tensor(float(loop.done * loop.scale.updates_per_rollout))
     with torch.no_grad():
@@ -50,7 +46,7 @@ def restore(loop, folders: Sequence[Path]) -> None:
 def newest_common(states: Iterable[Path]) -> int:
     """The newest rollout step of which every state folder has an intact checkpoint; 0 where there is none."""
     found = [
-        {int(path.name.split("-")[1]) for path in state.glob("checkpoint-*") if not checkpoints.find_corruption(path)}
+        {number for number, path in checkpoints.numbered(state).items() if not checkpoints.find_corruption(path)}
         for state in states
     ]
     return max(set.intersection(*found), default=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from dynclip.runtime.checkpoints import MANIFEST, publish_folder
+from dynclip.runtime.checkpoints import MANIFEST, writing
 from dynclip.runtime.errors import UserError
 from dynclip.studies.scales import Scale
 from dynclip.training.worlds.networks import PathNetwork, Transformer, Weights
@@ -17,20 +17,17 @@ CONTEXT = 128  # positions that a language policy's configuration announces
 
 def publish(target: Path, scale: Scale, network: PathNetwork | Transformer, weights: Weights, record: dict, tokenizer):
     """Write a base policy and its warm start's `record` to the folder `target`."""
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in weights.items()}, aside / WEIGHTS, {"format": "pt"})
-    if tokenizer is not None:
-        tokenizer.save_pretrained(aside)
-        ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        (aside / "config.json").write_text(json.dumps(configuration(network) | ends, indent=1))
-        (aside / "generation_config.json").write_text(json.dumps(ends, indent=1))
-    else:
-        (aside / "config.json").write_text(json.dumps({"model_type": "dynclip_paths", **vars(network)}, indent=1))
-    record |= {"parameters": sum(value.numel() for value in weights.values()), "scale": scale.name}
-    (aside / RECORD).write_text(json.dumps(record, indent=1))
-    publish_folder(aside, target)
+    with writing(target) as aside:
+        save_file({name: value.contiguous() for name, value in weights.items()}, aside / WEIGHTS, {"format": "pt"})
+        if tokenizer is not None:
+            tokenizer.save_pretrained(aside)
+            ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+            (aside / "config.json").write_text(json.dumps(configuration(network) | ends, indent=1))
+            (aside / "generation_config.json").write_text(json.dumps(ends, indent=1))
+        else:
+            (aside / "config.json").write_text(json.dumps({"model_type": "dynclip_paths", **vars(network)}, indent=1))
+        record |= {"parameters": sum(value.numel() for value in weights.values()), "scale": scale.name}
+        (aside / RECORD).write_text(json.dumps(record, indent=1))
 
 
 def configuration(network: Transformer) -> dict:
@@ -55,14 +52,11 @@ def configuration(network: Transformer) -> dict:
 
 def copy_with(base: Path, target: Path, weights: Weights) -> None:
     """Publish in `target` a policy with these weights and everything else of the folder `base`."""
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for file in base.iterdir():
-        if file.is_file() and file.name not in (WEIGHTS, MANIFEST, RECORD):
-            shutil.copyfile(file, aside / file.name)
-    save_file({name: value.contiguous() for name, value in weights.items()}, aside / WEIGHTS, {"format": "pt"})
-    publish_folder(aside, target)
+    with writing(target) as aside:
+        for file in base.iterdir():
+            if file.is_file() and file.name not in (WEIGHTS, MANIFEST, RECORD):
+                shutil.copyfile(file, aside / file.name)
+        save_file({name: value.contiguous() for name, value in weights.items()}, aside / WEIGHTS, {"format": "pt"})
 
 
 def load(folder: Path, network: PathNetwork | Transformer) -> Weights:
