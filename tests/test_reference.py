@@ -191,7 +191,7 @@ def test_the_committed_claims_follow_from_the_committed_numbers(folder):
     checked = verify(folder)
     assert checked.problems == [] and checked.counts["list of claims"] == 1
     arms = {name.split("/")[0] for name in known["runs"]}
-    everything = {arm for study in STUDIES.values() for arm in study.arms}
+    everything = {arm for name, study in STUDIES.items() if name not in ("staleness", "mismatch") for arm in study.arms}
     assert everything - arms == LATER and arms <= everything
     page = (folder / "claims.md").read_text()
     for verdict in {claim["verdict"] for claim in committed}:

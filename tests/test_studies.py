@@ -71,7 +71,7 @@ def test_a_name_with_options_is_one_arm_with_one_name(given, name, options):
     made = arm(given)
     assert (made.name, made.options) == (name, options) and arm(name) == made
     base = ARMS[name.partition("@")[0]]
-    assert (made.spec, made.minibatches, made.epochs) == (base.spec, base.minibatches, base.epochs)
+    assert (made.spec, made.settings) == (base.spec, base.settings)
     assert (method_digest(made) == method_digest(base)) == (name == base.name)
 
 

@@ -20,7 +20,7 @@ from dynclip.report.figures import FIGURES
 from dynclip.report.tables import TABLES
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.provenance import code_digest, digest
-from dynclip.studies.arms import ARMS, STUDIES, arm, study_runs
+from dynclip.studies.arms import ARMS, STUDIES, arm, study_runs, trainable
 from dynclip.studies.method_options import SEPARATOR
 from dynclip.studies.overrides import SETTABLE
 from dynclip.studies.scales import REHEARSAL, SCALES, SUITES, RunConfig
@@ -90,8 +90,13 @@ class Call:
         return " ".join(words)
 
     def study_files(self, names: list[str]) -> list[str]:
-        """The last file of each named study in each scale."""
-        return [f"results/{scale}/studies/{name}/tracking.json" for scale in self.studies for name in names]
+        """The last file of each named study in each scale that can train it."""
+        return [
+            f"results/{name}/studies/{study}/tracking.json"
+            for name, config in self.studies.items()
+            for study in names
+            if trainable(config.scale, study)
+        ]
 
     def claims_files(self) -> list[str]:
         return [f"results/{scale}/claims.json" for scale in self.studies]
@@ -186,8 +191,9 @@ def check_start(call: Call, words: list[str], elsewhere: bool = False) -> None:
     elsewhere: trainings run as jobs of a cluster or in verl, and need no GPUs of this machine.
     """
     try:
-        asked = list(STUDIES) if "studies" in words else [name for name in STUDIES if name in words]
-        print_plan(list(call.studies.values()), Path("results"), asked, remote=elsewhere or call.engine == "verl")
+        configs, named = list(call.studies.values()), [name for name in STUDIES if name in words]
+        asked = [name for name in STUDIES if trainable(configs[0].scale, name)] if "studies" in words else named
+        print_plan(configs, Path("results"), asked, remote=elsewhere or call.engine == "verl")
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         sys.exit(2)
@@ -217,7 +223,7 @@ def code_of(rule: str, config: RunConfig | None = None) -> str:
 def method_code(name: str) -> str:
     """Digest of one arm, its registry entry and functions. An edit of any of them retrains this arm alone."""
     chosen = arm(name)
-    return digest([method_digest(chosen), chosen.minibatches, chosen.epochs])
+    return digest([method_digest(chosen), chosen.settings])
 
 
 def settings_of(rule: str, config: RunConfig) -> str:

@@ -6,15 +6,17 @@ from dynclip.cli.options import config_of, configs_of
 from dynclip.plan.describe import print_plan
 from dynclip.plan.doctor import print_doctor
 from dynclip.runtime.text import say
-from dynclip.studies.arms import STUDIES
+from dynclip.studies.arms import STUDIES, trainable
 from dynclip.training.verl_scripts.settings import write_launch
 from evals.benchmarks.loading import write_data
 
 
 def plan(options: Namespace) -> None:
-    names = STUDIES if options.studies == "all" else (options.studies or "").split(",")
-    chosen = [name.strip() for name in names if name.strip()]
-    print_plan(list(configs_of(options).values()), options.results, chosen)
+    configs = list(configs_of(options).values())
+    chosen = [name.strip() for name in (options.studies or "").split(",") if name.strip()]
+    if options.studies == "all":
+        chosen = [name for name in STUDIES if trainable(configs[0].scale, name)]
+    print_plan(configs, options.results, chosen)
 
 
 def doctor(options: Namespace) -> int:

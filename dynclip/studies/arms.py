@@ -21,18 +21,16 @@ from dynclip.studies.scales import THE_FIVE, RunConfig, Scale
 
 @dataclass(frozen=True)
 class Arm:
-    """A method (or probe) with options; `minibatches` and `epochs` replace the scale's where they are given."""
+    """A method (or probe) with options. `settings` replace those of the scale, by the names of its fields."""
 
     name: str
     spec: MethodSpec
     options: dict = field(default_factory=dict)
-    minibatches: int | None = None
-    epochs: int | None = None
+    settings: dict = field(default_factory=dict)
 
     def scale(self, scale: Scale) -> Scale:
         """The scale as this arm trains at it."""
-        changed = {"minibatches": self.minibatches, "epochs": self.epochs}
-        return replace(scale, **{name: value for name, value in changed.items() if value is not None})
+        return replace(scale, **self.settings)
 
     @property
     def all_options(self) -> dict:
@@ -65,6 +63,15 @@ class Study:
 UPDATES = {1: (1, 1), 4: (4, 1), 16: (4, 4)}  # updates per rollout batch -> minibatches, epochs
 LEAK = {"reference": "current", "detach": False}  # a clipped token keeps a gradient through its own threshold
 PHASES = (0.3, 0.4, 0.6)  # φ; 0.5 is the method itself
+STALE = (1, 4, 16)  # rollout steps between the policy that samples and the one that trains
+STALE_METHODS = ("grpo", "clip_higher", "did", "dppo", "cispo", "gspo", "no_clip")
+# Name -> how the sampler's numbers differ, and what the loss does about it.
+MISMATCHES = {
+    f"{name}{ending}": {"mismatch": mismatch, "correction": correction}
+    for name, mismatch in (("bfloat16", "bfloat16"), ("noise", "0.1"))
+    for ending, correction in (("", "none"), ("_truncated", "truncated"), ("_ratio", "ratio"))
+}
+MISMATCH_METHODS = ("grpo", "clip_higher", "did")
 
 
 def updated(number: int) -> tuple[str, ...]:
@@ -109,8 +116,20 @@ def _special() -> dict[str, Arm]:
         arms.append(_arm(f"wide_{region}_probability", "region_clip", options))
     for number, (minibatches, epochs) in UPDATES.items():
         for name in updated(number):
-            arms.append(_arm(f"{name}_updates{number}", name, {}, minibatches, epochs))
+            settings = {"minibatches": minibatches, "epochs": epochs}
+            arms.append(_arm(f"{name}_updates{number}", name, {}, settings))
+    for age in STALE:
+        arms += _changed(STALE_METHODS, f"stale{age}", {"staleness": age}, arms)
+    for name, settings in MISMATCHES.items():
+        arms += _changed(MISMATCH_METHODS, name, settings, arms)
     return {arm.name: arm for arm in arms}
+
+
+def _changed(names: Iterable[str], ending: str, settings: dict, defined: Iterable[Arm]) -> list[Arm]:
+    """The methods, or arms of `defined`, called `names` under other settings of the scale."""
+    known = {arm.name: arm for arm in defined}
+    bases = [known.get(name) or _arm(name, name) for name in names]
+    return [replace(base, name=f"{base.name}_{ending}", settings=settings) for base in bases]
 
 
 ARMS: dict[str, Arm] = {name: Arm(name, spec) for name, spec in METHODS.items()} | _special()
@@ -120,6 +139,12 @@ def _named(*conditions: Callable[[str], bool]) -> tuple[str, ...]:
     return tuple(name for name in ARMS if any(condition(name) for condition in conditions))
 
 
+def _by_ending(names: Iterable[str], endings: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{name}{ending}" for ending in endings for name in names)
+
+
+STALE_ENDINGS = ("", *(f"_stale{age}" for age in STALE))
+MISMATCH_ENDINGS = ("", *(f"_{name}" for name in MISMATCHES))
 _ENTRIES = (
     Study(
         "collapse", "Entropy collapse", "Do entropy and gradient norm fall under GRPO?", ("grpo",),
@@ -169,6 +194,18 @@ _ENTRIES = (
         groups=tuple(tuple(f"{name}_updates{number}" for name in updated(number)) for number in UPDATES),
     ),
     Study(
+        "staleness", "Stale rollouts",
+        "Which methods survive rollouts of a policy that is 1, 4 or 16 rollout steps old?",
+        _by_ending(STALE_METHODS, STALE_ENDINGS), evaluated=True,
+        groups=tuple(_by_ending(STALE_METHODS, [ending]) for ending in STALE_ENDINGS),
+    ),
+    Study(
+        "mismatch", "A sampler that computes otherwise",
+        "What do a sampler in bfloat16 or with noisy weights, and the correction for it, change?",
+        _by_ending(MISMATCH_METHODS, MISMATCH_ENDINGS), evaluated=True,
+        groups=tuple(_by_ending(MISMATCH_METHODS, [ending]) for ending in MISMATCH_ENDINGS),
+    ),
+    Study(
         "cost", "Cost", "What does each method cost per rollout step?", THE_FIVE,
     ),
     Study(
@@ -204,10 +241,24 @@ def find_study(name: str) -> Study:
     return STUDIES[name]
 
 
+def trainable(scale: Scale, name: str) -> bool:
+    """Whether the scale's trainer knows the settings of the study's arms: only the loop can change its sampler."""
+    own = {setting for each in find_study(name).arms for setting in arm(each).settings}
+    return scale.trainer == "loop" or not own & {"staleness", "mismatch"}
+
+
 def study_runs(config: RunConfig, names: Iterable[str]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """(runs to train, those of them whose checkpoints are scored) of the named studies: each once, as (arm, seed)."""
+    """(runs to train, those of them whose checkpoints are scored) of the named studies: each once, as (arm, seed).
+
+    Raises UserError for an unknown study and for one that the scale cannot train.
+    """
     trained: dict[tuple[str, int], bool] = {}
     for spec in map(find_study, names):
+        if not trainable(config.scale, spec.name):
+            raise UserError(
+                f"{spec.name}: trainer={config.scale.trainer} samples with the policy that it trains; take a synthetic "
+                "world, such as scale=paths"
+            )
         for run in ((arm, seed) for arm in spec.arms for seed in config.seeds[: spec.seeds]):
             trained[run] = trained.get(run, False) or spec.evaluated
     return list(trained), [run for run, evaluated in trained.items() if evaluated]

@@ -15,6 +15,7 @@ DTYPES = ("float32", "bfloat16")
 MAX_SEEDS = 1000
 LARGEST_SEED = 2**32 - 1
 TRAINERS = ("loop", "trl")
+CORRECTIONS = ("ratio", "truncated", "none")
 
 
 def resolve_all(scale="laptop", **overrides) -> tuple[RunConfig, ...]:
@@ -87,6 +88,7 @@ def with_options(methods: tuple[str, ...], options: str | None) -> tuple[str, ..
 # Other settings that a user may change: of the scale, or of its execution.
 SETTABLE = (
     "minibatches", "epochs", "aggregation", "dual_clip", "template", "reward", "trainer",
+    "staleness", "mismatch", "correction",
     "nodes", "gpus", "processes", "sharding", "sampler", "dtype", "micro_batch",
 )  # fmt: skip
 
@@ -96,12 +98,14 @@ LOOP_KNOWS = {
     "dtype": ("float32",), "template": ("plain",), "micro_batch": (),
 }  # fmt: skip
 
+LOOP_ALONE = {"staleness": 0, "mismatch": "none", "correction": "ratio"}  # known to the loop alone, with the defaults
+
 
 def with_settings(scale: Scale, settings: dict) -> Scale:
     """`scale` with some of SETTABLE replaced. Raises UserError for an unknown name or value."""
     choices = {
         "aggregation": AGGREGATIONS, "template": tuple(TEMPLATES), "reward": tuple(REWARDS),
-        "sharding": SHARDINGS, "sampler": SAMPLERS, "dtype": DTYPES, "trainer": TRAINERS,
+        "sharding": SHARDINGS, "sampler": SAMPLERS, "dtype": DTYPES, "trainer": TRAINERS, "correction": CORRECTIONS,
     }  # fmt: skip
     for name, value in settings.items():
         if name not in SETTABLE:
@@ -111,8 +115,10 @@ def with_settings(scale: Scale, settings: dict) -> Scale:
                 raise UserError(f"{name}: unknown {value!r}; valid are: {', '.join(choices[name])}")
         elif name == "dual_clip":
             value = _dual_clip(value)
+        elif name == "mismatch":
+            value = _mismatch(value)
         else:
-            value = _whole(name, value, 0 if name == "gpus" else 1)
+            value = _whole(name, value, 0 if name in ("gpus", "staleness") else 1)
         if hasattr(scale, name):
             scale = replace(scale, **{name: value})
         else:
@@ -128,6 +134,12 @@ def with_settings(scale: Scale, settings: dict) -> Scale:
         if known is not None and str(settings[name]) not in known:
             only = f"knows {name}={' and '.join(known)} alone" if known else f"has no {name}"
             raise UserError(f"{name}={settings[name]}: trainer=loop {only}; leave it out, or use trainer=trl")
+    own = [f"{name}={getattr(scale, name)}" for name in LOOP_ALONE if getattr(scale, name) != LOOP_ALONE[name]]
+    if scale.trainer == "trl" and own:
+        raise UserError(
+            f"{', '.join(own)}: trainer=trl samples with the policy that it trains; leave it out, or take a synthetic "
+            "world, such as scale=paths"
+        )
     if scale.trainer == "trl" and not scale.has_language_policy:
         raise UserError(f"trainer=trl: for language models; the policy of {scale.name} is none, use trainer=loop")
     if scale.execution.sharding == "fsdp2" and not scale.execution.gpus:
@@ -148,6 +160,21 @@ def _dual_clip(given) -> float | None:
     if not value > 1:
         raise UserError(f"dual_clip: expected a number above 1, or none, given {given!r}")
     return value
+
+
+def _mismatch(given) -> str:
+    text = str(given).lower()
+    if text in ("none", "bfloat16"):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise UserError(
+            f"mismatch: expected none, bfloat16, or the relative noise on each weight between 0 and 1, given {given!r}"
+        )
+    return f"{value:g}"
 
 
 def _spread(seeds) -> list[int] | None:

@@ -135,6 +135,9 @@ class Scale:
     template: str = "plain"  # prompt of training and evaluation: one of evals.sampling.prompts.TEMPLATES
     reward: str = "correct"  # one of evals.grading.REWARDS
     truncated: str = "counted"  # a completion that is cut off has reward 0, and its tokens are trained like the others
+    staleness: int = 0  # age in rollout steps of the policy that samples, in the loop
+    mismatch: str = "none"  # of the sampler's numbers in the loop: bfloat16, or the relative SD of noise on each weight
+    correction: str = "ratio"  # for both: one of `dynclip.training.worlds.sampler`
     trainer: str = "trl"  # or "loop": `dynclip.training.loop`, all seeds of an arm side by side
     execution: Execution = field(default_factory=Execution)
     evaluation: Evaluation = field(default_factory=Evaluation)

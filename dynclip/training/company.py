@@ -41,7 +41,7 @@ from dynclip.training.loop import MAX_NORM, Loop
 from dynclip.training.problems import require_problems
 from dynclip.training.processes.recovery import Preempted
 from dynclip.training.trl_run.config import PROTOCOL_FILE
-from dynclip.training.worlds import folders
+from dynclip.training.worlds import folders, sampler
 from dynclip.training.worlds.checkpoint import newest_common, restore, write_checkpoint
 from dynclip.training.worlds.draws import placed_for
 from dynclip.training.worlds.networks import stack
@@ -167,6 +167,7 @@ def protocol(config: RunConfig) -> dict[str, str]:
         "completion length": str(scale.max_completion),
         "truncated completions": scale.truncated,
         "sampling temperature": "1.0",
+        "sampler": sampler.described(scale),
         "advantage scaling": "group",
         "optimizer": "AdamW",
         "learning rate": str(scale.learning_rate),

@@ -39,7 +39,7 @@ def fingerprint(config: RunConfig, arm: Arm, seed: int, base: Path, data: Path) 
 SETTINGS = (
     "prompts_per_step", "group_size", "minibatches", "epochs", "learning_rate", "max_completion", "early_fraction",
     "rate_warmup", "threads", "max_prompt", "max_level", "repeats", "weight_decay", "aggregation", "dual_clip",
-    "template", "reward", "truncated", "trainer",
+    "template", "reward", "truncated", "trainer", "staleness", "mismatch", "correction",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """GRPO from top to bottom: R seeds of an arm side by side, each with its own policy, controller and random numbers.
 
     for each rollout step k:
-        sample completions, grade them                    task.rollout
+        sample completions, grade them                    sampler.weights, task.rollout
         advantages of each group                          advantages
         log-probabilities of the sampling policy          read
         the method's controller and token weights         observe, prepare
@@ -28,6 +28,7 @@ from dynclip.studies.scales import Scale
 from dynclip.training.worlds.draws import permutation
 from dynclip.training.worlds.measure import describe, finish_rows, mean
 from dynclip.training.worlds.networks import Weights, gradient_norms
+from dynclip.training.worlds.sampler import Sampler, corrected, is_on_policy
 from dynclip.training.worlds.tasks import LanguageTask, PathTask, Rollout
 
 RATIO_LIMIT, SKIPS_IN_A_ROW, MAX_NORM = 1e4, 3, 1.0  # as in dynclip.trl.skipping; the norm of a seed's gradient
@@ -47,6 +48,7 @@ class Loop:
         self.scale, self.methods, self.seeds, self.task = scale, list(methods), tuple(seeds), task
         self.weights = {name: value.clone().requires_grad_() for name, value in weights.items()}
         settings = {"lr": scale.learning_rate, "weight_decay": scale.weight_decay}
+        self.sampler = Sampler(scale, seeds)
         self.optimizer = torch.optim.AdamW(self.weights.values(), **settings, fused=True)
         self.done = 0  # rollout steps
         self.tokens = [0] * len(self.seeds)  # sampled so far
@@ -56,9 +58,9 @@ class Loop:
         """Do one rollout step. Returns a row of metrics for each seed; all names are in docs/metrics.md."""
         k, began = self.done, time.perf_counter()
         with torch.no_grad():
-            rollout = self.task.rollout(self.weights, k)
-            batch = self.prepare(rollout, k)
-        rows = describe(self, rollout, batch)
+            rollout, correction, apart = self.sample(k)
+            batch = self.prepare(rollout, k, correction)
+        rows = describe(self, rollout, batch, apart)
         sampled = time.perf_counter()
         logs: list[list[dict[str, float]]] = []  # of each update, of each seed
         order = shuffle(self.seeds, k, rollout.tokens.shape[1])
@@ -77,9 +79,21 @@ class Loop:
         self.done += 1
         return rows
 
-    def prepare(self, rollout: Rollout, k: int) -> dict[str, torch.Tensor]:
+    def sample(self, k: int) -> tuple[Rollout, torch.Tensor | None, dict[str, torch.Tensor]]:
+        """The rollout of step `k`, with the logits of the policy that the loss takes for the old one.
+
+        Also the weights (R, B, T) that correct for another sampler, or None, and metrics (R,) of the difference.
+        """
+        rollout = self.task.rollout(self.sampler.weights(self.weights, k), k)
+        if is_on_policy(self.scale):
+            return rollout, None, {}
+        own = self.task.network.logits(self.weights, rollout.inputs).unbind(2)
+        return corrected(rollout, own, self.scale.correction)
+
+    def prepare(self, rollout: Rollout, k: int, correction: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """What the losses of step `k` need, (R, B, ...): advantages, old log-probabilities, weights and the like.
 
+        `correction`: factors (R, B, T) of the token losses beside the method's own.
         Every seed's controller observes the mean entropy of its own tokens. Methods that decide something once per
         rollout batch do it here, seed by seed.
         """
@@ -109,6 +123,8 @@ class Loop:
         batch["advantages"] = torch.stack([each.advantages for each in prepared])
         if prepared[0].weight is not None:
             batch["weight"] = torch.stack([each.weight for each in prepared])
+        if correction is not None:
+            batch["weight"] = batch.get("weight", 1.0) * correction
         batch["denominator"] = rollout.mask.sum((1, 2)).clamp(min=1) / self.scale.minibatches
         return batch
 

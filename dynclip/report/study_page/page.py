@@ -83,8 +83,9 @@ def head(study: Study, seeds: Sequence[int]) -> str:
     for name in study.arms:
         made = arm(name)
         options = ", ".join(f"{key}={value}" for key, value in made.options.items())
-        updates = "" if made.epochs is None else f"; {made.minibatches} mini-batches × {made.epochs} epochs"
-        arms.append(f"* `{name}`: {made.spec.title}{f' ({options})' if options else ''}{updates}")
+        settings = ", ".join(f"{key}={value}" for key, value in made.settings.items())
+        more = "".join(f" ({each})" for each in (options, settings) if each)
+        arms.append(f"* `{name}`: {made.spec.title}{more}")
     if len(seeds) == 1:
         weight = "One seed: no interval, no claim."
     elif len(seeds) <= EXPLORATORY_SEEDS:

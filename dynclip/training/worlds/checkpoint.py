@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from dynclip.runtime import checkpoints
 from dynclip.training.worlds.draws import here
 
-TENSORS = "loop.safetensors"  # weights and moments
+TENSORS = "loop.safetensors"  # weights, moments, and the earlier weights that still sample
 FACTS = "loop.json"  # step, tokens, skips, the controller's state
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -20,6 +20,8 @@ def write_checkpoint(loop, r: int, state: Path) -> None:
     tensors = {name: value.detach()[r].cpu() for name, value in loop.weights.items()}
     for name, value in loop.weights.items():
         tensors |= {f"{moment}.{name}": loop.optimizer.state[value][moment][r].cpu() for moment in MOMENTS}
+    for age, past in enumerate(loop.sampler.past):
+        tensors |= {f"past{age}.{name}": value[r].cpu() for name, value in past.items()}
     facts = {"rollout_step": loop.done, "tokens": loop.tokens[r], "skips": loop.skips[r]}
     with checkpoints.writing(state / f"checkpoint-{loop.done}") as aside:
         save_file(tensors, aside / TENSORS)
@@ -38,6 +40,10 @@ def restore(loop, folders: Sequence[Path]) -> None:
             value.copy_(torch.stack([each[name] for each in tensors]))
             moments = {kind: here(torch.stack([each[f"{kind}.{name}"] for each in tensors])) for kind in MOMENTS}
             loop.optimizer.state[value] = {"step": updates.clone()} | moments
+    loop.sampler.past = [
+        {name: here(torch.stack([each[f"past{age}.{name}"] for each in tensors])) for name in loop.weights}
+        for age in range(min(loop.done, loop.scale.staleness))
+    ]
     for r, each in enumerate(facts):
         loop.tokens[r], loop.skips[r] = each["tokens"], each["skips"]
         loop.methods[r].load_state_dict(each["controller"])

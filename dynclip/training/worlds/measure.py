@@ -23,8 +23,8 @@ def as_rows(columns: dict[str, torch.Tensor]) -> list[dict[str, float]]:
     return [dict(zip(columns, row, strict=True)) for row in values]
 
 
-def describe(loop, rollout: Rollout, batch: dict) -> list[dict]:
-    """What is known before the updates of a step, for each seed of `loop`."""
+def describe(loop, rollout: Rollout, batch: dict, apart: dict[str, torch.Tensor]) -> list[dict]:
+    """What is known before the updates of a step, for each seed of `loop`. `apart`: more columns (R,)."""
     mask = rollout.mask
     columns = {
         "train/reward": rollout.rewards.mean(1),
@@ -35,7 +35,7 @@ def describe(loop, rollout: Rollout, batch: dict) -> list[dict]:
     if "neutral" in batch:
         columns["policy/entropy_decisive"] = mean(batch["old_entropy"], mask & ~batch["neutral"])
         columns["policy/entropy_neutral"] = mean(batch["old_entropy"], batch["neutral"])
-    rows = [{"step": loop.done, **row} for row in as_rows(columns)]
+    rows = [{"step": loop.done, **row} for row in as_rows(columns | apart)]
     for r, (row, method, sampled) in enumerate(zip(rows, loop.methods, mask.sum((1, 2)).tolist(), strict=True)):
         loop.tokens[r] += sampled
         row["train/tokens"] = loop.tokens[r]

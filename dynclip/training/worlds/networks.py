@@ -229,7 +229,7 @@ class Transformer:
         tokens = torch.full((replicas, rows, length), end)
         finished = torch.zeros(replicas, rows, dtype=torch.bool)
         for place in range(length):
-            scores = self.head(weights, hidden).squeeze(2)
+            scores = self.head(weights, hidden).squeeze(2).float()  # of weights in bfloat16 too
             if logits is not None:
                 logits.append(scores)
             drawn = draw(scores, uniforms[..., place])

@@ -171,7 +171,7 @@ class PathTask:
         for move in range(length):
             inputs = {"node": node, "goal": goal, "move": torch.full_like(node, move)}
             scores = self.network.logits(weights, {name: value.unsqueeze(-1) for name, value in inputs.items()})
-            logits.append(scores.squeeze(2))
+            logits.append(scores.squeeze(2).float())  # of weights in bfloat16 too
             token = draw(logits[-1], uniforms[..., move])
             ended.append((token == goal) | ~self.edges[everyone, node, token])
             nodes.append(node)
