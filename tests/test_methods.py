@@ -19,7 +19,7 @@ THE_FIELD = [
     "grpo", "clip_higher", "clip_lower", "dynamic_upper", "dynamic_lower", "id", "did", "od", "ent_reg", "clip_cov",
     "kl_cov", "gspo", "sapo", "cispo", "ce_gppo", "gppo", "steer", "dcpo", "bandpo", "dppo", "clip_b", "clip_v", "par",
     "adaptive_entropy", "thermostat", "aer", "aent", "exchange", "high_entropy", "entropic",
-    "vespo", "gmpo", "dro", "adapo", "repo_r", "stare", "cppo", "bapo", "maxrl", "entrocraft",
+    "vespo", "gmpo", "dro", "adapo", "repo_r", "stare", "cppo", "bapo", "maxrl", "entrocraft", "mimo",
 ]  # fmt: skip
 
 

@@ -202,3 +202,37 @@ def test_repo_rescales_by_surprise_and_doubles_or_halves_its_strength():
         assert found[row, column].item() == pytest.approx(wanted)
     low = TokenBatch(*(torch.full((1, 1), -9.0) for _ in range(2)), torch.tensor([-1.0]), torch.ones(1, 1))
     assert chosen.prepare(low, 4).advantages.item() == 0
+
+
+@pytest.mark.parametrize("entropies", [(1.0,), (1.0, 0.8, 0.8, 0.8), (1.0, 1.2, 1.2)])
+def test_mimo_drops_tokens_on_both_sides_of_an_interval_for_each_sign(entropies):
+    """arXiv 2610.11959 (second-hand): A r while ε_s^l ≤ r ≤ ε_s^h, s = sign A, else nothing; [0.2, 5] at the start.
+
+    Ours: below the entropy's start each step multiplies ln ε of A > 0 by e^0.3 and divides that of A < 0, above it the
+    other way.
+    """
+    chosen, dropped = method("mimo", 10, step=0.3), {}
+    for step, entropy in enumerate(entropies):
+        chosen.observe(step, entropy)
+    moved = sum((entropy < entropies[0]) - (entropy > entropies[0]) for entropy in entropies)
+    for seed in range(20):
+        tokens = batch(seed, spread=2.5)
+        found = slopes(chosen, tokens)
+        for row, column, p, q, a in each_token(tokens):
+            widened = math.exp(0.3 * moved if a > 0 else -0.3 * moved)
+            kept = math.exp(-widened * math.log(5)) <= p / q <= math.exp(widened * math.log(5))
+            assert found[row, column].item() == pytest.approx(-a * p / q * kept)
+            dropped[a > 0, p > q] = dropped.get((a > 0, p > q), 0) + (not kept)
+        assert (found[~tokens.mask] == 0).all()
+    assert sum(dropped.values()) > 20 and (moved or all(dropped.values()))
+
+
+def test_mimo_s_intervals_stay_around_one_and_within_their_limits():
+    for entropies in ([1.0] + [0.1] * 100, [1.0] + [2.0] * 100):
+        chosen = method("mimo", 200)
+        for step, entropy in enumerate(entropies):
+            chosen.observe(step, entropy)
+            low, high = chosen.bounds(torch.ones(1, dtype=torch.float64), step)
+            assert 0 < low < 1 and high > 0
+        widest = math.exp(1.5) if entropies[1] < 1 else math.exp(-1.5)
+        assert (1 + high).item() == pytest.approx(5**widest) and (1 - low).item() == pytest.approx(0.2 ** (1 / widest))

@@ -246,9 +246,9 @@ def surrogates(specs: Grouped) -> dict[str, MethodSpec]:
     """Label -> spec: every surrogate once, from the first method that uses it, without weights and added terms."""
     found = {}
     for spec in itertools.chain.from_iterable(specs.values()):
-        pieces = GRPO_PIECES | spec.pieces
-        taken = set().union(*(piece_options(pieces[role]) for role in ("ratio", "bounds", "surrogate")))
-        bare = dict.fromkeys(("weights", "rollout_weights", "advantages", "extra", "reduction", "controller"))
+        pieces, roles = GRPO_PIECES | spec.pieces, ("ratio", "bounds", "surrogate", "controller")
+        taken = set().union(*(piece_options(pieces[role]) for role in roles if role in pieces))
+        bare = dict.fromkeys(("weights", "rollout_weights", "advantages", "extra", "reduction"))
         defaults = {name: value for name, value in spec.defaults.items() if name in taken}
         found.setdefault(pieces["surrogate"], replace(spec, defaults=defaults, evidence="", needs=(), **bare))
     names = {spec.name: surrogate.__name__ for surrogate, spec in found.items()}

@@ -314,7 +314,7 @@ METHODS = (
         title="ADAPO",
         arxiv="2603.11682",
         bounds=moving_upper,
-        controller=controllers.AdaptiveUpper,
+        controller=controllers.SteppedTowardsStart,
         defaults={"eps_low": 0.2, "initial": 0.28, "step": 0.02, "minimum": 0.0, "maximum": 1.0},
         evidence={
             "eps_low": "PPO and GRPO",

@@ -252,8 +252,8 @@ class DoublingStrength(TowardsStart):
 
 
 @dataclass
-class AdaptiveUpper(TowardsStart):
-    """ADAPO's ε⁺ (arXiv 2603.11682, second-hand): ε⁺ ± step, up while H < H_init and down while H > H_init."""
+class SteppedTowardsStart(TowardsStart):
+    """ADAPO's ε⁺ (arXiv 2603.11682, second-hand) and the shift of MiMo's masks: ± step, up while H < H_init."""
 
     step: float
 

@@ -9,7 +9,7 @@ import itertools
 from dynclip.methods import bounds, extras, surrogate, weights
 from dynclip.methods.objective import Method
 from dynclip.methods.spec import MethodSpec
-from dynclip.methods.surrogate import balance, divergence, smooth
+from dynclip.methods.surrogate import balance, divergence, masks, smooth
 from dynclip.methods.weights import gates, groups
 
 # The order of tables and figures. A method that is not named here comes last.
@@ -18,13 +18,14 @@ ORDER = (
     *("adaptive_entropy", "aer", "aent", "clip_cov", "kl_cov", "gspo", "sapo", "cispo", "ce_gppo", "gppo", "steer"),
     *("dcpo", "bandpo", "dppo", "clip_b", "clip_v", "par", "thermostat", "exchange", "high_entropy", "entropic"),
     *("vespo", "gmpo", "dro", "adapo", "repo_r", "stare", "cppo", "bapo", "maxrl", "entrocraft"),
+    *("mimo", "rloo", "grpo_dropout"),
 )
 METHODS: dict[str, MethodSpec] = {
     spec.name: spec
     for spec in sorted(
         itertools.chain.from_iterable(
             module.METHODS
-            for module in (bounds, surrogate, divergence, smooth, balance, weights, gates, groups, extras)
+            for module in (bounds, surrogate, divergence, smooth, balance, masks, weights, gates, groups, extras)
         ),
         key=lambda spec: ORDER.index(spec.name) if spec.name in ORDER else len(ORDER),
     )
