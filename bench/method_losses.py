@@ -70,6 +70,7 @@ def batch(rows: int, length: int, device: str, needs: tuple[str, ...] = ()) -> T
         "old_baseline": regions.baseline(old),
         "clamped_entropy": clamped_entropy(new, clamp=0.4),
         "success": success,
+        "group": torch.arange(rows) // GROUP,
     }
     fields = {name: value.to(device) for name, value in fields.items()}
     # As a trainer gives them: what takes full logits only to those that need it, gradients where they are needed.

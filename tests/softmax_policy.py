@@ -40,6 +40,7 @@ def random_batch(seed=0, rows=4, length=9, vocabulary=7, drift=0.4, dtype=torch.
         "old_baseline": baseline(old),
         "clamped_entropy": clamped_entropy(logits, clamp=0.3),
         "success": torch.rand(rows, generator=generator).to(dtype),
+        "group": torch.arange(rows) // 4,
         "draw_seed": seed,
     }
     return logits, TokenBatch(**{**fields, **changes})

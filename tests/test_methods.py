@@ -20,6 +20,7 @@ THE_FIELD = [
     "kl_cov", "gspo", "sapo", "cispo", "ce_gppo", "gppo", "steer", "dcpo", "bandpo", "dppo", "clip_b", "clip_v", "par",
     "adaptive_entropy", "thermostat", "aer", "aent", "exchange", "high_entropy", "entropic",
     "vespo", "gmpo", "dro", "adapo", "repo_r", "stare", "cppo", "bapo", "maxrl", "entrocraft", "mimo",
+    "rloo", "grpo_dropout",
 ]  # fmt: skip
 
 

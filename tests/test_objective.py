@@ -39,6 +39,10 @@ def test_grpo_by_hand():
     assert output.metrics["policy/ratio_max"].item() == pytest.approx(1.5)
 
 
+def is_float(value):
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
 OPTIONAL = ("entropy", "old_entropy", "old_baseline", "clamped_entropy")
 
 
@@ -63,7 +67,9 @@ def test_masked_tokens_never_contribute_whatever_they_hold(name, junk):
             fields[key].requires_grad_()
         chosen = method(name, 10)
         chosen.observe(0, 0.05)
-        output = chosen.loss(TokenBatch(**fields, success=clean.success, draw_seed=1), 6, aggregation="sequence")
+        output = chosen.loss(
+            TokenBatch(**fields, success=clean.success, group=clean.group, draw_seed=1), 6, aggregation="sequence"
+        )
         leaves = [fields[key] for key in ("logprob", "entropy", "clamped_entropy")]
         grads = torch.autograd.grad(output.loss, leaves, allow_unused=True)
         results.append((output, [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]))
@@ -87,7 +93,9 @@ def test_extreme_ratios_and_empty_masks_stay_finite(name, aggregation):
         for advantages in (torch.tensor([1.0, -1.0]), torch.tensor([-1.0, 0.0])):
             leaf = logprob.clone().requires_grad_()
             entropies = {key: torch.full((2, 4), 0.7).requires_grad_() for key in OPTIONAL}
-            batch = TokenBatch(leaf, old, advantages, mask, success=torch.tensor([0.0, 1.0]), **entropies)
+            batch = TokenBatch(
+                leaf, old, advantages, mask, success=torch.tensor([0.0, 1.0]), group=torch.tensor([0, 0]), **entropies
+            )
             chosen = method(name, 10)
             chosen.observe(0, 0.05)
             output = chosen.loss(batch, 5, aggregation=aggregation)
@@ -114,11 +122,11 @@ def test_no_gradient_flows_through_what_only_decides(name):
 def test_bfloat16_inputs_are_computed_in_float32(name):
     _, batch = random_batch(3)
     low = {
-        key: value.detach().bfloat16().requires_grad_(value.requires_grad) if isinstance(value, torch.Tensor) else value
+        key: value.detach().bfloat16().requires_grad_(value.requires_grad) if is_float(value) else value
         for key, value in vars(batch).items()
     }
     high = {
-        key: value.detach().float().requires_grad_(value.requires_grad) if isinstance(value, torch.Tensor) else value
+        key: value.detach().float().requires_grad_(value.requires_grad) if is_float(value) else value
         for key, value in low.items()
     }
     chosen = method(name, 10)
@@ -216,6 +224,8 @@ def test_two_ranks_decide_as_one(name):
         ({"logprob": torch.zeros(3)}, r"logprob: expected shape \(B, T\)"),
         ({"entropy": torch.zeros(2, 1)}, r"entropy: expected shape"),
         ({"success": torch.zeros(2, 3)}, r"success: expected shape \(2,\)"),
+        ({"group": torch.zeros(3, dtype=torch.long)}, r"group: expected shape \(2,\)"),
+        ({"group": torch.zeros(2)}, "group: expected whole numbers, given torch.float32"),
         ({"runs": 3}, "runs: expected a number that divides the 2 sequences, given 3"),
         ({"neutral": torch.zeros(2, 1)}, "neutral: expected shape"),
         ({"advantages": torch.tensor([1.0, float("nan")])}, "advantages: expected finite numbers, given NaN"),

@@ -168,7 +168,7 @@ def grouped_rewards():
 
 def prepared(chosen, step=0):
     _, advantages, means = grouped_rewards()
-    tokens = batch(0, rows=16, advantages=advantages, success=means)
+    tokens = batch(0, rows=16, advantages=advantages, success=means, group=torch.arange(16) // 4)
     return chosen.prepare(tokens, step).advantages[:, 0].tolist()
 
 
@@ -236,3 +236,74 @@ def test_mimo_s_intervals_stay_around_one_and_within_their_limits():
             assert 0 < low < 1 and high > 0
         widest = math.exp(1.5) if entropies[1] < 1 else math.exp(-1.5)
         assert (1 + high).item() == pytest.approx(5**widest) and (1 - low).item() == pytest.approx(0.2 ** (1 / widest))
+
+
+def test_rloo_subtracts_the_mean_of_the_other_rewards_and_clips_nothing():
+    """arXiv 2402.14740: A_i = R_i − Σ_{j≠i} R_j/(G − 1); the slope is −A r at any ratio."""
+    rewards, advantages, means = grouped_rewards()
+    wanted = []
+    for number in range(16):
+        first = number - number % 4
+        others = [rewards[j].item() for j in range(first, first + 4) if j != number]
+        wanted.append(rewards[number].item() - sum(others) / 3)
+    assert prepared(method("rloo", 10)) == pytest.approx(wanted)
+    tokens = batch(0, rows=16, advantages=advantages, success=means, group=torch.arange(16) // 4, spread=2.5)
+    found = slopes(method("rloo", 10), tokens)
+    for row, column, p, q, _ in each_token(tokens):
+        assert found[row, column].item() == pytest.approx(-wanted[row] * p / q)
+
+
+def dropout_by_hand(surprisal, advantages):
+    """The recentred advantages of one group, by the steps of arXiv 2610.11854; None where a response is left out."""
+    size, mean = len(surprisal), sum(surprisal) / len(surprisal)
+    part = [a * (s - mean) / size for a, s in zip(advantages, surprisal, strict=True)]
+    kept = set(range(size))
+    while sum(part[i] for i in kept) < -1e-9:
+        kept.remove(min(kept, key=lambda i: part[i]))
+    kept |= {i for i in range(size) if advantages[i] <= 0}
+    weights = {i: math.exp(-surprisal[i]) for i in kept}
+    centre = sum(weights[i] * advantages[i] for i in kept) / sum(weights.values())
+    return [advantages[i] - centre if i in kept else None for i in range(size)]
+
+
+def test_grpo_dropout_leaves_likely_successes_out_and_centres_the_rest():
+    """Groups of unequal sizes whose rows are mixed: each is done as by hand, in the order of its own h."""
+    counts = {"left out": 0, "whole": 0, "uniform": 0, "failures back": 0}
+    for seed in range(40):
+        draw = torch.Generator().manual_seed(seed)
+        group = torch.randint(0, 4, (24,), generator=draw)
+        rewards = torch.randint(0, 2, (24,), generator=draw).double()
+        rewards[group == 3] = 1.0
+        advantages = torch.zeros(24, dtype=torch.float64)
+        for number in group.unique():
+            rows = group == number
+            if rows.sum() > 1:
+                advantages[rows] = (rewards[rows] - rewards[rows].mean()) / (rewards[rows].std() + 1e-4)
+        tokens = batch(seed, rows=24, advantages=advantages, group=10 * group + 7)
+        found = method("grpo_dropout", 10).prepare(tokens, 0).advantages
+        surprisal = [-row[keep].mean().item() for row, keep in zip(tokens.old_logprob, tokens.mask, strict=True)]
+        for number in group.unique().tolist():
+            rows = (group == number).nonzero()[:, 0].tolist()
+            a, s = [advantages[i].item() for i in rows], [surprisal[i] for i in rows]
+            wanted = dropout_by_hand(s, a)
+            got = [found[i, 0].item() for i in rows]
+            assert got == pytest.approx([value or 0.0 for value in wanted], abs=1e-9)
+            weighted = sum(math.exp(-x) * y for x, y, w in zip(s, got, wanted, strict=True) if w is not None)
+            assert weighted == pytest.approx(0, abs=1e-9)
+            mean = sum(s) / len(s)
+            lowest = min(range(len(s)), key=lambda i: a[i] * (s[i] - mean))
+            counts["left out"] += None in wanted
+            counts["whole"] += None not in wanted and any(a)
+            counts["uniform"] += not any(a)
+            counts["failures back"] += sum(x * y for x, y in zip(a, s, strict=True)) < -1e-9 and a[lowest] < 0
+    assert min(counts.values()) > 5
+
+
+def test_a_response_without_tokens_takes_no_part_in_its_group():
+    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    tokens = batch(1, rows=5, advantages=advantages, group=torch.zeros(5, dtype=torch.long))
+    tokens.mask[4] = False
+    fields = {name: value[:4] if isinstance(value, torch.Tensor) else value for name, value in vars(tokens).items()}
+    chosen = method("grpo_dropout", 10)
+    whole, rest = chosen.prepare(tokens, 0).advantages[:4], chosen.prepare(TokenBatch(**fields), 0).advantages
+    assert torch.allclose(whole * tokens.mask[:4], rest * tokens.mask[:4])

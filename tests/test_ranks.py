@@ -72,6 +72,13 @@ def test_two_processes_train_as_one_does(alone, tmp_path, sharding):
         torch.testing.assert_close(value, others[name], atol=1e-4, rtol=1e-3)
 
 
+def test_two_processes_compare_the_completions_of_a_group_as_one_does(tmp_path):
+    wish = {"method": "grpo_dropout", "steps": 2, "learning_rate": 1e-2}
+    one, two = (run(tmp_path / str(processes), processes, **wish) for processes in (1, 2))
+    assert_same(one, two, 1e-5)
+    assert one["losses"] != pytest.approx(run(tmp_path / "grpo", 1, **wish | {"method": "grpo"})["losses"], abs=1e-3)
+
+
 def test_smaller_micro_batches_leave_the_update_as_it_is(alone, tmp_path):
     assert_same(alone[0], run(tmp_path, 1, **OD, passes=4), 1e-5)
 

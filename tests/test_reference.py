@@ -25,8 +25,8 @@ WORLDS = sorted(path.parent for path in COMMITTED.glob("*/provenance.json"))
 NAMED = sorted(path.parent for path in COMMITTED.with_name("studies-2core").glob("*/claims.json"))
 STUDIES_FOUND = [*WORLDS, *NAMED, COMMITTED.with_name("workstation-small-2core")]
 LATER = {  # arms of the studies that were added after their runs
-    "adapo", "bapo", "cppo", "did_recipe", "dppo", "dro", "entrocraft", "gmpo", "id_recipe", "maxrl",
-    "od_fixed_start", "od_recipe", "repo_r", "stare", "vespo",
+    "adapo", "bapo", "cppo", "did_recipe", "dppo", "dro", "entrocraft", "gmpo", "grpo_dropout", "id_recipe", "maxrl",
+    "mimo", "od_fixed_start", "od_recipe", "repo_r", "rloo", "rloo_updates1", "stare", "vespo",
 }  # fmt: skip
 each_world = pytest.mark.parametrize("folder", WORLDS, ids=lambda folder: folder.name)
 each_study = pytest.mark.parametrize("folder", STUDIES_FOUND, ids=lambda folder: folder.name)

@@ -32,6 +32,7 @@ from dynclip import METHODS, MethodSpec, TokenBatch, method
 from dynclip.methods.objective import Method
 from dynclip.methods.vocabulary import clamped_entropy
 from dynclip.regions import baseline
+from dynclip.trl.settings import refuse_split_groups
 from dynclip.trl.trainer import DynClipTrainer
 
 # Options under which methods that would be GRPO on so few and so small steps do something.
@@ -225,6 +226,29 @@ def group_advantages(instance, rows):
     groups = [rewards[members] for members in same]
     mean, deviation = (torch.stack([f(group) for group in groups]) for f in (torch.mean, torch.std))
     return (rewards - mean) / (deviation + 1e-4)
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo_dropout"])
+def test_groups_are_those_of_the_prompts(tmp_path, name):
+    """The advantages of every shuffled row are those recomputed from the rows that share its prompt."""
+    instance, _ = train(tmp_path, name, max_steps=1, steps_per_generation=4, learning_rate=0.0)
+    rows = rollout_rows(instance)
+    rewards, same = rewards_by_group(instance, rows)
+    success, group = torch.stack([rewards[members].mean() for members in same]), same.int().argmax(1)
+    assert len(group.unique()) == 4 and rewards.std() > 0
+    old, base = rows["old_per_token_logps"], group_advantages(instance, rows)
+    batch = TokenBatch(old, old, base, rows["completion_mask"], success=success, group=group)
+    expected = method(name, 1).prepare(batch, 0).advantages
+    assert ((rows["advantages"] - expected) * rows["completion_mask"]).abs().max() < 1e-4
+    assert (rows["advantages"][:, 0] - base).abs().max() > 0.05
+
+
+def test_a_group_that_processes_share_is_refused():
+    refuse_split_groups(method("grpo", 1), 6, 4)
+    refuse_split_groups(method("rloo", 1), 8, 4)
+    words = "method 'rloo' compares the completions of a group: expected a multiple of num_generations = 4"
+    with pytest.raises(ValueError, match=words):
+        refuse_split_groups(method("rloo", 1), 6, 4)
 
 
 def test_success_is_the_mean_reward_of_a_rows_own_group(tmp_path):

@@ -156,7 +156,7 @@ def learn(
     dictionary with `shares=False`.
     """
     regime = world.regime
-    whole = method.prepare(_sampled(method, table, rollout), step)
+    whole = method.prepare(_sampled(method, table, rollout, regime.group), step)
     totals: dict[str, torch.Tensor] = {}
     for update in range(regime.updates):
         number = update % regime.minibatches
@@ -226,8 +226,8 @@ def measure(rollout: Rollout, logprob: torch.Tensor, entropy: torch.Tensor) -> d
     }
 
 
-def _sampled(method: Method, table: torch.Tensor, rollout: Rollout) -> TokenBatch:
-    """The rollout batch for `prepare`: all inputs come from the policy that sampled."""
+def _sampled(method: Method, table: torch.Tensor, rollout: Rollout, size: int) -> TokenBatch:
+    """The rollout batch, in groups of `size`, for `prepare`: all inputs come from the policy that sampled."""
     shape = (-1, rollout.rows.shape[-1])
     flat = rollout.old_logprob.reshape(shape)
     needed = {}
@@ -241,6 +241,7 @@ def _sampled(method: Method, table: torch.Tensor, rollout: Rollout) -> TokenBatc
         advantages=rollout.advantages.reshape(-1),
         mask=torch.ones_like(flat),
         success=rollout.success.reshape(-1),
+        group=torch.arange(len(flat)) // size,
         **needed,
     )
 

@@ -43,6 +43,14 @@ def identity(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def numbered_groups(batch: TokenBatch) -> torch.Tensor | None:
+    """The groups (B,) of a batch by numbers from 0. Those of different runs are different groups."""
+    if batch.group is None:
+        return None
+    run = torch.arange(len(batch.group), device=batch.group.device) // max(1, len(batch.group) // batch.runs)
+    return torch.unique(torch.stack([run, batch.group], 1), dim=0, return_inverse=True)[1]
+
+
 class Method:
     """A method with its options in a run of `total_steps` rollout steps, with the controller's state between steps.
 
@@ -218,6 +226,7 @@ class Method:
             eps_low=eps_low,
             eps_high=eps_high,
             success=None if batch.success is None else batch.success.to(dtype).unsqueeze(1),
+            group=numbered_groups(batch) if "group" in self.needs else None,
             draw_seed=batch.draw_seed,
             entropy=neutral(batch.entropy),
             **{name: neutral(getattr(batch, name)) for name in OTHER_POLICIES if name in self.needs},

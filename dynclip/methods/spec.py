@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dynclip.methods.types import NEEDS, Bound
 
-ROLLOUT_NEEDS = ("old_entropy", "old_baseline")  # `Method.prepare` reads them, once per rollout batch
+ROLLOUT_NEEDS = ("old_entropy", "old_baseline", "group")  # `Method.prepare` reads them, once per rollout batch
 ROLES = ("ratio", "bounds", "surrogate", "weights", "rollout_weights", "advantages", "extra", "reduction", "controller")
 
 

@@ -45,6 +45,7 @@ NEEDS = {
     "old_baseline": "Σ_x p_x² (ln p_x + H) of the policy that sampled, shape (B, T), from its full logits",
     "clamped_entropy": "entropy of the clamped current policy with its gradient, nats, shape (B, T), from full logits",
     "success": "mean reward of the sequence's group, shape (B,)",
+    "group": "whole number that names the sequence's group, shape (B,)",
 }
 # The needs that only full logits decide, and whose logits: a trainer without logits cannot run methods with them.
 LOGIT_NEEDS = {
@@ -65,7 +66,7 @@ class TokenBatch:
 
     `logprob` (B, T): current log-probabilities, with gradient. `old_logprob` (B, T): those of the policy that sampled.
     `advantages` (B,) or (B, T). `mask` (B, T): nonzero where a token counts; masked positions may hold any value.
-    The next five are inputs that some methods need (`NEEDS`). `draw_seed` seeds the random draws of a method, one
+    The next six are inputs that some methods need (`NEEDS`). `draw_seed` seeds the random draws of a method, one
     number per mini-batch. `Method.prepare` sets `weight` (B, T) and `prepared`. `runs`: the rows are that many equal
     blocks, each the batch of one training run, and every metric is measured for each run. `neutral` (B, T): nonzero
     where a token decides nothing about the reward. It adds metrics and changes no loss.
@@ -82,6 +83,7 @@ class TokenBatch:
     old_baseline: torch.Tensor | None = None
     clamped_entropy: torch.Tensor | None = None
     success: torch.Tensor | None = None
+    group: torch.Tensor | None = None
     draw_seed: int = 0
     weight: torch.Tensor | None = None
     prepared: bool = False
@@ -98,8 +100,12 @@ class TokenBatch:
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise ValueError(f"{name}: expected shape {tuple(shape)} as logprob, given {tuple(value.shape)}")
-        if self.success is not None and self.success.shape != shape[:1]:
-            raise ValueError(f"success: expected shape {tuple(shape[:1])}, given {tuple(self.success.shape)}")
+        for name in ("success", "group"):
+            value = getattr(self, name)
+            if value is not None and value.shape != shape[:1]:
+                raise ValueError(f"{name}: expected shape {tuple(shape[:1])}, given {tuple(value.shape)}")
+        if self.group is not None and self.group.is_floating_point():
+            raise ValueError(f"group: expected whole numbers, given {self.group.dtype}")
         given = self.advantages
         if given.shape not in (shape, shape[:1], (shape[0], 1)):
             expected = f"{tuple(shape[:1])} or {tuple(shape)}"
@@ -115,8 +121,8 @@ class Tokens:
     """The input of a piece: a `TokenBatch` in float32 or float64, with zeros (ratio 1) where it is masked.
 
     (B, T): `mask` (bool), `counted` (the mask as numbers), `logprob`, `old_logprob`, `log_ratio`, `ratio`, and the
-    entropies that were given and are needed. `advantages` is (B, 1) or (B, T), `success` (B, 1). `eps_low` and
-    `eps_high` are (B, T), (B, 1) or floats.
+    entropies that were given and are needed. `advantages` is (B, 1) or (B, T), `success` (B, 1). `group`
+    (B,) numbers the groups from 0. `eps_low` and `eps_high` are (B, T), (B, 1) or floats.
     """
 
     mask: torch.Tensor
@@ -134,4 +140,5 @@ class Tokens:
     old_baseline: torch.Tensor | None = None
     clamped_entropy: torch.Tensor | None = None
     success: torch.Tensor | None = None
+    group: torch.Tensor | None = None
     draw_seed: int = 0

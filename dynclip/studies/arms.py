@@ -75,8 +75,11 @@ MISMATCH_METHODS = ("grpo", "clip_higher", "did")
 
 
 def updated(number: int) -> tuple[str, ...]:
-    """The methods compared at that many updates per rollout batch; at one update all have to be the same run."""
-    return THE_FIVE if number == 1 else ("grpo", "clip_higher", "id")
+    """The methods compared at that many updates per rollout batch.
+
+    At one update the five have to be the same run, and RLOO is the control without clipping.
+    """
+    return (*THE_FIVE, "rloo") if number == 1 else ("grpo", "clip_higher", "id")
 
 
 def _arm(name: str, method: str, *more) -> Arm:

@@ -85,6 +85,7 @@ def try_options(name: str, spec: MethodSpec, options: dict) -> None:
     batch = TokenBatch(
         values, fixed, torch.tensor([1.0, -1.0]), torch.ones(2, 2), entropy=-values, old_entropy=-fixed,
         old_baseline=fixed, clamped_entropy=-values, success=torch.tensor([0.5, 0.5]),
+        group=torch.tensor([0, 0]),
     )  # fmt: skip
     try:
         Method(spec, 2, options).loss(batch, step=0)

@@ -118,6 +118,7 @@ class Loop:
                 old_entropy=batch["old_entropy"][r],
                 old_baseline=reduced[r] if "old_baseline" in method.needs else None,
                 success=batch["success"][r],
+                group=torch.arange(len(rollout.mask[r])) // self.scale.group_size,
             )
             prepared.append(each.prepare(sampled, k))
         batch["advantages"] = torch.stack([each.advantages for each in prepared])

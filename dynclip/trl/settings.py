@@ -69,6 +69,18 @@ def refuse_overlapping_options(trainer: GRPOTrainer) -> None:
             raise ValueError(f"DynClipTrainer does not take {name}: the loss is the dynclip method's alone")
 
 
+def refuse_split_groups(chosen: Method, completions: int, group: int) -> None:
+    """Raises ValueError where a method compares the completions of a group and one process does not have them all.
+
+    `completions`: of a rollout batch on one process. `group`: completions of a prompt.
+    """
+    if "group" in chosen.needs and completions % group:
+        raise ValueError(
+            f"method {chosen.name!r} compares the completions of a group: expected a multiple of num_generations = "
+            f"{group} on each process, given per_device_train_batch_size x steps_per_generation = {completions}"
+        )
+
+
 def drop_generation_defaults(trainer: GRPOTrainer) -> None:
     """Remove what would change the rollouts from the generation_config of the model, and say so in one warning.
 

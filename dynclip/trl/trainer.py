@@ -32,6 +32,7 @@ from dynclip.trl.settings import (
     drop_generation_defaults,
     refuse_overlapping_options,
     refuse_rescaled_logits,
+    refuse_split_groups,
     slices_and_updates,
 )
 from dynclip.trl.skipping import SkippedUpdates
@@ -60,7 +61,10 @@ class DynClipTrainer(AtomicCheckpoints, SkippedUpdates, GRPOTrainer):
         drop_generation_defaults(self)
         self._build_method = partial(method, dynclip_method, **(dynclip_options or {}))
         # A wrong name or option must fail before training starts.
-        refuse_rescaled_logits(self._build_method(1), self.model.config)
+        chosen = self._build_method(1)
+        refuse_rescaled_logits(chosen, self.model.config)
+        completions = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        refuse_split_groups(chosen, completions, self.num_generations)
         self._method: Method | None = None
         self._restored_state: dict | None = None
         # Of the last pass without gradient: log-probabilities, entropies and reductions, each (B, T).
@@ -163,6 +167,7 @@ class DynClipTrainer(AtomicCheckpoints, SkippedUpdates, GRPOTrainer):
             old_entropy=output["old_entropy"],
             old_baseline=reduced if "old_baseline" in self.method.needs else None,
             success=output["success"],
+            group=torch.arange(len(mask), device=mask.device) // self.num_generations,
         )
         prepared = self.method.prepare(rollout, step, total=lambda value: self.accelerator.reduce(value, "sum"))
         output["advantages"] = prepared.advantages

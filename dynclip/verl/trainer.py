@@ -88,6 +88,7 @@ class DynClipUpdates:
                 mask=data["response_mask"],
                 old_entropy=data.get("entropy"),
                 success=success,
+                group=self._groups(batch) if "group" in spec.needs else None,
             )
             prepared = run.prepare(whole, step)
             for name, piece in chosen.items():
@@ -97,12 +98,16 @@ class DynClipUpdates:
 
     def _group_success(self, batch) -> torch.Tensor:
         """(B,) mean reward, before any KL penalty, of the prompt's responses."""
-        data = self._fetch(batch, "uid", "rm_scores")
-        prompts = {uid: number for number, uid in enumerate(dict.fromkeys(data["uid"]))}
-        group = torch.tensor([prompts[uid] for uid in data["uid"]])
-        reward = torch.stack([scores.sum() for scores in data["rm_scores"].unbind()])
-        size = torch.zeros(len(prompts)).index_add(0, group, torch.ones_like(reward))
-        return (torch.zeros(len(prompts)).index_add(0, group, reward) / size)[group]
+        group = self._groups(batch)
+        reward = torch.stack([scores.sum() for scores in self._fetch(batch, "rm_scores")["rm_scores"].unbind()])
+        total, size = (torch.zeros_like(reward).index_add(0, group, x) for x in (reward, torch.ones_like(reward)))
+        return (total / size)[group]
+
+    def _groups(self, batch) -> torch.Tensor:
+        """(B,) number of the prompt of each response, from 0."""
+        uids = self._fetch(batch, "uid")["uid"]
+        prompts = {uid: number for number, uid in enumerate(dict.fromkeys(uids))}
+        return torch.tensor([prompts[uid] for uid in uids])
 
     def _fetch(self, batch, *names: str):
         import transfer_queue

@@ -224,6 +224,7 @@ def learn(
         "old_entropy": entropy_of(old),
         "advantages": advantages,
         "success": mean.expand_as(rewards),
+        "group": torch.arange(mean.numel()).view(mean.shape).expand_as(rewards),
     }
     if method.spec.reduction:
         rows["old_baseline"] = method.reduction(old)
@@ -288,6 +289,7 @@ def _batch(rows: dict, logprob: torch.Tensor, method: Method, replicas: int, see
         old_entropy=flat["old_entropy"],
         old_baseline=flat.get("old_baseline"),
         success=given["success"],
+        group=given["group"],
         weight=flat.get("weight"),
         draw_seed=seed,
         prepared=prepared,

@@ -1,10 +1,11 @@
-"""Advantages from a group's success rate or from entropy feedback: MaxRL, Entrocraft and REPO-R."""
+"""Advantages from a group's responses or from entropy feedback: MaxRL, RLOO, GRPODropout, Entrocraft and REPO-R."""
 
 import torch
 
 from dynclip.methods import controllers
-from dynclip.methods.bounds import CLIPPED, PPO, PPO_SOURCE, constant
+from dynclip.methods.bounds import CLIPPED, PPO, PPO_SOURCE, constant, unbounded
 from dynclip.methods.spec import MethodSpec
+from dynclip.methods.surrogate import unclipped
 from dynclip.methods.types import Tokens
 from dynclip.methods.weights import Total
 
@@ -17,6 +18,47 @@ def by_success_rate(tokens: Tokens, total: Total) -> torch.Tensor:
     rate = tokens.success.clamp(min=1e-6)
     advantages = torch.where(tokens.advantages > 0, (1 - rate) / rate, -torch.ones_like(rate))
     return torch.where(tokens.advantages == 0, 0.0, advantages).expand_as(tokens.logprob)
+
+
+def group_sum(values: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """The sum of `values` over the group of each sequence, both (B,)."""
+    return torch.zeros_like(values).index_add(0, group, values)[group]
+
+
+def leave_one_out(tokens: Tokens, total: Total) -> torch.Tensor:
+    """RLOO (arXiv 2402.14740): R minus the mean of the group's other rewards, for rewards of 0 and 1.
+
+    With the mean m of all G rewards of the group it is (R − m) G/(G − 1). A group without both outcomes has 0.
+    """
+    size = group_sum(torch.ones_like(tokens.success[:, 0]), tokens.group).unsqueeze(1)
+    reward = (tokens.advantages > 0).to(tokens.success.dtype)
+    apart = (reward - tokens.success) * size / (size - 1).clamp(min=1)
+    return torch.where(tokens.advantages == 0, 0.0, apart).expand_as(tokens.logprob)
+
+
+def without_likely_successes(tokens: Tokens, total: Total) -> torch.Tensor:
+    """GRPODropout (arXiv 2610.11854, equations 2, 4, 7 and 9): 0 for some likely successes, A − b for all others.
+
+    s is a response's mean surprisal −ln q over its tokens. h = A (s − mean s)/G is its part of the covariance of A and
+    s in its group, the change of entropy to first order. Responses leave from the lowest h on until the rest has
+    Σ h ≥ 0, and those with A ≤ 0 come back. b is the mean of A over the rest, with weights e^−s.
+    """
+    length = tokens.counted.sum(1).double()
+    present, length = (length > 0).double(), length.clamp(min=1)
+    surprisal = -(tokens.old_logprob * tokens.counted).sum(1).double() / length
+    advantages = (tokens.advantages * tokens.counted).sum(1).double() / length  # constant within a response
+    group, size = tokens.group, group_sum(present, tokens.group).clamp(min=1)
+    part = advantages * (surprisal - group_sum(surprisal * present, group) / size) / size
+    order = part.argsort(stable=True)
+    order = order[group[order].argsort(stable=True)]  # group by group, the lowest h first
+    ends = torch.zeros_like(part).index_add(0, group, part).cumsum(0)[group]  # Σ h up to the end of the group
+    rest = torch.empty_like(part)  # Σ h of the response and of those after it
+    rest[order] = ends[order] - part[order].cumsum(0) + part[order]
+    dropped = (rest < -1e-9) & (advantages > 0)  # rounding is no fall of entropy
+    weight = torch.exp(-surprisal) * present * ~dropped
+    centre = group_sum(weight * advantages, group) / group_sum(weight, group).clamp(min=1e-300)
+    centred = (advantages - centre).masked_fill(dropped, 0.0)
+    return centred.to(tokens.logprob.dtype).unsqueeze(1).expand_as(tokens.logprob)
 
 
 def within_band(tokens: Tokens, total: Total) -> torch.Tensor:
@@ -57,6 +99,48 @@ METHODS = (
         caveats=(
             "It expects rewards of 0 and 1.",
             "The step grows as success gets rare: at m = 1/8 a success has the advantage 7.",
+        ),
+    ),
+    MethodSpec(
+        name="rloo",
+        title="RLOO",
+        arxiv="2402.14740",
+        bounds=unbounded,
+        surrogate=unclipped,
+        advantages=leave_one_out,
+        needs=("success", "group"),
+        equation=r"r_tA,\quad A_i=R_i-\tfrac1{G-1}\textstyle\sum_{j\ne i}R_j\ \text{over the group}",
+        change="The advantage is the reward minus the mean of the group's other rewards. Nothing is clipped.",
+        caveats=(
+            "The control that needs no clipping: with one update per rollout batch it is REINFORCE.",
+            "With several updates the ratio weighs the advantage without any bound.",
+            "It is meant with log-probabilities in full precision, in which the first ratio is 1.",
+            "It expects rewards of 0 and 1.",
+        ),
+    ),
+    MethodSpec(
+        name="grpo_dropout",
+        title="GRPODropout",
+        arxiv="2610.11854",
+        bounds=constant,
+        advantages=without_likely_successes,
+        needs=("group",),
+        over_batch=True,
+        defaults=PPO,
+        evidence={"eps_low": "official script", "eps_high": "official script"},
+        equation=rf"{CLIPPED.replace('A_t', 'A')},\quad A\to A-b\ \text{{if kept, else}}\ 0,\quad "
+        r"b=\tfrac{\sum e^{-s}A}{\sum e^{-s}}\ \text{over the kept},\quad s=-\mathrm{mean}_t\ln q_t,\quad "
+        r"\textstyle\sum A(s-\bar s)\ge0\ \text{without the likeliest}\ A>0",
+        change="The likeliest successes of a group are left out until the rest does not lower entropy to first order. "
+        "What remains is centred with probabilities as weights.",
+        caveats=(
+            "Read in the paper. Its algorithm also takes out unlikely failures on the way, and puts them back.",
+            "A success that is left out has the advantage 0 and still counts in the denominator of the loss. In the "
+            "paper it does not.",
+            "Groups in which nothing is left out are centred with weights as well.",
+            "A group in which every success is likelier than the mean and every failure less likely trains nothing. "
+            "The official code then keeps a quarter of the group.",
+            "The official code also normalises the kept rewards anew before it centres them.",
         ),
     ),
     MethodSpec(

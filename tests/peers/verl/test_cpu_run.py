@@ -99,7 +99,10 @@ def plain_step(run, fields, step: int, seed: int = 42):
     success = rewards.mean(1, keepdim=True).expand_as(rewards).flatten()
     if run.controller:
         run.observe(step, float((old_entropy * mask).sum() / mask.sum()))
-    whole = TokenBatch(old, old, advantages.unsqueeze(1) * mask, mask, old_entropy=old_entropy, success=success)
+    whole = TokenBatch(
+        old, old, advantages.unsqueeze(1) * mask, mask, old_entropy=old_entropy, success=success,
+        group=torch.arange(ROWS) // (ROWS // GROUPS),
+    )  # fmt: skip
     whole = run.prepare(whole, step)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     number = 0

@@ -6,9 +6,14 @@ Compared are the loss and its gradient with respect to the current log-probabili
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
-from batches import AGGREGATION, actor_config, context, core_loss, difference, random_batch, verl_loss
+from batches import AGGREGATION, STEPS, actor_config, context, core_loss, difference, random_batch, verl_loss
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, compute_rloo_outcome_advantage
+
+from dynclip.methods.registry import method
+from dynclip.methods.types import TokenBatch
 
 BATCHES = 100
 TOLERANCE = 1e-6
@@ -110,6 +115,22 @@ def test_gmpo_is_verls_geo_mean_over_responses(bound):
         ours = core_loss("gmpo", batch, "seq-mean-token-mean", log_low=bound, log_high=bound)
         worst = max(worst, difference(theirs, ours))
     assert worst <= TOLERANCE
+
+
+def test_rloo_has_verls_advantages():
+    """Rewards of 0 and 1 in groups of 2 to 5, the last two groups of one outcome: R minus the mean of the others."""
+    group = torch.tensor([0] * 2 + [1] * 3 + [2] * 5 + [3] * 2 + [4] * 3)
+    rewards = torch.tensor([0, 1, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], dtype=torch.float64)
+    mask = torch.arange(4) < torch.randint(1, 5, (15, 1), generator=torch.Generator().manual_seed(0))
+    scores = torch.zeros(15, 4, dtype=torch.float64)
+    scores[torch.arange(15), mask.sum(1) - 1] = rewards
+    index = np.array(group.tolist())
+    theirs, _ = compute_rloo_outcome_advantage(scores, mask, index)
+    grpo, _ = compute_grpo_outcome_advantage(scores, mask, index)
+    success = torch.stack([rewards[group == number].mean() for number in group])
+    old = torch.zeros_like(scores)
+    ours = method("rloo", STEPS).prepare(TokenBatch(old, old, grpo, mask, success=success, group=group), 0)
+    assert (ours.advantages * mask - theirs).abs().max() < 1e-12 and theirs.abs().max() > 0.5
 
 
 def test_global_normalisation_is_verls():

@@ -70,10 +70,10 @@ IN_REACH = [name for name, spec in METHODS.items() if not set(spec.needs) & set(
 @pytest.mark.parametrize("aggregation", list(AGGREGATION))
 @pytest.mark.parametrize("name", IN_REACH)
 def test_ppo_loss_gives_the_loss_and_gradients_of_the_core(name, aggregation, monkeypatch):
-    worst = 0.0
+    worst, prepared = 0.0, "group" in METHODS[name].needs  # groups are the trainer's, a micro-batch splits them
     for seed in range(10):
         monkeypatch.setattr(adapter, "_draws", adapter.DrawCounter())
-        batch, leaves, output, data = verl_batch(seed, ENTRY)
+        batch, leaves, output, data = verl_batch(seed, ENTRY | {"prepared": prepared})
         data["dynclip_success"] = torch.linspace(0, 1, len(batch["mask"]))
         config = actor_config(policy_loss={"loss_mode": f"dynclip_{name}"}, loss_agg_mode=aggregation)
         loss, metrics = engine_workers.ppo_loss(config, output, data)
@@ -83,7 +83,7 @@ def test_ppo_loss_gives_the_loss_and_gradients_of_the_core(name, aggregation, mo
         tokens = TokenBatch(
             logprob, batch["old"], batch["advantages"], batch["mask"], entropy=entropy,
             old_entropy=batch["entropy"] * 0.9, success=data["dynclip_success"],
-            draw_seed=derive_seed(config.data_loader_seed, 3, 0),
+            draw_seed=derive_seed(config.data_loader_seed, 3, 0), prepared=prepared,
         )  # fmt: skip
         expected = method(name, STEPS).loss(
             tokens, 3, 0.4, aggregation=AGGREGATION[aggregation], dual_clip=config.clip_ratio_c
