@@ -307,3 +307,13 @@ def test_a_response_without_tokens_takes_no_part_in_its_group():
     chosen = method("grpo_dropout", 10)
     whole, rest = chosen.prepare(tokens, 0).advantages[:4], chosen.prepare(TokenBatch(**fields), 0).advantages
     assert torch.allclose(whole * tokens.mask[:4], rest * tokens.mask[:4])
+
+
+def test_a_group_without_a_success_left_has_no_advantage_at_all():
+    """The success is likelier than the mean, every failure less likely: exactly 0, not rounding with a sign."""
+    draw = torch.Generator().manual_seed(0)
+    old = -torch.rand(6, 5, generator=draw) - torch.tensor([[0.0], [2.0], [2.1], [2.2], [2.3], [2.4]])
+    mask = torch.arange(5) < torch.tensor([[5], [1], [2], [3], [4], [5]])
+    advantages = torch.tensor([2.0412, *[-0.40825] * 5])
+    tokens = TokenBatch(old, old, advantages, mask, group=torch.zeros(6, dtype=torch.long))
+    assert (method("grpo_dropout", 10).prepare(tokens, 0).advantages == 0).all()

@@ -43,13 +43,14 @@ def without_likely_successes(tokens: Tokens, total: Total) -> torch.Tensor:
     s in its group, the change of entropy to first order. Responses leave from the lowest h on until the rest has
     Σ h ≥ 0, and those with A ≤ 0 come back. b is the mean of A over the rest, with weights e^−s.
     """
-    length = tokens.counted.sum(1).double()
-    present, length = (length > 0).double(), length.clamp(min=1)
-    surprisal = -(tokens.old_logprob * tokens.counted).sum(1).double() / length
-    advantages = (tokens.advantages * tokens.counted).sum(1).double() / length  # constant within a response
+    counted = tokens.counted.double()
+    length = counted.sum(1).clamp(min=1)
+    present = (counted.sum(1) > 0).double()
+    surprisal = -(tokens.old_logprob * counted).sum(1) / length
+    advantages = (tokens.advantages * counted).sum(1) / length  # constant within a response
     group, size = tokens.group, group_sum(present, tokens.group).clamp(min=1)
     part = advantages * (surprisal - group_sum(surprisal * present, group) / size) / size
-    order = part.argsort(stable=True)
+    order = part.round(decimals=9).argsort(stable=True)  # equal responses in the order of their rows
     order = order[group[order].argsort(stable=True)]  # group by group, the lowest h first
     ends = torch.zeros_like(part).index_add(0, group, part).cumsum(0)[group]  # Σ h up to the end of the group
     rest = torch.empty_like(part)  # Σ h of the response and of those after it
@@ -57,7 +58,9 @@ def without_likely_successes(tokens: Tokens, total: Total) -> torch.Tensor:
     dropped = (rest < -1e-9) & (advantages > 0)  # rounding is no fall of entropy
     weight = torch.exp(-surprisal) * present * ~dropped
     centre = group_sum(weight * advantages, group) / group_sum(weight, group).clamp(min=1e-300)
-    centred = (advantages - centre).masked_fill(dropped, 0.0)
+    centred = advantages - centre
+    # Where all that is kept has the same advantage, rounding leaves a sign, which metrics would count.
+    centred = centred.masked_fill(dropped | (centred.abs() < 1e-9), 0.0)
     return centred.to(tokens.logprob.dtype).unsqueeze(1).expand_as(tokens.logprob)
 
 
