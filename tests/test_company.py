@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dynclip.report.evidence import read_score
+from dynclip.report.records import read_score
 from dynclip.runtime.errors import UserError
 from dynclip.studies.overrides import resolve
 from dynclip.studies.scales import Execution
