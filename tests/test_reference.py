@@ -19,7 +19,7 @@ from dynclip.report.tables import write_tables
 from dynclip.report.terminal.committed import read_committed
 from dynclip.report.terminal.verify import verify, verify_results
 from dynclip.runtime.errors import UserError
-from dynclip.runtime.files import sha256, write_json
+from dynclip.runtime.files import file_change, read_sums, sha256, write_json
 from dynclip.studies.arms import STUDIES
 from dynclip.studies.scales import SCALES, SUITES
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
@@ -320,6 +320,26 @@ def test_an_edited_number_of_committed_evidence_is_found(copied, edit, words):
     edit(out)
     (problem,) = verify(out).problems
     assert re.search(words, problem)
+
+
+def test_a_changed_file_of_committed_evidence_is_named(copied):
+    """Also one that nothing in the folder gives, and one that is gone or new."""
+    out = copied[1]
+    page = out / "tables" / "main.md"
+    page.write_text(page.read_text().replace("facts", "FACTS"))
+    (out / "figures" / "reward.svg").unlink()
+    (out / "more.md").write_text("better")
+    assert verify(out).problems == [
+        f"{out}/figures/reward.svg is missing", f"{out}/more.md has no recorded SHA-256",
+        f"{page} changed since it was written (SHA-256 differs)",
+    ]  # fmt: skip
+
+
+@each_study
+def test_the_committed_files_are_those_of_their_list(folder):
+    sums = read_sums(folder / "SHA256SUMS")
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"SHA256SUMS"}
+    assert [problem for name in found | set(sums) if (problem := file_change(folder / name, sums.get(name)))] == []
 
 
 @each_world
