@@ -335,6 +335,15 @@ def test_a_changed_file_of_committed_evidence_is_named(copied):
     ]  # fmt: skip
 
 
+def test_a_parquet_file_of_ten_bytes_is_a_problem_and_no_traceback(copied):
+    for sums in (True, False):
+        (copied[1] / "scores.parquet").write_bytes(b"0123456789")
+        if not sums:
+            (copied[1] / "SHA256SUMS").unlink()
+        (problem,) = verify(copied[1]).problems
+        assert re.search(r"scores.parquet changed since" if sums else r"^table of scores: cannot be read", problem)
+
+
 @each_study
 def test_the_committed_files_are_those_of_their_list(folder):
     sums = read_sums(folder / "SHA256SUMS")

@@ -37,6 +37,8 @@ class Checked:
             found = check()
         except UserError as error:
             found = str(error)
+        except (OSError, ValueError, KeyError) as error:  # a file of another form
+            found = f"{kind}: cannot be read ({error!r})"
         if isinstance(found, str):
             self.problems += [found] * (found not in self.problems)
             return None
@@ -97,6 +99,8 @@ def verify_committed(folder: Path) -> Checked:
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != SUMS}
         for name in sorted({*found, *sums}):
             checked.look("files", lambda name=name: file_change(folder / name, sums.get(name)))
+    if checked.problems:
+        return checked
     checked.look("table of scores", lambda: _check_counts(folder))
     curves = folder / "tables" / "curves.csv"
     if curves.is_file():
