@@ -55,7 +55,8 @@ def write_score(
         "seconds": round(seconds, 2),
         "environment": environment(),
     }
-    write_json(task.score, seal(record))
+    record = seal(record)
+    write_json(task.score, record)
     log(summary(record))
     return record
 

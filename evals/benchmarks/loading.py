@@ -121,7 +121,8 @@ def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple
         "gold_self_check": "all correct",
         "generator": {entry.world: WORLDS[entry.world].title for entry in entries if entry.kind == "generated"},
     }
-    write_json(Path(folder) / "manifest.json", seal(manifest))
+    manifest = seal(manifest)
+    write_json(Path(folder) / "manifest.json", manifest)
     return manifest
 
 
