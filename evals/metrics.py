@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from evals.stats.comparison import mean_interval
 
@@ -10,6 +11,7 @@ PASS_AT = (1, 2, 4, 8, 16, 32, 64, 256)
 STATUSES = ("correct", "wrong", "unparsable", "truncated", "timed_out")
 
 
+@lru_cache(maxsize=4096)  # hundreds of problems have the same few counts
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased estimate of P(at least one of k samples is correct) from n samples with c correct ones.
 
@@ -252,3 +254,12 @@ def exact_score(rows: Sequence[dict]) -> dict:
             for row, s in zip(rows, success, strict=True)
         ],
     }
+
+
+def numbers_of(rows: Sequence[dict], until: float | None = None) -> dict:
+    """The numbers of a score record from its sample rows: `score`, with `until` points `with_until`, or `exact_score`
+    where the rows hold exact success probabilities. Raises ValueError for no rows.
+    """
+    if rows and "success" in rows[0]:
+        return exact_score(rows)
+    return score(rows) if until is None else with_until(score(rows), until)

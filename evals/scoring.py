@@ -3,14 +3,14 @@
 import json
 from collections.abc import Sequence
 
-from dynclip.runtime.files import sha256, write_json
+from dynclip.runtime.files import seal, sha256, write_json
 from dynclip.runtime.provenance import environment
 from dynclip.runtime.text import say
 from evals import grading
 from evals.benchmarks.problem import Problem
-from evals.metrics import score, with_until
+from evals.metrics import numbers_of
 from evals.sampling.models import Model
-from evals.sampling.store import Store, write_samples
+from evals.sampling.store import Store, read_samples, write_samples
 from evals.sampling.task import Task
 
 VERDICT = ("status", "correct", "flexible", "answer")  # a sample's fields that the grader fills
@@ -21,8 +21,7 @@ def finish(store: Store, task: Task, model: Model, labels: dict, log=say) -> dic
     address = task.address(model)
     rows = store.rows(task.ids, task.k)
     rows = with_verdicts(rows, task.problems, _graded(task, address))
-    numbers = score(rows) if task.until is None else with_until(score(rows), task.until)
-    return write_score(task, model, labels, rows, numbers, store.makers(rows), log)
+    return write_score(task, model, labels, rows, numbers_of(rows, task.until), store.makers(rows), log)
 
 
 def write_score(
@@ -56,6 +55,7 @@ def write_score(
         "seconds": round(seconds, 2),
         "environment": environment(),
     }
+    record = seal(record)
     write_json(task.score, record)
     log(summary(record))
     return record
@@ -114,17 +114,12 @@ def grader_version() -> str:
 
 def _graded(task: Task, address: dict) -> dict:
     """Verdicts in the sample file by (problem id, index). Empty if they are another grader's or the file changed."""
-    import pandas as pd
-
     try:
         record = json.loads(task.score.read_text())
         same = record["address"] == address and record["grader"] == grader_version()
         if not same or sha256(task.samples) != record["samples"]["sha256"]:
             return {}
-        table = pd.read_parquet(task.samples)
-        # pandas reads a missing answer as None or NaN.
-        rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        return {(row["problem_id"], row["index"]): row for row in rows}
+        return {(row["problem_id"], row["index"]): row for row in read_samples(task.samples)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dynclip.runtime.files import sha256, write_json
+from dynclip.runtime.files import seal, sha256, write_json
+from evals.metrics import numbers_of
 
 BENCHMARKS = ("facts", "worded")
 ENVIRONMENT = {
@@ -85,7 +86,18 @@ def _collapse(path: Path, method: str, world: str, start: float, end: float, lev
             row |= {"policy/entropy_decisive": 0.5 * entropy, "policy/entropy_neutral": 1.4 - 0.3 * share}
             row |= {f"clip/{bound}_fraction_{kind}": 0.01 + 0.02 * (kind == "decisive") * share
                     for bound in ("low", "high") for kind in ("decisive", "neutral")}  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path.parent, rows)
+
+
+def write_rows(run: Path, rows: list[dict]) -> None:
+    """Make `rows` the metrics of a run folder, as if it had been trained so."""
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    edit(run / "run.json", metrics_sha256=sha256(run / "metrics.jsonl"))
+
+
+def edit(path: Path, **changes) -> None:
+    """Write a record with other fields, as if it had been made so."""
+    write_json(path, seal(json.loads(path.read_text()) | changes))
 
 
 def write_exact(results, method, seed, label, step, benchmark, rate, model_digest, problems=12) -> Path:
@@ -95,21 +107,16 @@ def write_exact(results, method, seed, label, step, benchmark, rate, model_diges
     names = [f"{benchmark}-{seed}-{number:04d}" for number in range(problems)]
     stored = results / "samples" / method / f"seed{seed}" / label / f"{benchmark}.parquet"
     stored.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame({"problem_id": names, "chance": chances}).to_parquet(stored, index=False)
-    spread = 1.0 if method == "base" else 0.35  # a trained policy gains less from more samples
-    pass_at = {str(k): float(np.mean([1 - (1 - c) ** (k**spread) for c in chances])) for k in (2**i for i in range(9))}
-    average = {"value": sum(chances) / problems, "stderr": None}
+    rows = [{"problem_id": n, "success": c, "entropy": 2.0, "tokens": 7.0} for n, c in zip(names, chances, strict=True)]
+    pd.DataFrame(rows).to_parquet(stored, index=False)
     record = {
         "scale": results.name, "method": method, "seed": seed, "checkpoint": label, "step": step,
-        "benchmark": benchmark, "k": 1, "n_problems": problems, "avg_at_k": average, "headline": "exact",
-        "flexible": {"avg_at_k": average, "pass_at": pass_at}, "pass_at": pass_at, "maj_at_k": None, "verdicts": {},
-        "completion_tokens_mean": 7.0,
-        "per_problem": [{"id": name, "n": 1, "c": c} for name, c in zip(names, chances, strict=True)],
+        "benchmark": benchmark, "k": 1, "n_problems": problems, **numbers_of(rows),
         "samples": {"path": str(stored), "sha256": sha256(stored), "rows": problems},
         "model": {"path": "elsewhere", "sha256": model_digest}, "sampling": {"temperature": 1.0, "seed": 7},
         "seconds": 1.0, "environment": ENVIRONMENT,
     }  # fmt: skip
-    return write_json(results / "scores" / method / f"seed{seed}" / label / f"{benchmark}.json", record)
+    return write_json(results / "scores" / method / f"seed{seed}" / label / f"{benchmark}.json", seal(record))
 
 
 def write_run(results, method, seed, steps, checkpoints, base_digest) -> None:
@@ -136,7 +143,6 @@ def write_run(results, method, seed, steps, checkpoints, base_digest) -> None:
         if method == "od":
             row["clip/state"] = float(-1 if share < 0.3 else share > 0.6)
         rows.append(row)
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = {
         "scale": results.name, "method": method, "options": {"epsilon": 0.2}, "seed": seed, "steps": steps,
         "updates_per_rollout": 8, "state": "finished", "fingerprint": f"fp-{method}-{seed}",
@@ -144,49 +150,36 @@ def write_run(results, method, seed, steps, checkpoints, base_digest) -> None:
         "seconds": steps * 0.5, "environment": ENVIRONMENT, "protocol": PROTOCOL,
     }  # fmt: skip
     write_json(folder / "run.json", record)
+    write_rows(folder, rows)
 
 
 def write_score(results, method, seed, label, step, benchmark, k, problems, rate, model_digest) -> Path:
     rng = _rng(method, seed, label, benchmark)
     hard = _rng(benchmark).normal(0, 0.15, problems)
-    rows, per_problem = [], []
+    rows = []
     for number in range(problems):
         correct = rng.random(k) < np.clip(rate + hard[number], 0.02, 0.98)
         name = f"{benchmark}-{number:04d}"
-        per_problem.append({"id": name, "n": k, "c": int(correct.sum())})
         for index, right in enumerate(correct):
             text = f"{number} + {index} = <script>alert('{method}')</script> & done" if right else "no idea <b>"
             status = "correct" if right else "wrong"
             rows.append(
                 {"problem_id": name, "index": index, "text": text, "tokens": 20, "finish": "stop",
-                 "status": status, "correct": bool(right)}
+                 "status": status, "correct": bool(right), "answer": str(index), "candidate": str(index),
+                 "flexible": bool(right or index % 2)}
             )  # fmt: skip
     stored = results / "samples" / method / f"seed{seed}" / label / f"{benchmark}.parquet"
     stored.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_parquet(stored, index=False)
-    right = sum(p["c"] for p in per_problem)
-    pass_at = {
-        str(j): sum(1 - math.comb(k - p["c"], j) / math.comb(k, j) for p in per_problem) / problems
-        for j in (1, 2, 4)
-        if j <= k
-    }
-    verdicts = {
-        "correct": right, "wrong": k * problems - right, "unparsable": 0, "truncated": 0, "timed_out": 0
-    }  # fmt: skip
     record = {
         "scale": results.name, "method": method, "seed": seed, "checkpoint": label, "step": step,
-        "benchmark": benchmark, "k": k, "n_problems": problems,
-        "avg_at_k": {"value": right / k / problems, "stderr": 0.05, "method": "clustered by problem"},
-        "headline": "strict",
-        "flexible": {"avg_at_k": {"value": (right / k / problems + 1) / 2, "stderr": 0.05}, "pass_at": pass_at},
-        "pass_at": pass_at, "maj_at_k": 0.6, "verdicts": verdicts, "completion_tokens_mean": 20.0,
-        "per_problem": per_problem,
+        "benchmark": benchmark, "k": k, "n_problems": problems, **numbers_of(rows),
         "samples": {"path": str(stored), "sha256": sha256(stored), "rows": len(rows)},
         "model": {"path": "elsewhere", "sha256": model_digest},
         "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 48, "seed": 7},
         "seconds": 1.0, "environment": ENVIRONMENT,
     }  # fmt: skip
-    return write_json(results / "scores" / method / f"seed{seed}" / label / f"{benchmark}.json", record)
+    return write_json(results / "scores" / method / f"seed{seed}" / label / f"{benchmark}.json", seal(record))
 
 
 def _write_data(results: Path, problems: int) -> None:
@@ -198,13 +191,18 @@ def _write_data(results: Path, problems: int) -> None:
             for i in range(problems)
         ]  # fmt: skip
         (results / "data" / f"{benchmark}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    files = {path.name: {"rows": problems, "sha256": sha256(path)} for path in (results / "data").glob("*.jsonl")}
+    write_json(results / "data" / "manifest.json", seal({"files": files}))
 
 
 def _seal(folder: Path, content: bytes) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     digest = _digest(content)
-    (folder / "model.safetensors").write_bytes(content)
-    write_json(folder / "model.json", {"files": {"model.safetensors": {"sha256": digest, "bytes": len(content)}}})
+    files = {"model.safetensors": content, "config.json": b"{}"}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    listed = {name: {"sha256": _digest(data), "bytes": len(data)} for name, data in files.items()}
+    write_json(folder / "model.json", {"files": listed})
     return digest
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dynclip.report.evidence import read_score
+from dynclip.report.records import read_score
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import is_sealed, write_json
 from dynclip.studies.overrides import resolve
 from dynclip.studies.scales import Execution
 from dynclip.training import loop
@@ -167,7 +168,21 @@ def test_deleted_results_are_published_again_without_training(undisturbed, study
     (run / "run.json").unlink()
     monkeypatch.setattr(Loop, "step", None)
     train_company(config, "od", [0], folder)
-    assert published(folder, "od", 0) == undisturbed[0] and (run / "run.json").exists()
+    assert published(folder, "od", 0) == undisturbed[0] and is_sealed(json.loads((run / "run.json").read_text()))
+
+
+def test_a_record_of_an_earlier_version_is_sealed_and_a_damaged_one_is_written_again(study):
+    config, folder = study
+    train_company(config, "od", [0], folder)
+    run = folder / "runs/od/seed0"
+    whole = json.loads((run / "run.json").read_text())
+    write_json(run / "state/run.json", {name: value for name, value in whole.items() if name != "record_sha256"})
+    train_company(config, "od", [0], folder)
+    assert json.loads((run / "run.json").read_text()) == whole
+    write_json(run / "state/run.json", whole | {"steps": 7})
+    train_company(config, "od", [0], folder)
+    again = json.loads((run / "run.json").read_text())
+    assert is_sealed(again) and again["steps"] == whole["steps"]
 
 
 def test_a_method_with_statistics_over_its_batch_trains_each_seed_as_alone(study):

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from synthetic_study import write_study
+from synthetic_study import edit, write_study
 
 from dynclip.cli.commands import main
 from dynclip.report.comparisons import training_differences
@@ -74,9 +74,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(results, words, re
 def test_runs_of_another_protocol_are_refused(results, tmp_path):
     write_study(tmp_path / "tiny", ("grpo", "id"), (0,), steps=6)
     path = tmp_path / "tiny/runs/id/seed0/run.json"
-    record = json.loads(path.read_text())
-    record["protocol"]["dual clip"] = "10.0"
-    path.write_text(json.dumps(record))
+    edit(path, protocol=json.loads(path.read_text())["protocol"] | {"dual clip": "10.0"})
     with pytest.raises(UserError, match="another dual clip"):
         said(tmp_path, "grpo", "id")
 

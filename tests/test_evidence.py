@@ -5,12 +5,16 @@ import shutil
 
 import pandas as pd
 import pytest
-from synthetic_study import BENCHMARKS, _seal, write_score, write_study
+from synthetic_study import BENCHMARKS, _seal, edit, write_score, write_study
 
-from dynclip.report.evidence import checkpoint_folder, counts, load_evidence, read_run
-from dynclip.report.reference import provenance, read_committed, write_counts, write_metrics
+from dynclip.report.evidence import counts, load_evidence
+from dynclip.report.records import checkpoint_folder, read_run
+from dynclip.report.reference import provenance, write_counts, write_metrics
+from dynclip.report.terminal.committed import read_committed
 from dynclip.runtime.errors import UserError
-from dynclip.runtime.files import sha256, write_json
+from dynclip.runtime.files import write_json
+from evals.metrics import numbers_of
+from evals.sampling.store import read_samples, write_samples
 
 SEEDS = (0, 1)
 
@@ -30,26 +34,13 @@ def world(tmp_path):
     return results
 
 
-def edit(path, **changes) -> None:
-    write_json(path, json.loads(path.read_text()) | changes)
-
-
 def exact_score(results, successes=(0.25, 0.5, 1.0)):
     """Make one score of the study exact, with these probabilities."""
     path = results / "scores" / "id" / "seed1" / "final" / f"{BENCHMARKS[0]}.json"
     stored = results / "samples" / "id" / "seed1" / "final" / f"{BENCHMARKS[0]}.parquet"
-    names = [f"p{number}" for number in range(len(successes))]
-    pd.DataFrame({"problem_id": names, "success": successes}).to_parquet(stored)
-    score = json.loads(path.read_text())
-    for name in ("maj_at_k", "flexible", "verdicts", "completion_tokens_mean"):
-        del score[name]
-    score |= {
-        "headline": "exact", "k": 1, "n_problems": len(names),
-        "avg_at_k": {"value": sum(successes) / len(names), "stderr": 0.1},
-        "per_problem": [{"id": name, "n": 1, "c": c} for name, c in zip(names, successes, strict=True)],
-        "samples": {"path": str(stored), "sha256": sha256(stored), "rows": len(names)},
-    }  # fmt: skip
-    write_json(path, score)
+    rows = [{"problem_id": f"p{i}", "success": c, "entropy": 1.0, "tokens": 5.0} for i, c in enumerate(successes)]
+    made = {"path": str(stored), **write_samples(stored, rows)}
+    edit(path, k=1, n_problems=len(rows), samples=made, **numbers_of(rows))
     return path
 
 
@@ -96,15 +87,74 @@ def test_an_exact_score_holds_probabilities(world, tmp_path):
     kept = table[(table.method == "id") & (table.seed == 1) & (table.problem == "p0")]
     assert (kept["n"].item(), kept["c"].item()) == (1, 0.25)
     edit(path, headline="strict")
-    with pytest.raises(UserError, match="not a complete score file"):
+    with pytest.raises(UserError, match=r"id/seed1/final/facts.json: headline is not what its samples give"):
         load_evidence(world, comparable=False)
 
 
-@pytest.mark.parametrize("successes", [(0.5, 1.25), (0.5, -0.25)])
-def test_a_probability_beyond_0_and_1_is_refused(world, successes):
-    exact_score(world, successes)
-    with pytest.raises(UserError, match="disagree with its own per_problem counts"):
-        load_evidence(world, comparable=False)
+def add_one(score):
+    """One more correct sample of one problem, in all numbers that say so."""
+    table = [dict(entry) for entry in score["per_problem"]]
+    least = min(table, key=lambda entry: entry["c"])
+    least["c"] += 1
+    mean = sum(entry["c"] / entry["n"] for entry in table) / len(table)
+    return {"per_problem": table, "avg_at_k": score["avg_at_k"] | {"value": mean}}
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("avg_at_k", add_one),
+    ("avg_at_k", lambda score: {"avg_at_k": score["avg_at_k"] | {"stderr": score["avg_at_k"]["stderr"] / 2}}),
+    ("per_problem", lambda score: {"per_problem": [entry | {"tokens": 1.0} for entry in score["per_problem"]]}),
+    ("pass_at", lambda score: {"pass_at": score["pass_at"] | {"2": 0.5}}),
+    ("flexible", lambda score: {"flexible": score["flexible"] | {"pass_at": {}}}),
+    ("maj_at_k", lambda score: {"maj_at_k": score["maj_at_k"] + 1e-6}),
+    ("verdicts", lambda score: {"verdicts": score["verdicts"] | {"wrong": 0}}),
+    ("completion_tokens_mean", lambda score: {"completion_tokens_mean": 21}),
+    ("n_problems", lambda score: {"n_problems": 11}),
+])  # fmt: skip
+def test_every_number_of_a_score_is_what_its_samples_give(study, name, change):
+    """Even if whoever edited it made the record's own checksum anew."""
+    path = study / "scores" / "id" / "seed1" / "final" / "facts.json"
+    edit(path, **change(json.loads(path.read_text())))
+    with pytest.raises(UserError, match=rf"facts\.json: {name} is not what its samples give; .*--forcerun evaluate"):
+        load_evidence(study)
+
+
+@pytest.mark.parametrize(("file", "field", "value", "rule"), [
+    ("scores/id/seed1/final/facts.json", "k", 5, "evaluate"),
+    ("scores/id/seed1/final/facts.json", "seconds", 2.0, "evaluate"),
+    ("runs/id/seed1/run.json", "seconds", 1.0, "train"),
+    ("runs/id/seed1/run.json", "metrics_sha256", None, "train"),
+])  # fmt: skip
+def test_a_field_that_nothing_gives_is_guarded_by_the_records_checksum(study, file, field, value, rule):
+    record = json.loads((study / file).read_text())
+    write_json(study / file, record | {field: value})
+    with pytest.raises(UserError, match=rf"{file}: damaged, edited or of an older version .*--forcerun {rule}"):
+        load_evidence(study)
+    del record["record_sha256"]
+    write_json(study / file, record)
+    with pytest.raises(UserError, match=rf"{file}: damaged, edited or of an older version"):
+        load_evidence(study)
+
+
+def test_an_edited_reward_is_not_read(study):
+    path = study / "runs" / "id" / "seed1" / "metrics.jsonl"
+    rows = [json.loads(line) | {"train/reward": 0.99} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not the file that the training wrote .*--forcerun train"):
+        load_evidence(study)
+
+
+def test_a_score_of_problems_drawn_until_the_error_is_small(study):
+    """Its error and interval are those of the sequential rule."""
+    path = study / "scores" / "id" / "seed1" / "final" / "facts.json"
+    rows = read_samples(study / "samples" / "id" / "seed1" / "final" / "facts.parquet")
+    plain, found = numbers_of(rows), numbers_of(rows, until=2.5)
+    assert plain["avg_at_k"]["stderr"] != found["avg_at_k"]["stderr"]
+    edit(path, **found)
+    assert load_evidence(study).select("facts", "id")[1]["until"] == found["until"]
+    edit(path, **plain)
+    with pytest.raises(UserError, match="avg_at_k is not what its samples give"):
+        load_evidence(study)
 
 
 def test_committed_counts_read_back_as_they_were(world, tmp_path):

@@ -1,7 +1,10 @@
 """Committed evidence: what is copied, what it says, and that the committed one agrees with itself."""
 
 import json
+import random
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -10,15 +13,19 @@ from synthetic_study import write_study
 
 from dynclip.report.claims.page import decide_all, records, write_claims
 from dynclip.report.comparisons import at_share, seed_means
-from dynclip.report.reference import read_committed, spread, write_reference
+from dynclip.report.figures import write_figures
+from dynclip.report.reference import spread, write_reference
 from dynclip.report.tables import write_tables
-from dynclip.report.terminal.verify import verify
-from dynclip.runtime.files import write_json
+from dynclip.report.terminal.committed import read_committed
+from dynclip.report.terminal.verify import verify, verify_results
+from dynclip.runtime.errors import UserError
+from dynclip.runtime.files import file_change, read_sums, sha256, write_json
 from dynclip.studies.arms import STUDIES
 from dynclip.studies.scales import SCALES, SUITES
 from evals.benchmarks.registry import BENCHMARKS, TRAIN_SETS
 from evals.stats import difference, judge, mean_interval
 
+SEEDS = (0, 1, 2, 3)
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "reference" / "laptop-2core"
 WORLDS = sorted(path.parent for path in COMMITTED.glob("*/provenance.json"))
@@ -32,63 +39,142 @@ each_world = pytest.mark.parametrize("folder", WORLDS, ids=lambda folder: folder
 each_study = pytest.mark.parametrize("folder", STUDIES_FOUND, ids=lambda folder: folder.name)
 
 
-def finish(study):
-    """What a finished study has beside the fixture's runs and scores."""
-    write_json(study / "base" / "warm_start.json", {"steps": 700, "seconds": 100.0})
-    write_json(study / "data" / "manifest.json", {"files": {}})
-    (study / "report.html").write_text("<html></html>")
-    (study / "tables").mkdir(exist_ok=True)
-    (study / "tables" / "main.md").write_text("table")
-    folder = study / "benchmarks" / "train"
-    folder.mkdir(parents=True)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(results/<scale> of a finished study with tables, figures and claims, the evidence written from it)."""
+    folder = tmp_path_factory.mktemp("finished")
+    results = write_study(folder / "results" / "tiny", ("grpo", "id", "did", "od"), SEEDS, k=8)
+    write_json(results / "base" / "warm_start.json", {"steps": 700, "seconds": 100.0})
+    write_tables(results)
+    write_figures(results)
+    write_claims(results, SEEDS)
+    jobs = results / "benchmarks" / "train"
+    jobs.mkdir(parents=True)
     for i, seconds in enumerate((50.0, 54.0, 60.0)):
-        (folder / f"run{i}.tsv").write_text(f"s\th:m:s\n{seconds}\t0:00:50\n")
+        (jobs / f"run{i}.tsv").write_text(f"s\th:m:s\n{seconds}\t0:00:50\n")
+    out = folder / "reference"
+    out.mkdir()
+    (out / "old").write_text("stale")
+    return results, write_reference(results, out)
 
 
-def test_evidence_is_small_files_with_cost_and_computed_findings(study, tmp_path):
-    finish(study)
-    out = write_reference(study, tmp_path / "reference" / "tiny-test")
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of both."""
+    for folder in finished:
+        shutil.copytree(folder, tmp_path / "results" / folder.name)
+    return tuple(tmp_path / "results" / folder.name for folder in finished)
+
+
+def test_evidence_is_small_files_with_cost_and_computed_findings(finished):
+    results, out = finished
     page = (out / "README.md").read_text()
     assert "one training job, with start-up | 54.0 [50.0, 60.0], n = 3 |" in page
     assert "warm start, 700 steps | 100.0" in page and "## Benchmarks, against grpo" in page
-    assert (out / "tables" / "main.md").read_text() == "table"
+    for name in ("tables/main.md", "scores.parquet", "figures/entropy.svg", "claims.json"):
+        assert (out / name).read_bytes() == (results / name).read_bytes()
     rows = pd.read_parquet(out / "metrics.parquet")
-    assert len(rows) == 3 * 3 * 12 and {"method", "seed", "step", "policy/entropy"} <= set(rows.columns)
+    assert len(rows) == 4 * 4 * 12 and {"method", "seed", "step", "policy/entropy"} <= set(rows.columns)
     assert set(json.loads((out / "provenance.json").read_text())["runs"]) == {
-        f"{method}/seed{seed}" for method in ("grpo", "id", "od") for seed in (0, 1, 2)
+        f"{method}/seed{seed}" for method in ("grpo", "id", "did", "od") for seed in SEEDS
     }
+    assert not (out / "old").exists() and [p.name for p in out.parent.glob(".reference*")] == []
 
 
-def test_pictures_lose_colours_and_no_pixels(study, tmp_path):
+def test_pictures_lose_colours_and_no_pixels(finished):
     from PIL import Image
 
-    finish(study)
-    (study / "figures").mkdir(exist_ok=True)
-    drawn = Image.effect_mandelbrot((200, 100), (-2, -1, 1, 1), 50).convert("RGB")
-    drawn.save(study / "figures" / "entropy.png")
-    kept = write_reference(study, tmp_path / "reference") / "figures" / "entropy.png"
-    with Image.open(kept) as image:
-        assert image.size == (200, 100) and len(image.getcolors()) <= 128
-        pairs = zip(image.convert("L").getdata(), drawn.convert("L").getdata(), strict=True)
-        assert sum(abs(a - b) for a, b in pairs) / 20_000 < 3
+    with (
+        Image.open(finished[0] / "figures/entropy.png") as drawn,
+        Image.open(finished[1] / "figures/entropy.png") as kept,
+    ):
+        assert kept.size == drawn.size and len(kept.getcolors()) <= 128
+        pairs = zip(kept.convert("L").getdata(), drawn.convert("L").getdata(), strict=True)
+        assert sum(abs(a - b) for a, b in pairs) / (kept.width * kept.height) < 3
 
 
-def test_writing_again_replaces_what_was_there(study, tmp_path):
-    finish(study)
-    out = tmp_path / "reference"
-    out.mkdir()
-    (out / "old").write_text("stale")
-    write_reference(study, out)
-    assert not (out / "old").exists() and [p.name for p in tmp_path.glob(".reference*")] == []
+def test_claims_derived_from_committed_files_are_those_of_the_runs(finished):
+    assert_same_claims(json.loads((finished[0] / "claims.json").read_text()), rederived(finished[1], SEEDS))
 
 
-def test_claims_derived_from_committed_files_are_those_of_the_runs(tmp_path):
-    results = write_study(tmp_path / "results" / "tiny", ("grpo", "id", "did", "od"), (0, 1, 2, 3), k=8)
-    finish(results)
-    data, _ = write_claims(results, (0, 1, 2, 3))
-    out = write_reference(results, tmp_path / "reference")
-    assert_same_claims(json.loads(data.read_text()), rederived(out, (0, 1, 2, 3)))
-    assert json.loads((out / "claims.json").read_text()) == json.loads(data.read_text())
+def test_other_tools_can_check_the_sums(finished):
+    for folder, lists in ((finished[1], ["SHA256SUMS"]), (finished[0], sorted((finished[0] / "checksums").glob("*")))):
+        assert lists and subprocess.run(["sha256sum", "-c", "--quiet", *lists], cwd=folder, check=False).returncode == 0
+
+
+def flip(path, place=-1, bit=0):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_nothing_that_is_not_as_derived_becomes_evidence(copied, capsys):
+    """Each forged or missing file is named in one line with the command that makes it again; `out` stays as it was."""
+    results, out = copied
+    table, picture = results / "tables" / "main.csv", results / "figures" / "entropy.png"
+    table.write_text(table.read_text().replace("facts", "FACTS", 1))
+    flip(picture)
+    (results / "scores.parquet").write_bytes(b"0123456789")
+    (results / "figures" / "reward.svg").unlink()
+    (results / "tables" / "forged.md").write_text("| od | 99.9 |")
+    claims = json.loads((results / "claims.json").read_text())
+    claims[0]["verdict"] = "confirmed"
+    write_json(results / "claims.json", claims)
+    lists = results / "checksums" / "claims.sha256"
+    lists.write_text(f"{sha256(results / 'claims.json')}  claims.json\n{sha256(results / 'claims.md')}  claims.md\n")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"tiny: 6 not as derived, so no evidence was written"):
+        write_reference(results, out)
+    lines, command = capsys.readouterr().out.splitlines(), "snakemake --cores all --config scale=tiny --forcerun"
+    assert sorted(lines) == sorted(
+        f"{results / name} {what}; make it again with: {command} {rule} -- results/tiny/{name}"
+        for name, what, rule in (
+            ("tables/main.csv", "changed since it was written (SHA-256 differs)", "tables"),
+            ("figures/entropy.png", "changed since it was written (SHA-256 differs)", "figures"),
+            ("scores.parquet", "changed since it was written (SHA-256 differs)", "tables"),
+            ("figures/reward.svg", "is missing", "figures"),
+            ("tables/forged.md", "has no recorded SHA-256", "tables"),
+            ("claims.json", "is not what the runs and scores give", "claims"),
+        )
+    )
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_without_figures_there_is_no_evidence(copied):
+    results, out = copied
+    shutil.rmtree(results / "figures")
+    (results / "checksums" / "figures.sha256").unlink()
+    with pytest.raises(UserError, match=r"figures/entropy.png is missing; make it with: .*--forcerun figures -- "):
+        write_reference(results, out)
+
+
+def group_of(name):
+    """A run's record and its metrics, a score and its samples: damage of one may hide that of the other."""
+    if name.parts[0] == "runs":
+        return name.parent
+    return Path(*name.with_suffix("").parts[1:]) if name.parts[0] in ("scores", "samples") else name
+
+
+def test_no_flipped_bit_in_a_study_passes(copied):
+    """One bit in each of 60 files: every file is named, with a command."""
+    rng, (results, _) = random.Random(11), copied
+    groups = {}
+    for place in ("runs/*/*/*.json*", "scores/**/*.json", "samples/**/*.parquet", "*/*.*", "*.parquet", "claims.*"):
+        for path in sorted(results.glob(place)):
+            if path.parent.name not in ("base", "checksums"):
+                groups.setdefault(group_of(path.relative_to(results)), []).append(path)
+    flipped = {}
+    for group in rng.sample(list(groups), 60):
+        path = rng.choice(groups[group])
+        flipped[path] = path.read_bytes()
+        flip(path, rng.randrange(len(flipped[path])), rng.randrange(8))
+    problems = verify_results(results).problems
+    for path, content in flipped.items():
+        if not any(str(path) in line for line in problems):  # 1e-05 and 1E-05 are one number
+            assert path.suffix == ".json" and json.loads(path.read_bytes()) == json.loads(content), path
+    assert all(line.count("\n") == 0 and "snakemake --cores all" in line for line in problems)
+    kinds = {path.relative_to(results).parts[0] for path in flipped}
+    assert kinds >= {"runs", "scores", "samples", "tables", "figures"}
 
 
 def rederived(folder, seeds):
@@ -216,21 +302,53 @@ def edit_count(folder):
     counts.to_parquet(folder / "counts.parquet")
 
 
+def edit_pass(folder):
+    scores = pd.read_parquet(folder / "scores.parquet")
+    scores.loc[scores["metric"] == "pass_at_8", "value"] = 0.99
+    scores.to_parquet(folder / "scores.parquet")
+
+
 @pytest.mark.parametrize(("edit", "words"), [
     (edit_claim, r"claims\.json: parts of \w+ is not what metrics\.parquet gives"),
     (edit_curve, r"curves\.csv: mean of grpo, policy/entropy, is not what metrics\.parquet gives"),
-    (edit_count, r"scores\.parquet: the score of .* is not what counts\.parquet gives"),
+    (edit_count, r"scores\.parquet: avg_at_k of .* is not what counts\.parquet gives"),
+    (edit_pass, r"scores\.parquet: pass_at_8 of .* is not what counts\.parquet gives"),
 ])  # fmt: skip
-def test_an_edited_number_of_committed_evidence_is_found(tmp_path, edit, words):
-    results = write_study(tmp_path / "results" / "tiny", ("grpo", "id", "did", "od"), (0, 1, 2, 3), k=8)
-    finish(results)
-    write_tables(results)
-    write_claims(results, (0, 1, 2, 3))
-    out = write_reference(results, tmp_path / "reference")
-    assert verify(out).problems == []
+def test_an_edited_number_of_committed_evidence_is_found(copied, edit, words):
+    out = copied[1]
+    (out / "SHA256SUMS").unlink()  # a list that fits the edit would hide it as well
     edit(out)
     (problem,) = verify(out).problems
     assert re.search(words, problem)
+
+
+def test_a_changed_file_of_committed_evidence_is_named(copied):
+    """Also one that nothing in the folder gives, and one that is gone or new."""
+    out = copied[1]
+    page = out / "tables" / "main.md"
+    page.write_text(page.read_text().replace("facts", "FACTS"))
+    (out / "figures" / "reward.svg").unlink()
+    (out / "more.md").write_text("better")
+    assert verify(out).problems == [
+        f"{out}/figures/reward.svg is missing", f"{out}/more.md has no recorded SHA-256",
+        f"{page} changed since it was written (SHA-256 differs)",
+    ]  # fmt: skip
+
+
+def test_a_parquet_file_of_ten_bytes_is_a_problem_and_no_traceback(copied):
+    for sums in (True, False):
+        (copied[1] / "scores.parquet").write_bytes(b"0123456789")
+        if not sums:
+            (copied[1] / "SHA256SUMS").unlink()
+        (problem,) = verify(copied[1]).problems
+        assert re.search(r"scores.parquet changed since" if sums else r"^table of scores: cannot be read", problem)
+
+
+@each_study
+def test_the_committed_files_are_those_of_their_list(folder):
+    sums = read_sums(folder / "SHA256SUMS")
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"SHA256SUMS"}
+    assert [problem for name in found | set(sums) if (problem := file_change(folder / name, sums.get(name)))] == []
 
 
 @each_world

@@ -1,5 +1,6 @@
 """The report in a real browser: curves follow the controls, samples cannot run; on paper, by phone, without script."""
 
+import json
 import re
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -7,7 +8,7 @@ from urllib.parse import quote
 import pandas as pd
 import pytest
 from browsing import CHROMIUM, needs_browser
-from synthetic_study import FIVE, write_study, write_world
+from synthetic_study import FIVE, edit, write_study, write_world
 
 from dynclip.report.html import write_front, write_report
 from dynclip.runtime.files import sha256
@@ -43,8 +44,7 @@ def poison(results):
     table["text"] = [HOSTILE[i % len(HOSTILE)] for i in range(len(table))]
     table.to_parquet(stored, index=False)
     path = results / "scores/grpo/seed0/final/facts.json"
-    score = path.read_text()
-    path.write_text(re.sub(r'("sha256": ")[0-9a-f]{64}("[^}]*"rows")', rf"\g<1>{sha256(stored)}\g<2>", score, count=1))
+    edit(path, samples=json.loads(path.read_text())["samples"] | {"sha256": sha256(stored)})
     problems = results / "data/facts.jsonl"
     problems.write_text(problems.read_text().replace("what is 1 <", "what is <img src=x onerror=window.hacked=7> 1 <"))
 

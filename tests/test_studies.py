@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import trim_mean
-from synthetic_study import write_study
+from synthetic_study import edit, write_study
 
 from dynclip import method
 from dynclip.lab.agreement.checkpoints import measure_checkpoints
@@ -238,9 +238,7 @@ def test_few_seeds_run_and_say_so(tmp_path, seeds, words):
 def test_arms_of_different_protocols_are_not_compared(tmp_path):
     results = write_study(tmp_path / "results" / "tiny", ("grpo", "id"), (0, 1))
     path = results / "runs" / "id" / "seed1" / "run.json"
-    record = json.loads(path.read_text())
-    record["protocol"]["loss aggregation"] = "grpo"
-    path.write_text(json.dumps(record))
+    edit(path, protocol=json.loads(path.read_text())["protocol"] | {"loss aggregation": "grpo"})
     with pytest.raises(UserError, match="id/seed1 has another loss aggregation, grpo, than the others, dapo"):
         write_page(results, "curves", (0, 1))
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from browsing import mlflow_server
-from synthetic_study import write_study
+from synthetic_study import edit, write_study
 
 from dynclip.cli.follow import follow
 from dynclip.report.figures import write_figures
@@ -179,7 +179,7 @@ def test_a_study_tags_its_runs_and_the_tags_survive_a_change_of_the_run(copied):
     page = client(copied).list_artifacts(runs["summary"].info.run_id, "studies/curves")
     assert {item.path for item in page} >= {"studies/curves/README.md", "studies/curves/panels.png"}
     record = results / "runs" / "od" / "seed1" / "run.json"
-    record.write_text(record.read_text().replace("fp-od-1", "fp-changed"))
+    edit(record, fingerprint="fp-changed")
     assert track(copied, "tiny")["od/seed1"]["state"] == "replaced"
     tags = all_runs(copied)[0]["od/seed1"].data.tags
     assert tags["study.curves"] == "yes" and tags["study"] == "curves"
@@ -204,7 +204,7 @@ def test_artifacts_are_found_after_a_move(copied, imported, capsys):
 def test_a_changed_run_is_replaced(copied):
     first = track(copied, "tiny")
     path = copied / "tiny/runs/od/seed1/run.json"
-    path.write_text(path.read_text().replace("fp-od-1", "fp-new"))
+    edit(path, fingerprint="fp-new")
     changed = track(copied, "tiny")
     assert {n for n, e in changed.items() if e["state"] == "replaced"} == {"od/seed1"}
     runs, total = all_runs(copied)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynclip.cli.options import config_of, run_of
 from dynclip.plan.outputs import is_world
-from dynclip.report.evidence import checkpoint_folder
+from dynclip.report.records import checkpoint_folder
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.gpu_locks import use
 from dynclip.runtime.text import say

@@ -1,11 +1,10 @@
-"""The runs and scores of a study, read from disk and verified. Tables, figures, report and MLflow read them here.
+"""The runs and scores of a study. Tables, figures, report and MLflow read them here.
 
-Every file is checked before it is used: metrics rows are complete, a score belongs to the samples and the weights on
-disk, and compared runs have the same data, base policy, length and protocol. In a synthetic world each seed has a base
-policy of its own. An error names the file and the command that rebuilds it.
+Every file is checked before it is used (`dynclip.report.records`), and compared runs have the same data, base policy,
+length and protocol. In a synthetic world each seed has a base policy of its own. An error names the file and the
+command that rebuilds it.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynclip.runtime.checkpoints import MANIFEST, weights_sha256
+from dynclip.report.records import BASE, base_folder, read_run, read_score, retrain_run, seed_of
 from dynclip.runtime.errors import UserError, rebuild_command
-from dynclip.runtime.files import sha256
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BASE = "base"  # the policy before training: it has scores and no run
 BASELINE = "grpo"
 
 Run = tuple[str, int]  # method, seed
@@ -176,7 +173,7 @@ def load_evidence(results: Path | str, methods=None, seeds=None, comparable: boo
     results = Path(results)
     found: dict[Run, Path] = {}
     for path in sorted(results.glob("runs/*/seed*/run.json")):
-        found[path.parent.parent.name, _seed(path.parent)] = path
+        found[path.parent.parent.name, seed_of(path.parent)] = path
     score_files = sorted(results.glob("scores/*/seed*/*/*.json"))
     present = {method for method, _ in found} | {f.parts[-4] for f in score_files}
     if methods is None:
@@ -186,7 +183,8 @@ def load_evidence(results: Path | str, methods=None, seeds=None, comparable: boo
         raise UserError(f"{results}: no finished run and no score here; make them with: snakemake --cores all")
     if seeds is None:
         seeds = sorted(
-            {s for m, s in found if m in methods} | {_seed(f.parents[1]) for f in score_files if f.parts[-4] in methods}
+            {s for m, s in found if m in methods}
+            | {seed_of(f.parents[1]) for f in score_files if f.parts[-4] in methods}
         )
     wanted = [(m, s) for m in methods for s in seeds if (m, s) in found]
     runs, rows = {}, {}
@@ -195,7 +193,7 @@ def load_evidence(results: Path | str, methods=None, seeds=None, comparable: boo
     scores = [
         read_score(path, results)
         for path in score_files
-        if (_seed(path.parents[1]) in seeds and path.parts[-4] in methods) or is_base_of(path, seeds, results)
+        if (seed_of(path.parents[1]) in seeds and path.parts[-4] in methods) or is_base_of(path, seeds, results)
     ]
     order = {name: place for place, name in enumerate((BASE, *methods))}
     scores.sort(key=lambda s: (s["benchmark"], order[s["method"]], s["seed"], s["step"]))
@@ -207,7 +205,7 @@ def load_evidence(results: Path | str, methods=None, seeds=None, comparable: boo
 
 def is_base_of(score_file: Path, seeds: Sequence[int], results: Path) -> bool:
     """Whether a score file is that of the base policy of one of `seeds`."""
-    seed = _seed(score_file.parents[1])
+    seed = seed_of(score_file.parents[1])
     return score_file.parts[-4] == BASE and (seed in seeds or base_folder(results, seed) == results / BASE)
 
 
@@ -216,111 +214,6 @@ def check_comparable(evidence: Evidence) -> None:
     scores one sampling."""
     _check_same_protocol(evidence.runs, evidence.results)
     _check_same_sampling(evidence.scores)
-
-
-def read_run(path: Path) -> tuple[dict, list[dict]]:
-    """A run.json and the rows of its metrics.jsonl. Raises UserError for a damaged or missing file."""
-    rebuild = _retrain(path)
-    try:
-        run = json.loads(_text(path, rebuild))
-        steps, state = run["steps"], run["state"]
-        named = (run["method"], run["seed"])
-        _ = run["fingerprint"], run["base_model_sha256"], run["data_sha256"], run["updates_per_rollout"]
-        _ = run["options"], run["seconds"], run["environment"], run["protocol"].items()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a complete run record ({error!r}); rebuild it with: {rebuild}") from None
-    if state != "finished" or named != (path.parent.parent.name, _seed(path.parent)):
-        raise UserError(f"{path}: not the record of this finished run; rebuild it with: {rebuild}")
-    metrics = path.with_name("metrics.jsonl")
-    rows = read_rows(metrics)
-    if run.get("metrics_sha256", found := sha256(metrics)) != found:
-        raise UserError(
-            f"{metrics} is not the file that the training wrote (SHA-256 differs); rebuild it with: {rebuild}"
-        )
-    if len(rows) != steps:
-        raise UserError(f"{metrics}: {len(rows)} rows, expected {steps}; rebuild it with: {rebuild}")
-    return run, rows
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl. Raises UserError for the first line that is not the row of the next step."""
-    rows = []
-    for number, line in enumerate(_text(path, _retrain(path)).splitlines(), 1):
-        try:
-            row = json.loads(line)
-            step = row["step"]
-        except (ValueError, KeyError, TypeError):
-            step = None
-        if step != len(rows):
-            raise UserError(
-                f"{path}, line {number}: expected the JSON row of step {len(rows)}; rebuild it with: {_retrain(path)}"
-            )
-        rows.append(row)
-    return rows
-
-
-def read_score(path: Path, results: Path) -> dict:
-    """One score file, checked against its samples and its checkpoint. The entry "file" (its path) is added.
-
-    The samples must exist and have the recorded SHA-256. If the checkpoint's folder exists, its weights must be those
-    that were scored. Raises UserError with the file that differs and the command that scores it again.
-    """
-    method, seed, checkpoint = path.parts[-4], _seed(path.parents[1]), path.parent.name
-    seeded = method == BASE and base_folder(results, seed) != results / BASE
-    rebuild = rebuild_command("evaluate_base" if seeded else "evaluate", path)
-    try:
-        score = json.loads(_text(path, rebuild))
-        total, rows = samples(score), score["samples"]["rows"]
-        mean = sum(p["c"] / p["n"] for p in score["per_problem"]) / score["n_problems"]
-        value, digests = score["avg_at_k"]["value"], (score["samples"]["sha256"], score["model"]["sha256"])
-        named = (score["method"], score["seed"], score["checkpoint"], score["benchmark"])
-        _ = score["step"], score["k"], score["pass_at"], score["sampling"]
-        if is_exact(score):
-            whole = all(p["n"] == 1 and 0 <= p["c"] <= 1 for p in score["per_problem"])
-        else:
-            _ = score["verdicts"], score["maj_at_k"], score["flexible"]["avg_at_k"]
-            whole = all(isinstance(p["c"], int) and 0 <= p["c"] <= p["n"] for p in score["per_problem"])
-        off = abs(value - mean)
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: not a complete score file ({error!r}); rebuild it with: {rebuild}") from None
-    problems = score["per_problem"]
-    if named != (method, seed, checkpoint, path.stem):
-        raise UserError(f"{path}: holds the score of {'/'.join(map(str, named))}; rebuild it with: {rebuild}")
-    if off > 1e-9 or not whole or total != rows or len(problems) != score["n_problems"]:
-        raise UserError(
-            f"{path}: avg_at_k or the row counts disagree with its own per_problem counts; rebuild it with: {rebuild}"
-        )
-    stored = results / "samples" / method / f"seed{seed}" / checkpoint / f"{path.stem}.parquet"
-    if not stored.is_file():
-        raise UserError(f"{stored} is missing, so {path} cannot be checked; rebuild it with: {rebuild}")
-    if sha256(stored) != digests[0]:
-        raise UserError(
-            f"{stored} is not the file that {path} was made from (SHA-256 differs); rebuild it with: {rebuild}"
-        )
-    folder = checkpoint_folder(results, method, seed, score["step"])
-    if folder.is_dir():
-        try:
-            weights = weights_sha256(folder)
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{folder / MANIFEST} is missing or damaged; rebuild it with: {_retrain_run(results, method, seed)}"
-            ) from None
-        if digests[1] != weights:
-            raise UserError(f"{path}: scores other weights than {folder} holds; rebuild it with: {rebuild}")
-    return score | {"file": str(path)}
-
-
-def base_folder(results: Path, seed: int) -> Path:
-    """The folder of the base policy of a seed: base/seed<N> in a synthetic world, else base for all seeds."""
-    own = results / BASE / f"seed{seed}"
-    return own if own.is_dir() else results / BASE
-
-
-def checkpoint_folder(results: Path, method: str, seed: int, step: int) -> Path:
-    """The folder with the weights of a score."""
-    if method == BASE:
-        return base_folder(results, seed)
-    return results / "runs" / method / f"seed{seed}" / "checkpoints" / f"step{step}"
 
 
 def _check_same_protocol(runs: dict[Run, dict], results: Path) -> None:
@@ -345,7 +238,7 @@ def _check_equal(runs: dict[Run, dict], facts: dict[Run, dict]) -> None:
                 raise UserError(
                     f"run {method}/seed{seed} has another {name}, {fact.get(name)}, than the others, {usual}: they "
                     "cannot be compared; leave it out, or rebuild it with: "
-                    f"{_retrain_run(Path('results') / runs[method, seed]['scale'], method, seed)}"
+                    f"{retrain_run(Path('results') / runs[method, seed]['scale'], method, seed)}"
                 )
 
 
@@ -360,30 +253,6 @@ def _check_same_sampling(scores: list[dict]) -> None:
                     f"{score['file']}: sampled with k, settings = {rule}, the others with {usual}; "
                     f"rebuild it with: {rebuild_command('evaluate', score['file'])}"
                 )
-
-
-def _text(path: Path, rebuild: str) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}); rebuild it with: {rebuild}") from None
-
-
-def _retrain(path: Path) -> str:
-    return rebuild_command("train", path)
-
-
-def _retrain_run(results: Path, method: str, seed: int) -> str:
-    if method == BASE:
-        return rebuild_command("warmup", base_folder(results, seed) / MANIFEST)
-    return _retrain(results / "runs" / method / f"seed{seed}" / "run.json")
-
-
-def _seed(folder: Path) -> int:
-    try:
-        return int(folder.name.removeprefix("seed"))
-    except ValueError:
-        raise UserError(f"{folder}: expected a folder named seed<number>") from None
 
 
 def _number(value) -> float:

@@ -8,61 +8,90 @@ The scales of a suite have a folder each below that.
 import json
 import shutil
 import statistics
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dynclip.report.evidence import Evidence, base_folder, counts, load_evidence, read_run, read_score
+from dynclip.report.evidence import Evidence, counts, load_evidence
 from dynclip.report.figures.plot import small_png
 from dynclip.report.html.findings import findings
+from dynclip.report.records import base_folder, read_run, read_score
 from dynclip.report.tables import markdown_rows
+from dynclip.report.terminal.committed import SUMS, Checked, verify_committed
+from dynclip.report.terminal.verify import made_by, verify_results
 from dynclip.runtime.checkpoints import weights_sha256
-from dynclip.runtime.files import sha256, write_atomic, write_json
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime.files import sha256, write_atomic, write_json, write_sums
+from dynclip.runtime.text import say
 
 KEPT = (
     "tables/*.md", "tables/*.csv", "figures/*.svg", "figures/entropy.png", "scores.parquet", "data/manifest.json",
     "studies/*/*.md", "studies/*/*.csv", "studies/*/*.png", "claims.*",
 )  # fmt: skip
+NEEDED = ("scores.parquet", "tables/main.md", "figures/entropy.png")
 STAMP = Path(".venv/.installed")  # written by the installation: lock, device, seconds
 
 
-def write_reference(results: Path, out: Path, methods=None, seeds=None) -> Path:
+def write_reference(results: Path, out: Path, methods=None, seeds=None, log=say) -> Path:
     """Copy the small files of a finished study to `out`, write a README.md there, and return `out`.
 
-    The pages of the named studies, the claims and the numbers of every finished run are included. `read_committed`
-    reads them back. Every file is verified first. `out` is replaced. Raises UserError for a damaged file.
+    The pages of the named studies, the claims, the numbers of every finished run and a list of checksums are included.
+    `read_committed` reads them back. `out` is replaced. Before, the study is verified, and afterwards what was written:
+    each problem is a line for `log`, and UserError is raised, with `out` as it was.
     """
+    require_derived(verify_results(results), results, log)
+    for name in NEEDED:
+        if not (results / name).is_file():
+            raise UserError(f"{results / name} is missing; make it with: {rebuild_command(*made_by(results, name))}")
     evidence = load_evidence(results, methods, seeds)
-    aside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    for pattern in KEPT:
-        for path in sorted(results.glob(pattern)):
-            target = aside / path.relative_to(results)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copy_small(path, target)
-    runs = {path.parent: read_run(path) for path in sorted(results.glob("runs/*/seed*/run.json"))}
-    write_metrics(runs.values(), aside / "metrics.parquet")
-    write_counts(results, aside / "counts.parquet")
-    costs = {"trainings": len(runs), **timings(results, evidence)}
-    write_json(aside / "timings.json", costs)
-    write_json(aside / "provenance.json", provenance(results, evidence, [run for run, _ in runs.values()]))
-    write_atomic(aside / "README.md", page(evidence, costs))
-    shutil.rmtree(out, ignore_errors=True)
-    aside.rename(out)
+    with in_place_of(out) as aside:
+        for pattern in KEPT:
+            for path in sorted(results.glob(pattern)):
+                copy_small(path, aside / path.relative_to(results))
+        runs = [read_run(path) for path in sorted(results.glob("runs/*/seed*/run.json"))]
+        write_metrics(runs, aside / "metrics.parquet")
+        write_counts(results, aside / "counts.parquet")
+        costs = {"trainings": len(runs), **timings(results, evidence)}
+        write_json(aside / "timings.json", costs)
+        write_json(aside / "provenance.json", provenance(results, evidence, [run for run, _ in runs]))
+        write_atomic(aside / "README.md", page(evidence, costs))
+        write_sums(aside / SUMS, aside, sorted(path for path in aside.rglob("*") if path.is_file()))
+        require_derived(verify_committed(aside), aside, log)
     return out
 
 
+@contextmanager
+def in_place_of(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that then replaces `folder`; after an error it is removed and `folder` as it was."""
+    aside = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def require_derived(checked: Checked, folder: Path, log) -> None:
+    """Log the problems of a folder and raise UserError if there is any."""
+    for problem in checked.problems:
+        log(problem)
+    if checked.problems:
+        raise UserError(f"{folder}: {len(checked.problems)} not as derived, so no evidence was written")
+
+
 def copy_small(path: Path, target: Path) -> None:
-    """Copy a file, a PNG as `small_png`."""
-    if path.suffix != ".png":
-        shutil.copyfile(path, target)
+    """Copy a file, a PNG as `small_png`. Raises UserError if the copy differs."""
+    if path.suffix == ".png":
+        write_atomic(target, small_png(path.read_bytes()))
         return
-    target.write_bytes(small_png(path.read_bytes()))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+    if sha256(target) != sha256(path):
+        raise UserError(f"{target}: not a whole copy of {path}; check the disk")
 
 
 def write_metrics(runs: Iterable[tuple[dict, list[dict]]], path: Path) -> None:
@@ -229,49 +258,3 @@ def page(evidence: Evidence, costs: dict) -> str:
 def spread_text(found: dict | None) -> str:
     """`median [min, max], n`, or "" where nothing was timed."""
     return f"{found['median']} [{found['min']}, {found['max']}], n = {found['n']}" if found else ""
-
-
-def read_committed(folder: Path | str, arms: Iterable[str], seeds: Iterable[int]) -> Evidence:
-    """The runs of `arms` with `seeds` in a folder that `write_reference` wrote.
-
-    Metrics rows are those of the runs as float32. Scores hold the per-problem counts alone, and runs the fields of
-    provenance.json. Raises OSError for a folder without these files.
-    """
-    folder, arms, seeds = Path(folder), tuple(arms), tuple(seeds)
-    metrics, counted = _tables(folder)
-    provenance = json.loads((folder / "provenance.json").read_text())
-    known = {
-        name: run | {"protocol": provenance["protocol"] | run["other_protocol"]}
-        for name, run in provenance["runs"].items()
-    }
-    rows = {}
-    for (arm, seed), table in metrics[metrics["method"].isin(arms) & metrics["seed"].isin(seeds)].groupby(
-        ["method", "seed"], sort=False
-    ):
-        found = table.sort_values("step").drop(columns=["method", "seed"]).to_dict("records")
-        rows[str(arm), int(seed)] = [{key: value for key, value in row.items() if value == value} for row in found]
-    runs = {(arm, seed): known[f"{arm}/seed{seed}"] for arm, seed in rows}
-    chosen = counted[counted["method"].isin(arms) & counted["seed"].isin(seeds)]
-    scores = [
-        {
-            "method": str(arm), "seed": int(seed), "checkpoint": str(label), "step": int(step), "benchmark": str(name),
-            "n_problems": len(table), "per_problem": _cells(table),
-        }
-        for (arm, seed, label, step, name), table in chosen.groupby(
-            ["method", "seed", "checkpoint", "step", "benchmark"], sort=False
-        )
-    ]  # fmt: skip
-    scores.sort(key=lambda score: (score["benchmark"], arms.index(score["method"]), score["seed"], score["step"]))
-    return Evidence(folder, arms, seeds, runs, rows, scores)
-
-
-def _cells(table: "pd.DataFrame") -> list[dict]:
-    cells = zip(table["problem"], table["n"], table["c"], strict=True)
-    return [{"id": str(problem), "n": int(n), "c": int(c) if c == int(c) else float(c)} for problem, n, c in cells]
-
-
-@lru_cache(maxsize=2)
-def _tables(folder: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    import pandas as pd
-
-    return pd.read_parquet(folder / "metrics.parquet"), pd.read_parquet(folder / "counts.parquet")

@@ -19,6 +19,7 @@ from dynclip.report.comparisons import (
     training_differences,
 )
 from dynclip.report.evidence import BASE, Evidence, load_evidence
+from dynclip.report.records import published
 from dynclip.runtime.files import write_atomic
 from evals.stats import Interval, mean_interval, window_steps
 
@@ -223,7 +224,7 @@ def write_tables(results: Path | str, methods=None, seeds=None) -> list[Path]:
         table = build(evidence)
         texts = {"md": markdown(table), "csv": frame(table).to_csv(index=False), "tex": latex(table)}
         written += [write_atomic(evidence.results / "tables" / f"{name}.{end}", texts[end]) for end in FORMATS]
-    return written
+    return published(evidence.results, "tables", written)
 
 
 def write_scores(evidence: Evidence) -> Path:

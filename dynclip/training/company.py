@@ -23,7 +23,7 @@ from filelock import FileLock
 from dynclip.methods.objective import Method
 from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import rebuild_command
-from dynclip.runtime.files import write_atomic, write_json
+from dynclip.runtime.files import SEAL, is_sealed, seal, write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from dynclip.studies.arms import Arm
 from dynclip.studies.scales import RunConfig
@@ -145,7 +145,10 @@ def publish(config: RunConfig, arm: Arm, seed: int, parts: dict, base: Path, dat
     state = out / "state"
     exports = export_folders(config, state)
     record = state / "run.json"
-    if not record.exists():
+    written = checkpoints.read_state(record) if record.exists() else {}
+    if written and SEAL not in written:  # by an earlier version
+        write_json(record, seal(written))
+    elif not is_sealed(written):
         write_json(record, record_of(config, arm, seed, parts, base, data, state, exports, seconds, {}))
     for step, path in exports.items():
         checkpoints.publish_links(path, out / "checkpoints" / f"step{step}")

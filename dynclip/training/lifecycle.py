@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import UserError, rebuild_command
-from dynclip.runtime.files import sha256, write_atomic, write_json
+from dynclip.runtime.files import seal, sha256, write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import changes, digest, environment
 from dynclip.studies.arms import Arm, arm
@@ -192,7 +192,7 @@ def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, expo
 
 def record_of(config: RunConfig, arm: Arm, seed: int, parts, base, data, state, exports, seconds, restarts) -> dict:
     """The content of run.json of a finished run."""
-    return {
+    return seal({
         "scale": config.name,
         "method": arm.name,
         "entry": arm.spec.name,
@@ -211,4 +211,4 @@ def record_of(config: RunConfig, arm: Arm, seed: int, parts, base, data, state, 
         "seconds": round(seconds, 2),
         "execution": {**vars(config.scale.execution), **restarts, "processes": processes_of(config.scale.execution)},
         "environment": environment(),
-    }
+    })  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError, rebuild_command
-from dynclip.runtime.files import sha256, write_atomic, write_json
+from dynclip.runtime.files import seal, sha256, write_atomic, write_json
 from dynclip.runtime.progress import Progress
 from evals.benchmarks import first_load, hub
 from evals.benchmarks.decontamination import decontaminate
@@ -121,6 +121,7 @@ def write_data(folder: Path | str, scale: str, train_set: str, benchmarks: tuple
         "gold_self_check": "all correct",
         "generator": {entry.world: WORLDS[entry.world].title for entry in entries if entry.kind == "generated"},
     }
+    manifest = seal(manifest)
     write_json(Path(folder) / "manifest.json", manifest)
     return manifest
 

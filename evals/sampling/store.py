@@ -208,3 +208,14 @@ def write_samples(path: Path, rows: list[dict]) -> dict:
     pd.DataFrame(rows, columns=list(COLUMNS) if "text" in rows[0] else None).to_parquet(buffer, index=False)
     write_atomic(path, buffer.getvalue())
     return {"path": str(path), "sha256": sha256(path), "rows": len(rows)}
+
+
+def read_samples(path: Path, columns: Sequence[str] | None = None) -> list[dict]:
+    """The rows of a sample file, a missing value as None. columns: those to read, as far as the file has them.
+
+    Raises OSError or ValueError (pyarrow's errors are such) for a file that is not Parquet.
+    """
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read(columns).to_pylist()

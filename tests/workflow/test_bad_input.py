@@ -111,7 +111,7 @@ def test_a_failed_job_is_named_with_the_end_of_its_log_and_the_next_command(curr
     finally:
         score.write_bytes(content)
     for done in (plain, shown):
-        assert done.returncode != 0 and "facts.json: not a complete score file" in done.stdout, done.stdout[-3000:]
+        assert done.returncode != 0 and "facts.json: damaged, edited" in done.stdout, done.stdout[-3000:]
         assert "Traceback" not in done.stdout
     assert "Error in rule" in plain.stdout
     assert re.search(rf"rule (\w+) failed; the end of {RESULTS}/logs/\1.log:", shown.stdout)  # the first of several

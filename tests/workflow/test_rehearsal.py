@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from workspace import ROOT
 
-from dynclip.report.reference import read_committed
+from dynclip.report.terminal.committed import read_committed
 
 pytestmark = pytest.mark.workflow
 TOOL = ROOT.parent / "shared" / "tools" / "hubserver.py"

@@ -6,10 +6,17 @@ import shutil
 
 import pandas as pd
 import pytest
-from workspace import SCALE
+from workspace import RESULTS, SCALE
 
 from dynclip.cli.commands import main
-from dynclip.runtime.files import sha256, write_json
+from dynclip.runtime.files import seal, sha256, write_json
+from evals.metrics import numbers_of
+from evals.sampling.store import read_samples
+
+SINCE = (
+    "since it was written (SHA-256 differs); make it again with: "
+    f"snakemake --cores all --config scale={SCALE} --forcerun"
+)
 
 
 @pytest.fixture
@@ -23,13 +30,21 @@ def first(results, pattern):
 
 
 def edit_score(results):
-    """A score that agrees with itself, but not with its samples."""
+    """A score that agrees with itself and its checksum, but not with its samples."""
     path = first(results, "scores/grpo/*/final/*.json")
     record = json.loads(path.read_text())
     entry = record["per_problem"][0]
     entry["c"] += 1 if entry["c"] < entry["n"] else -1
     means = [each["c"] / each["n"] for each in record["per_problem"]]
     record["avg_at_k"]["value"] = sum(means) / len(means)
+    write_json(path, seal(record))
+
+
+def edit_count(results):
+    """One more correct sample in a score, and nothing else."""
+    path = first(results, "scores/grpo/*/final/*.json")
+    record = json.loads(path.read_text())
+    record["per_problem"][0]["c"] += 1
     write_json(path, record)
 
 
@@ -40,9 +55,9 @@ def edit_sample(results):
     table = pd.read_parquet(stored)
     table.loc[0, "correct"] = not table.loc[0, "correct"]
     table.to_parquet(stored)
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text()) | numbers_of(read_samples(stored))
     record["samples"]["sha256"] = sha256(stored)
-    write_json(path, record)
+    write_json(path, seal(record))
 
 
 def edit_metric(results):
@@ -64,6 +79,14 @@ def edit_table(results):
     text = path.read_text()
     digit = next(i for i in range(len(text) - 1, 0, -1) if text[i] in "012345678")
     path.write_text(text[:digit] + "9" + text[digit + 1 :])
+
+
+def forge_table(results):
+    """An edited table with a checksum that fits."""
+    edit_table(results)
+    lists = results / "checksums" / "tables.sha256"
+    lines = [line.split("  ")[1] for line in lists.read_text().splitlines()]
+    lists.write_text("".join(f"{sha256(results / name)}  {name}\n" for name in lines))
 
 
 def edit_page(results):
@@ -103,14 +126,16 @@ def test_a_finished_study_is_as_derived(results, capsys):
 
 @pytest.mark.parametrize(("edit", "words"), [
     (edit_score, "is not what its samples give; rebuild it with: snakemake"),
+    (edit_count, "damaged, edited or of an older version"),
     (edit_sample, "the grader says"),
     (edit_metric, "is not the file that the training wrote (SHA-256 differs); rebuild it with: snakemake"),
     (edit_weight, "damaged checkpoint"),
-    (edit_table, "tables/main.md is not what the runs and scores give; make it again"),
-    (edit_page, "report.html is not what the runs and scores give; make it again"),
-    (edit_drawing, "figures/entropy.svg is not what the runs and scores give; make it again"),
-    (edit_picture, "figures/reward.png is not what the runs and scores give; make it again"),
-    (break_parquet, "scores.parquet is not what the runs and scores give; make it again"),
+    (edit_table, f"tables/main.md changed {SINCE} tables -- {RESULTS}/tables/main.md"),
+    (forge_table, "tables/main.md is not what the runs and scores give; make it again with: snakemake"),
+    (edit_page, f"report.html changed {SINCE} page -- {RESULTS}/report.html"),
+    (edit_drawing, f"figures/entropy.svg changed {SINCE} figures -- {RESULTS}/figures/entropy.svg"),
+    (edit_picture, f"figures/reward.png changed {SINCE} figures -- {RESULTS}/figures/reward.png"),
+    (break_parquet, f"scores.parquet changed {SINCE} tables -- {RESULTS}/scores.parquet"),
 ])  # fmt: skip
 def test_one_edit_of_each_kind_is_found(results, edit, words, capsys):
     edit(results)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from dynclip.lab.agreement.counts import summarise
 from dynclip.lab.agreement.measure import load_policy, policy_tokens
-from dynclip.report.evidence import Evidence, checkpoint_folder, load_evidence
+from dynclip.report.evidence import Evidence, load_evidence
+from dynclip.report.records import checkpoint_folder
 from dynclip.runtime.errors import UserError
-from dynclip.runtime.files import write_json
+from dynclip.runtime.files import seal, write_json
 from dynclip.studies.scales import SCALES, Scale
 from evals.benchmarks.loading import read_problems
 
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         language_scale(options.scale)
         seeds = [int(seed) for seed in options.seeds.split(",")]
         evidence = load_evidence(options.results / options.scale, [options.method], seeds)
-        write_json(options.out, measure_checkpoints(evidence, options.method))
+        write_json(options.out, seal(measure_checkpoints(evidence, options.method)))
     except UserError as error:
         print(f"dynclip: {error}", file=sys.stderr)
         return 2

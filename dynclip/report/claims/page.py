@@ -10,6 +10,7 @@ from dynclip.report.claims.parts import ENTROPY, Part, log_change, per_seed
 from dynclip.report.claims.published import table as published_table
 from dynclip.report.claims.registry import CLAIMS, NOT_RUN, RULES, VERDICTS, Claim, Decision, decide
 from dynclip.report.evidence import Evidence, check_comparable, load_evidence
+from dynclip.report.records import published
 from dynclip.report.tables import Table, markdown_rows
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.arms import STUDIES
@@ -46,7 +47,8 @@ def write_claims(results: Path, seeds: Sequence[int]) -> list[Path]:
 
     decisions, regime = decide_all(runs_of), regime_of(evidence)
     text = json.dumps(records(decisions), indent=1, ensure_ascii=False) + "\n"
-    return [write_atomic(results / "claims.json", text), write_atomic(results / "claims.md", page(decisions, regime))]
+    texts = {"claims.json": text, "claims.md": page(decisions, regime)}
+    return published(results, "claims", [write_atomic(results / name, content) for name, content in texts.items()])
 
 
 def decide_all(runs_of: Callable[[Claim], Evidence | None]) -> list[Decision]:

@@ -20,6 +20,7 @@ from dynclip.report.figures.plot import (
     mark_every,
     method_look,
 )
+from dynclip.report.records import published
 from dynclip.runtime.files import write_atomic
 from evals.stats import mean_interval, smooth, window_steps
 
@@ -302,7 +303,7 @@ def write_figures(results: Path | str, methods=None, seeds=None) -> list[Path]:
     for name in names_of(evidence):
         for end, content in render(evidence, name, captioned=True).items():
             written.append(write_atomic(evidence.results / "figures" / f"{name}.{end}", content))
-    return written
+    return published(evidence.results, "figures", written)
 
 
 def render(evidence: Evidence, name: str, captioned: bool, formats=FORMATS) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from dynclip.report.html.answers import TABLE_NOTE, details, main_table, summary
 from dynclip.report.html.charts import chart_data
 from dynclip.report.html.front_figure import CAPTION, ROW_CAPTION, entropy_row, front_figure
 from dynclip.report.html.page import image, render_page
+from dynclip.report.records import published
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.scales import SCALES
 
@@ -37,9 +38,9 @@ def write_front(
     out = Path(results) / suite
     with matplotlib.rc_context(STYLE):
         drawn = files(front_figure(worlds))
-    for form, content in drawn.items():
-        write_atomic(out / f"front.{form}", content)
-    return write_atomic(out / "report.html", front_page(suite, worlds, drawn["svg"]))
+    written = [write_atomic(out / f"front.{form}", content) for form, content in drawn.items()]
+    written.append(write_atomic(out / "report.html", front_page(suite, worlds, drawn["svg"])))
+    return published(out, "front", written)[-1]
 
 
 def front_page(suite: str, worlds: Sequence[Evidence], figure: bytes) -> str:

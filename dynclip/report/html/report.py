@@ -18,6 +18,7 @@ from dynclip.report.html.findings import DESIGN, Finding, findings
 from dynclip.report.html.front_figure import ROW_CAPTION, entropy_row
 from dynclip.report.html.page import image, render_page
 from dynclip.report.html.samples import samples_of
+from dynclip.report.records import published
 from dynclip.report.tables import TABLES, Table
 from dynclip.runtime.files import write_atomic
 
@@ -30,7 +31,10 @@ QUESTION = (
 def write_report(results: Path | str, methods=None, seeds=None) -> Path:
     """Verify results/<scale>, write its report.html and return the path. Raises UserError for a damaged file."""
     evidence = load_evidence(results, methods, seeds)
-    return write_atomic(evidence.results / "report.html", report_page(evidence))
+    (path,) = published(
+        evidence.results, "report", [write_atomic(evidence.results / "report.html", report_page(evidence))]
+    )
+    return path
 
 
 def report_page(evidence: Evidence) -> str:

@@ -6,7 +6,6 @@ Arms that cannot be compared (for example with other numbers of updates per roll
 each.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,9 +17,10 @@ from dynclip.report.comparisons import at_share, seed_means, shared_counts, trai
 from dynclip.report.evidence import Evidence, load_evidence
 from dynclip.report.figures import render
 from dynclip.report.figures.plot import STYLE, files
+from dynclip.report.records import published, read_record
 from dynclip.report.study_page.figures import EFFECTS, effects, panels, panels_caption
 from dynclip.report.tables import TABLES, Table, frame, markdown
-from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime.errors import rebuild_command
 from dynclip.runtime.files import write_atomic
 from dynclip.studies.arms import STUDIES, Study, arm
 from dynclip.studies.scales import SCALES
@@ -74,7 +74,8 @@ def write_study(results: Path, name: str, seeds: Sequence[int]) -> list[Path]:
         for label, table in tables.items():
             sections.append("#" + markdown(table).rstrip())
             written.append(write_atomic(out / f"{label}{mark}.csv", frame(table).to_csv(index=False)))
-    return [*written, write_atomic(out / "README.md", "\n\n".join(sections) + "\n")]
+    written.append(write_atomic(out / "README.md", "\n\n".join(sections) + "\n"))
+    return published(Path(results), f"study-{name}", written)
 
 
 def head(study: Study, seeds: Sequence[int]) -> str:
@@ -223,11 +224,8 @@ def ranking(evidence: Evidence) -> Table:
 
 
 def read_signs(path: Path) -> dict:
-    """The measurement of the rule `agreement`. Raises UserError for a missing file or one that is not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{path}: missing or damaged; {rebuild_command('agreement', path)}") from None
+    """The measurement of the rule `agreement`. Raises UserError for a missing or changed file."""
+    return read_record(path, rebuild_command("agreement", path))
 
 
 def signs(evidence: Evidence, measured: dict) -> Table:

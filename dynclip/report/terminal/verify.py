@@ -3,57 +3,42 @@
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from dynclip.report.claims.page import decide_all, records, write_claims
-from dynclip.report.evidence import BASE, is_exact, read_run, read_score
+from dynclip.report.claims.page import write_claims
+from dynclip.report.evidence import BASE, is_exact
 from dynclip.report.figures import write_figures
 from dynclip.report.html import write_report
-from dynclip.report.reference import read_committed
+from dynclip.report.records import SUMS, read_record, read_run, read_score, rescore, same, samples_of
 from dynclip.report.study_page import write_study
-from dynclip.report.tables import curves_table, frame, write_tables
+from dynclip.report.study_page.page import read_signs
+from dynclip.report.tables import write_tables
+from dynclip.report.terminal.committed import Checked, verify_committed
 from dynclip.runtime.checkpoints import MANIFEST, find_corruption
 from dynclip.runtime.errors import UserError, rebuild_command
+from dynclip.runtime.files import file_change, read_sums
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.text import say
 from dynclip.studies.arms import STUDIES
 from evals.benchmarks.loading import read_problems
-from evals.metrics import exact_score, score
+from evals.sampling.store import read_samples
 from evals.scoring import grader_version, with_verdicts
 
 INPUTS = ("runs", "scores", "samples", "data", "base", "benchmarks")  # what everything else is made from
-PUBLISHED = (".md", ".csv", ".tex", ".json", ".parquet", ".html", ".svg", ".png")
+PLACES = ("tables/*", "figures/*", "studies/*/*", "scores.parquet", "report.html", "front.*", "claims.*")
+MEASURED = ("signs.json", "tracking.json")  # beside a study's page, not made from the runs
 PICTURE = re.compile(r'src="data:image/[^"]*"')
-CLOSE = 1e-4  # committed metrics are float32
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 POINT = 0.01  # of an inch / 72: what another processor may move a line by
 PIXELS = 1e-3  # share of a picture's pixels that may differ by a quarter of the scale
 
 
-@dataclass
-class Checked:
-    """What was looked at, by kind, and a line for each file that is not what it should be."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    def look(self, kind: str, check: Callable[[], str | None]) -> None:
-        """Count one of `kind`; `check` returns or raises what is wrong with it."""
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        try:
-            problem = check()
-        except UserError as error:
-            problem = str(error)
-        if problem and problem not in self.problems:
-            self.problems.append(problem)
-
-
 def verify(folder: Path | str, log: Callable[[str], None] = say) -> Checked:
     """Check results/<scale>, or a folder that `dynclip reference` wrote. Raises UserError where it is neither."""
     folder = Path(folder)
-    if (folder / "runs").is_dir():
+    if (folder / "runs").is_dir() or (folder / SUMS).is_dir():  # a suite has its front page alone
         checked = verify_results(folder)
     elif (folder / "provenance.json").is_file() and (folder / "metrics.parquet").is_file():
         checked = verify_committed(folder)
@@ -68,24 +53,41 @@ def verify(folder: Path | str, log: Callable[[str], None] = say) -> Checked:
 
 
 def verify_results(results: Path) -> Checked:
-    """Check weights, metrics, samples, scores, tables, figures and pages of results/<scale>."""
+    """Check weights, metrics, samples, scores, problems, tables, figures and pages of results/<scale>."""
     checked, problems = Checked(), {}
     weights = sorted(path.parent for path in results.glob(f"runs/*/seed*/checkpoints/*/{MANIFEST}"))
     weights += sorted(path.parent for path in results.glob(f"{BASE}/**/{MANIFEST}"))
-    runs = sorted(results.glob("runs/*/seed*/run.json"))
-    scores = sorted(results.glob("scores/*/seed*/*/*.json"))
-    progress = Progress(f"verify {results.name}", len(weights) + len(runs) + len(scores))
+    work = [
+        ("checkpoints", weights, _check_weights),
+        ("runs", sorted(results.glob("runs/*/seed*/run.json")), read_run),
+        ("files of problems", sorted(results.glob("data/*.json*")), _check_data),
+        ("scores", sorted(results.glob("scores/*/seed*/*/*.json")), lambda path: _check_score(path, results, problems)),
+        ("measured signs", sorted(results.glob("studies/*/signs.json")), read_signs),
+    ]
+    progress = Progress(f"verify {results.name}", sum(len(paths) for _, paths, _ in work))
     progress.start()
-    work = [("checkpoints", weights, _check_weights), ("runs", runs, lambda path: read_run(path) and None)]
-    work += [("scores", scores, lambda path: _check_score(path, results, problems))]
     for kind, paths, check in work:
         for path in paths:
             checked.look(kind, lambda check=check, path=path: check(path))
             progress.step(sum(checked.counts.values()), str(path.relative_to(results)))
-    if not checked.problems:  # otherwise nothing can be made from them
-        for made, stated in rebuilt(results):
-            checked.look("tables, figures and pages", lambda made=made, stated=stated: _compare(made, stated))
+    sums = {}
+    for file in sorted((results / SUMS).glob("*.sha256")):
+        sums |= checked.look("lists of checksums", lambda file=file: read_sums(file)) or {}
+    there = [path for pattern in PLACES for path in results.glob(pattern)]
+    there = [path for path in there if path.name not in MEASURED and not path.name.startswith(".")]
+    published = {str(path.relative_to(results)) for path in there}
+    # Without whole inputs nothing can be made from them.
+    with nullcontext({}) if checked.problems else rebuilt(results) as made:
+        for name in sorted({*made, *sums, *published}):
+            checked.look("tables, figures and pages", lambda name=name: _check(results, name, sums, made))
     return checked
+
+
+def _check_data(path: Path) -> None:
+    if path.suffix == ".jsonl":
+        read_problems(path)
+    else:
+        read_record(path, rebuild_command("data", path))
 
 
 def _check_weights(folder: Path) -> str | None:
@@ -95,31 +97,20 @@ def _check_weights(folder: Path) -> str | None:
 
 
 def _check_score(path: Path, results: Path, problems: dict[str, list]) -> str | None:
-    """Grade a score's samples again and compute its numbers from them."""
-    import pandas as pd
-
+    """Read a score, which computes its numbers from its samples, and grade the samples again."""
     stated = read_score(path, results)
-    table = pd.read_parquet(results / "samples" / path.relative_to(results / "scores").with_suffix(".parquet"))
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    rebuild = rebuild_command("evaluate", path)
-    if is_exact(stated):
-        derived = exact_score(rows)
-    else:
-        name = stated["benchmark"]
-        known = problems.setdefault(name, _problems(results, name))
-        if known and stated.get("grader") == grader_version():
-            again = with_verdicts([dict(row) for row in rows], known, {})
-            for row, fresh in zip(rows, again, strict=True):
-                timed_out = "timed_out" in (row["status"], fresh["status"])  # depends on the machine
-                if not timed_out and (row["status"], row["correct"]) != (fresh["status"], fresh["correct"]):
-                    return (
-                        f"{path}: sample {row['index']} of {row['problem_id']} was graded {row['status']}, the grader "
-                        f"says {fresh['status']}; rebuild it with: {rebuild}"
-                    )
-        derived = score(rows)
-    for name, value in json.loads(json.dumps(derived)).items():
-        if not _same(value, stated.get(name), 1e-9):
-            return f"{path}: {name} is not what its samples give; rebuild it with: {rebuild}"
+    name = stated["benchmark"]
+    known = problems.setdefault(name, _problems(results, name))
+    if is_exact(stated) or not known or stated.get("grader") != grader_version():
+        return None
+    rows = read_samples(samples_of(path, results))
+    for row, fresh in zip(rows, with_verdicts([dict(row) for row in rows], known, {}), strict=True):
+        timed_out = "timed_out" in (row["status"], fresh["status"])  # depends on the machine
+        if not timed_out and (row["status"], row["correct"]) != (fresh["status"], fresh["correct"]):
+            return (
+                f"{path}: sample {row['index']} of {row['problem_id']} was graded {row['status']}, the grader "
+                f"says {fresh['status']}; rebuild it with: {rescore(path, results)}"
+            )
     return None
 
 
@@ -128,8 +119,9 @@ def _problems(results: Path, benchmark: str) -> list:
     return read_problems(file) if file.is_file() else []
 
 
-def rebuilt(results: Path) -> Iterator[tuple[Path, Path]]:
-    """(file made again, file of `results`) for tables, figures, studies, claims and report, as far as they exist."""
+@contextmanager
+def rebuilt(results: Path) -> Iterator[dict[str, Path]]:
+    """Path in `results` -> file made again, of tables, figures, studies, claims and report, as far as they exist."""
     with tempfile.TemporaryDirectory() as aside:
         copy = Path(aside) / results.name
         copy.mkdir()
@@ -148,11 +140,9 @@ def rebuilt(results: Path) -> Iterator[tuple[Path, Path]]:
                 written += write_study(copy, name, _imported(page.parent)[1] or seeds)
         if (results / "claims.json").exists():
             written += write_claims(copy, sorted({int(path.name[4:]) for path in results.glob("runs/*/seed*")}))
-        if (results / "report.html").exists():
+        if (results / "report.html").exists() and (results / "runs").is_dir():
             written.append(write_report(copy, methods, seeds))
-        for made in written:
-            if made.suffix in PUBLISHED:
-                yield made, results / made.relative_to(copy)
+        yield {str(path.relative_to(copy)): path for path in written}
 
 
 def _imported(folder: Path) -> tuple[list[str] | None, list[int] | None]:
@@ -164,14 +154,29 @@ def _imported(folder: Path) -> tuple[list[str] | None, list[int] | None]:
     return list(dict.fromkeys(method for method, _ in names)), sorted({int(seed) for _, seed in names})
 
 
-def _compare(made: Path, stated: Path) -> str | None:
-    if not stated.is_file():
-        return f"{stated} is missing"
-    try:
-        same = SAME.get(made.suffix, _same_text)(made, stated)
-    except (OSError, ValueError):
-        same = False
-    return None if same else f"{stated} is not what the runs and scores give; make it again"
+def _check(results: Path, name: str, sums: dict[str, str], made: dict[str, Path]) -> str | None:
+    """Compare a published file with its recorded SHA-256, and with what was `made` again."""
+    stated = results / name
+    problem = file_change(stated, sums.get(name))
+    if not problem and name in made:
+        try:
+            alike = SAME.get(stated.suffix, _same_text)(made[name], stated)
+        except (OSError, ValueError):
+            alike = False
+        problem = None if alike else f"{stated} is not what the runs and scores give"
+    return problem and f"{problem}; make it again with: {rebuild_command(*made_by(results, name))}"
+
+
+def made_by(results: Path, name: str) -> tuple[str, Path]:
+    """The workflow's rule that makes a published file, and the file to ask it for."""
+    top, *rest = Path(name).parts
+    if top == "studies":
+        return "study", results / top / rest[0] / "README.md"
+    if not (results / "runs").is_dir():
+        return "front", results / "report.html"
+    return {"tables": "tables", "scores.parquet": "tables", "figures": "figures", "report.html": "page"}.get(
+        top, "claims"
+    ), results / name
 
 
 def _same_text(made: Path, stated: Path) -> bool:
@@ -191,7 +196,7 @@ def _same_drawing(made: Path, stated: Path) -> bool:
     if one == other:
         return True
     numbers = [[float(number) for number in NUMBER.findall(text)] for text in (one, other)]
-    return NUMBER.sub("#", one) == NUMBER.sub("#", other) and _same(*numbers, POINT)
+    return NUMBER.sub("#", one) == NUMBER.sub("#", other) and same(*numbers, POINT)
 
 
 def _same_picture(made: Path, stated: Path) -> bool:
@@ -207,69 +212,3 @@ def _same_picture(made: Path, stated: Path) -> bool:
 
 
 SAME = {".parquet": _same_parquet, ".svg": _same_drawing, ".png": _same_picture}
-
-
-def verify_committed(folder: Path) -> Checked:
-    """Check a folder of committed evidence: scores from counts, the curves' table and claims from metrics rows."""
-    checked = Checked()
-    checked.look("table of scores", lambda: _check_counts(folder))
-    curves = folder / "tables" / "curves.csv"
-    if curves.is_file():
-        checked.look("table of curves", lambda: _check_curves(folder, curves))
-    if (folder / "claims.json").is_file():
-        checked.look("list of claims", lambda: _check_claims(folder))
-    return checked
-
-
-def _check_counts(folder: Path) -> str | None:
-    import pandas as pd
-
-    keys = ["method", "seed", "checkpoint", "benchmark"]
-    counts, stated = pd.read_parquet(folder / "counts.parquet"), pd.read_parquet(folder / "scores.parquet")
-    derived = (counts["c"] / counts["n"]).groupby([counts[key].astype(str) for key in keys]).mean()
-    for row in stated[stated["metric"] == "avg_at_k"].to_dict("records"):
-        key = tuple(str(row[name]) for name in keys)
-        if key not in derived.index or abs(derived[key] - row["value"]) > 1e-6:
-            return f"{folder / 'scores.parquet'}: the score of {'/'.join(key)} is not what counts.parquet gives"
-    return None
-
-
-def _check_curves(folder: Path, file: Path) -> str | None:
-    import pandas as pd
-
-    stated = pd.read_csv(file).fillna({"unit": ""})
-    methods = list(dict.fromkeys(stated["method"]))
-    rows = pd.read_parquet(folder / "metrics.parquet", columns=["method", "seed"])
-    seeds = sorted({int(seed) for seed in rows[rows["method"].isin(methods)]["seed"]})
-    derived = frame(curves_table(read_committed(folder, methods, seeds)))
-    if list(derived.columns) != list(stated.columns) or len(derived) != len(stated):
-        return f"{file} does not have the rows and columns that metrics.parquet gives"
-    for one, other in zip(derived.to_dict("records"), stated.to_dict("records"), strict=True):
-        for name in one:
-            if not _same(one[name], other[name], CLOSE):
-                return f"{file}: {name} of {other['method']}, {other['metric']}, is not what metrics.parquet gives"
-    return None
-
-
-def _check_claims(folder: Path) -> str | None:
-    stated = json.loads((folder / "claims.json").read_text())
-    known = json.loads((folder / "provenance.json").read_text())["runs"]
-    seeds = sorted({int(name.split("/seed")[1]) for name in known if name.startswith("grpo/")})
-    derived = records(decide_all(lambda claim: read_committed(folder, claim.arms, seeds[: STUDIES[claim.study].seeds])))
-    for one, other in zip(derived, stated, strict=True):
-        same = one["verdict"] == other["verdict"] == "not run"
-        for name in () if same else one:
-            if not _same(json.loads(json.dumps(one[name])), other.get(name), 1e-3):
-                return f"{folder / 'claims.json'}: {name} of {other['id']} is not what metrics.parquet gives"
-    return None
-
-
-def _same(one, other, close: float) -> bool:
-    """Whether two values of a JSON file are equal, numbers up to `close`, relative or absolute."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key], close) for key in one)
-    if isinstance(one, Sequence) and isinstance(other, Sequence) and not isinstance(one, str):
-        return len(one) == len(other) and all(_same(a, b, close) for a, b in zip(one, other, strict=True))
-    if isinstance(one, float | int) and isinstance(other, float | int):
-        return one == other or (one != one and other != other) or abs(one - other) <= close * max(1.0, abs(one))
-    return one == other
