@@ -2,19 +2,20 @@
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from docs.generate import method_figures, methods_page
-from docs.generate.method_figures import STEPS, Q, courses, gradient_factor, surrogates, thresholds
-from docs.generate.methods_page import family, grouped, page, same, stale
+from docs.generate import comparison, method_figures, methods_page
+from docs.generate.curves import STEPS, Q, courses, gradient_factor, surrogates, thresholds
+from docs.generate.methods_page import page, same, stale
+from docs.generate.questions import FAMILIES, QUESTIONS, changed, family, grouped, sections
 from dynclip import METHODS
 from dynclip.methods.controllers import Controller
 from dynclip.methods.registry import method
-from dynclip.methods.spec import ROLES, MethodSpec
+from dynclip.methods.spec import LIBRARIES, ROLES, MethodSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,7 +82,8 @@ FULL = {
     "defaults": ({"width": 0.375, "strength": 0.0625}, "| `strength` | `0.0625` |"),
     "evidence": ({"width": "a dream", "strength": "a guess"}, "| `0.375` | a dream |"),
     "equation": (r"\nu(r_t) A_t", "```math\n\\nu(r_t) A_t\n```"),
-    "change": ("It is new.", "It is new."),
+    "change": ("It is new. Nobody has it.", "It is new. Nobody has it."),
+    "shipped": (("verl", "TRL"), ""),  # shown in the comparison, see `row` below
     "ratio": (straight, "| ratio | [`straight`]"),
     "surrogate": (plain, "| surrogate | [`plain`]"),
     "weights": (halves, "Every token counts half."),
@@ -94,8 +96,8 @@ FULL = {
     "observes": ("clamped_entropy", "mean `clamped_entropy`"),
     "keeps": ("a number", "Keeps a number."),
     "caveats": (("Beware.", "Take care."), "* Take care."),
-    "on_policy_grpo": (True, ""),  # shown in the overview, see `row` below
-    "over_batch": (False, ""),  # likewise
+    "on_policy_grpo": (True, ""),  # likewise
+    "over_batch": (True, "depends on other sequences"),
 }
 
 
@@ -112,10 +114,10 @@ def test_every_field_of_an_entry_is_shown():
     assert set(methods_page.ROLE_CALLS) == set(ROLES)
     text = page(METHODS | {"newcomer": newcomer()})
     own = text[text.index("### newcomer") :]
-    own = own[: own.index("\n## ")] if "\n## " in own else own
+    own = re.split(r"\n##+ ", own)[0]
     assert [name for name, (_, shown) in FULL.items() if shown not in own] == []
-    row = next(line for line in text.splitlines() if line.startswith("| [`newcomer`](#newcomer) "))
-    assert "[Added terms](#added-terms) | `success` | a number | yes | no |" in row
+    row = next(line for line in text.splitlines() if line.startswith("| [newcomer](#newcomer) "))
+    assert row.endswith("| It is new | success | a number | yes | – | TRL, verl |")
     assert "newcomer" not in page(METHODS)
 
 
@@ -142,18 +144,76 @@ def test_check_names_what_is_stale_and_writing_mends_it(tmp_path, monkeypatch, c
     ("name", "expected"),
     [
         ("grpo", "constant"), ("clip_lower", "constant"), ("dynamic_upper", "probability"), ("bandpo", "probability"),
-        ("id", "training"), ("od", "training"), ("thermostat", "training"), ("gspo", "surrogate"),
-        ("sapo", "surrogate"), ("steer", "weights"), ("clip_v", "weights"), ("exchange", "advantages"),
-        ("kl_cov", "extra"), ("ent_reg", "extra"),
+        ("id", "schedule"), ("did", "schedule"), ("od", "bound by entropy"), ("thermostat", "bound by entropy"),
+        ("adapo", "bound by entropy"), ("gspo", "surrogate"), ("sapo", "surrogate"), ("steer", "weight"),
+        ("clip_v", "weight"), ("cppo", "weight"), ("par", "weight by entropy"), ("exchange", "advantage"),
+        ("entrocraft", "advantage by entropy"), ("kl_cov", "term"), ("ent_reg", "term"), ("aer", "term by entropy"),
     ],
 )  # fmt: skip
 def test_a_family_is_the_piece_that_carries_the_method(name, expected):
     assert family(METHODS[name]) == expected
 
 
-def test_every_method_is_in_one_family():
+def test_a_method_of_ones_own_finds_its_question():
+    plain_entry = newcomer(**dict.fromkeys(("ratio", "surrogate", "weights", "rollout_weights", "advantages", "extra")),
+                           reduction=None, controller=None, defaults={"width": 0.5})  # fmt: skip
+    pieces = {"ratio": straight, "surrogate": plain, "weights": halves, "rollout_weights": ones,
+              "advantages": untouched, "extra": nothing}  # fmt: skip
+    expected = ["surrogate", "surrogate", "weight", "weight", "advantage", "term"]
+    assert family(plain_entry) == "schedule"
+    for (role, piece), place in zip(pieces.items(), expected, strict=True):
+        options = {"width": 0.5} | ({"strength": 1.0} if role == "extra" else {})
+        one = replace(plain_entry, **{role: piece}, defaults=options)
+        assert family(one) == place
+        assert family(replace(one, controller=Counter)) == f"{changed(one)} by entropy"
+    assert family(replace(plain_entry, controller=Counter)) == "bound by entropy"
+
+
+def test_every_method_is_in_one_family_and_every_family_has_a_question():
     names = [spec.name for members in grouped(METHODS).values() for spec in members]
     assert sorted(names) == sorted(METHODS)
+    assert {part.question for part in FAMILIES.values()} == set(QUESTIONS)
+    listed = [spec.name for parts in sections(METHODS).values() for members in parts.values() for spec in members]
+    assert listed == names
+
+
+def test_every_method_has_a_row_in_the_order_of_its_section():
+    text = comparison.comparison(METHODS)
+    rows = re.findall(r"^\| \[(\w+)\]\(#\1\) ", text, re.MULTILINE)
+    assert rows == [spec.name for members in grouped(METHODS).values() for spec in members]
+    assert re.findall(r"^#+ (\w+)$", page(METHODS), re.MULTILINE) == ["Methods", "Notation", *rows]
+    assert all(version in text for version in LIBRARIES.values())
+
+
+def test_the_times_are_those_of_the_cost_page():
+    times = comparison.costs()
+    cost_page = (ROOT / "docs/cost.md").read_text()
+    for name in ("grpo", "bandpo"):
+        value = re.search(rf"\[`{name}`\]\(methods.md#{name}\) \| ([\d.]+) \[", cost_page)[1]
+        assert times[name] == float(value)
+        assert f" | {float(value):.2f} | " in next(
+            line for line in comparison.comparison(METHODS).splitlines() if line.startswith(f"| [{name}](")
+        )
+    assert set(times) <= set(METHODS)
+    assert comparison.row(newcomer(), None)[5] == "–"
+
+
+def test_cells_of_the_comparison_are_short_and_a_long_one_is_an_error():
+    for name, spec in METHODS.items():
+        cells = comparison.row(spec, 1.0)
+        assert [len(cell) <= most for cell, most in zip(cells[1:], (60, 25, 32, 3, 4, 26), strict=True)] == [
+            True
+        ] * 6, name
+    with pytest.raises(ValueError, match="'newcomer': the first sentence of `change` has 59 characters"):
+        comparison.brief(newcomer(change="x" * 59 + ". It is short."))
+
+
+def test_libraries_are_named_in_one_order_and_only_if_known():
+    assert comparison.libraries(("verl", "TRL")) == "TRL, verl"
+    assert comparison.libraries(tuple(LIBRARIES)) == "all" and comparison.libraries(()) == "–"
+    assert comparison.libraries(tuple(LIBRARIES)[1:]) == "all but TRL"
+    with pytest.raises(ValueError, match="method 'newcomer': shipped in 'nowhere', expected: TRL, verl"):
+        newcomer(shipped=("nowhere",))
 
 
 def test_the_page_is_sound_markdown():

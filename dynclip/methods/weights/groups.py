@@ -53,7 +53,8 @@ METHODS = (
         evidence=PPO_SOURCE,
         equation=rf"{CLIPPED.replace('A_t', 'A')},\quad A=\tfrac{{R-m}}{{m}},\quad m=\mathrm{{mean}}(R)\ "
         r"\text{of the group}",
-        change="The advantage is divided by the group's mean reward, not by its standard deviation.",
+        change="Advantages are divided by the group's mean reward. GRPO divides them by its standard deviation.",
+        shipped=("SkyRL", "prime-rl"),
         caveats=(
             "It expects rewards of 0 and 1.",
             "The step grows as success gets rare: at m = 1/8 a success has the advantage 7.",
@@ -70,7 +71,8 @@ METHODS = (
         defaults={**PPO, "lower": (0.6, 0.4), "upper": (0.7, 0.5)},
         evidence={**PPO_SOURCE, "lower": "official script", "upper": "official script"},
         equation=rf"{CLIPPED},\quad A_t=R\ \text{{if}}\ H_k>hi(k),\ R-1\ \text{{if}}\ H_k<lo(k)",
-        change="Above a band that falls over training only successes are trained, below it only failures.",
+        change="Entropy decides if only successes or failures train. "
+        "Above a band that falls over training only successes do, below it only failures.",
         keeps="the side of the band",
         caveats=(
             "It expects rewards of 0 and 1. The official code keeps rewards below 0, so it takes −1 for a failure.",
