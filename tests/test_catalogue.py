@@ -2,20 +2,20 @@
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 import torch
 
-from docs.generate import comparison, method_figures, methods_page
+from docs.generate import method_figures, methods_page
 from docs.generate.curves import STEPS, Q, courses, gradient_factor, surrogates, thresholds
 from docs.generate.methods_page import page, same, stale
-from docs.generate.questions import FAMILIES, QUESTIONS, changed, family, grouped, sections
+from docs.generate.questions import grouped
 from dynclip import METHODS
 from dynclip.methods.controllers import Controller
 from dynclip.methods.registry import method
-from dynclip.methods.spec import LIBRARIES, ROLES, MethodSpec
+from dynclip.methods.spec import ROLES, MethodSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -138,82 +138,6 @@ def test_check_names_what_is_stale_and_writing_mends_it(tmp_path, monkeypatch, c
     assert methods_page.main(["--check"]) == 1
     assert capsys.readouterr().err.count("\n") == 1  # the page alone: no surrogate is new
     assert methods_page.main(["--what"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("grpo", "constant"), ("clip_lower", "constant"), ("dynamic_upper", "probability"), ("bandpo", "probability"),
-        ("id", "schedule"), ("did", "schedule"), ("od", "bound by entropy"), ("thermostat", "bound by entropy"),
-        ("adapo", "bound by entropy"), ("gspo", "surrogate"), ("sapo", "surrogate"), ("steer", "weight"),
-        ("clip_v", "weight"), ("cppo", "weight"), ("par", "weight by entropy"), ("exchange", "advantage"),
-        ("entrocraft", "advantage by entropy"), ("kl_cov", "term"), ("ent_reg", "term"), ("aer", "term by entropy"),
-    ],
-)  # fmt: skip
-def test_a_family_is_the_piece_that_carries_the_method(name, expected):
-    assert family(METHODS[name]) == expected
-
-
-def test_a_method_of_ones_own_finds_its_question():
-    plain_entry = newcomer(**dict.fromkeys(("ratio", "surrogate", "weights", "rollout_weights", "advantages", "extra")),
-                           reduction=None, controller=None, defaults={"width": 0.5})  # fmt: skip
-    pieces = {"ratio": straight, "surrogate": plain, "weights": halves, "rollout_weights": ones,
-              "advantages": untouched, "extra": nothing}  # fmt: skip
-    expected = ["surrogate", "surrogate", "weight", "weight", "advantage", "term"]
-    assert family(plain_entry) == "schedule"
-    for (role, piece), place in zip(pieces.items(), expected, strict=True):
-        options = {"width": 0.5} | ({"strength": 1.0} if role == "extra" else {})
-        one = replace(plain_entry, **{role: piece}, defaults=options)
-        assert family(one) == place
-        assert family(replace(one, controller=Counter)) == f"{changed(one)} by entropy"
-    assert family(replace(plain_entry, controller=Counter)) == "bound by entropy"
-
-
-def test_every_method_is_in_one_family_and_every_family_has_a_question():
-    names = [spec.name for members in grouped(METHODS).values() for spec in members]
-    assert sorted(names) == sorted(METHODS)
-    assert {part.question for part in FAMILIES.values()} == set(QUESTIONS)
-    listed = [spec.name for parts in sections(METHODS).values() for members in parts.values() for spec in members]
-    assert listed == names
-
-
-def test_every_method_has_a_row_in_the_order_of_its_section():
-    text = comparison.comparison(METHODS)
-    rows = re.findall(r"^\| \[(\w+)\]\(#\1\) ", text, re.MULTILINE)
-    assert rows == [spec.name for members in grouped(METHODS).values() for spec in members]
-    assert re.findall(r"^#+ (\w+)$", page(METHODS), re.MULTILINE) == ["Methods", "Notation", *rows]
-    assert all(version in text for version in LIBRARIES.values())
-
-
-def test_the_times_are_those_of_the_cost_page():
-    times = comparison.costs()
-    cost_page = (ROOT / "docs/cost.md").read_text()
-    for name in ("grpo", "bandpo"):
-        value = re.search(rf"\[`{name}`\]\(methods.md#{name}\) \| ([\d.]+) \[", cost_page)[1]
-        assert times[name] == float(value)
-        assert f" | {float(value):.2f} | " in next(
-            line for line in comparison.comparison(METHODS).splitlines() if line.startswith(f"| [{name}](")
-        )
-    assert set(times) <= set(METHODS)
-    assert comparison.row(newcomer(), None)[5] == "–"
-
-
-def test_cells_of_the_comparison_are_short_and_a_long_one_is_an_error():
-    for name, spec in METHODS.items():
-        cells = comparison.row(spec, 1.0)
-        assert [len(cell) <= most for cell, most in zip(cells[1:], (60, 25, 32, 3, 4, 26), strict=True)] == [
-            True
-        ] * 6, name
-    with pytest.raises(ValueError, match="'newcomer': the first sentence of `change` has 59 characters"):
-        comparison.brief(newcomer(change="x" * 59 + ". It is short."))
-
-
-def test_libraries_are_named_in_one_order_and_only_if_known():
-    assert comparison.libraries(("verl", "TRL")) == "TRL, verl"
-    assert comparison.libraries(tuple(LIBRARIES)) == "all" and comparison.libraries(()) == "–"
-    assert comparison.libraries(tuple(LIBRARIES)[1:]) == "all but TRL"
-    with pytest.raises(ValueError, match="method 'newcomer': shipped in 'nowhere', expected: TRL, verl"):
-        newcomer(shipped=("nowhere",))
 
 
 def test_the_page_is_sound_markdown():

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from docs.generate.chooser import chooser
 from docs.generate.comparison import comparison
 from docs.generate.markdown import citation, text
 from docs.generate.method_figures import FIGURES, render
@@ -54,6 +55,14 @@ loss = method("{example}", total_steps=400).loss(batch, step=0).loss
 ## All methods
 
 {table}
+
+## Which one to try
+
+Differences are a method's minus GRPO's, brackets are 95 % intervals, and *decided* means what it means on the linked
+page. All of it comes from tiny policies in synthetic worlds ([what one cannot conclude from
+it](laptop.md#what-one-cannot-conclude-from-it)).
+
+{chooser}
 """
 MECHANICS = """\
 ## Notation
@@ -103,7 +112,10 @@ def page(specs: dict[str, MethodSpec]) -> str:
     ]
     parts = [
         INTRODUCTION.format(
-            count=len(specs), example=next(spec.name for spec in grouped(specs)["schedule"]), table=comparison(specs)
+            count=len(specs),
+            example=next(spec.name for spec in grouped(specs)["schedule"]),
+            table=comparison(specs),
+            chooser=chooser(),
         ),
         MECHANICS.format(roles=markdown_rows(["piece", "called as", "gives", "GRPO's", "file"], roles)),
     ]
