@@ -71,7 +71,9 @@ def test_the_times_are_those_of_the_cost_page():
             line for line in comparison.comparison(METHODS).splitlines() if line.startswith(f"| [{name}](")
         )
     assert set(times) <= set(METHODS)
-    assert comparison.row(newcomer(), None)[5] == "–"
+    assert (
+        comparison.row(newcomer(), None)[5] == "–" and comparison.row(newcomer(change=""), 1.0)[1] == r"The New\_comer"
+    )
 
 
 def test_cells_of_the_comparison_are_short_and_a_long_one_is_an_error():

@@ -38,7 +38,7 @@ def row(spec: MethodSpec, cost: float | None) -> list[str]:
     """The cells of one method."""
     return [
         f"[{spec.name}](#{spec.name})",
-        text(brief(spec)),
+        text(brief(spec) or spec.title),
         text(", ".join(map(input_name, spec.needs))) or "–",
         text(re.sub(r"\bthe ", "", spec.keeps)) or "–",
         "yes" if spec.on_policy_grpo else "no",
