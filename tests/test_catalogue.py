@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from docs.generate import method_figures, methods_page
-from docs.generate.method_figures import STEPS, Q, courses, gradient_factor, surrogates, thresholds
-from docs.generate.methods_page import family, grouped, page, same, stale
+from docs.generate.curves import STEPS, Q, courses, gradient_factor, surrogates, thresholds
+from docs.generate.methods_page import page, same, stale
+from docs.generate.questions import grouped
 from dynclip import METHODS
 from dynclip.methods.controllers import Controller
 from dynclip.methods.registry import method
@@ -81,7 +82,8 @@ FULL = {
     "defaults": ({"width": 0.375, "strength": 0.0625}, "| `strength` | `0.0625` |"),
     "evidence": ({"width": "a dream", "strength": "a guess"}, "| `0.375` | a dream |"),
     "equation": (r"\nu(r_t) A_t", "```math\n\\nu(r_t) A_t\n```"),
-    "change": ("It is new.", "It is new."),
+    "change": ("It is new. Nobody has it.", "It is new. Nobody has it."),
+    "shipped": (("verl", "TRL"), ""),  # shown in the comparison, see `row` below
     "ratio": (straight, "| ratio | [`straight`]"),
     "surrogate": (plain, "| surrogate | [`plain`]"),
     "weights": (halves, "Every token counts half."),
@@ -94,8 +96,8 @@ FULL = {
     "observes": ("clamped_entropy", "mean `clamped_entropy`"),
     "keeps": ("a number", "Keeps a number."),
     "caveats": (("Beware.", "Take care."), "* Take care."),
-    "on_policy_grpo": (True, ""),  # shown in the overview, see `row` below
-    "over_batch": (False, ""),  # likewise
+    "on_policy_grpo": (True, ""),  # likewise
+    "over_batch": (True, "depends on other sequences"),
 }
 
 
@@ -112,10 +114,10 @@ def test_every_field_of_an_entry_is_shown():
     assert set(methods_page.ROLE_CALLS) == set(ROLES)
     text = page(METHODS | {"newcomer": newcomer()})
     own = text[text.index("### newcomer") :]
-    own = own[: own.index("\n## ")] if "\n## " in own else own
+    own = re.split(r"\n##+ ", own)[0]
     assert [name for name, (_, shown) in FULL.items() if shown not in own] == []
-    row = next(line for line in text.splitlines() if line.startswith("| [`newcomer`](#newcomer) "))
-    assert "[Added terms](#added-terms) | `success` | a number | yes | no |" in row
+    row = next(line for line in text.splitlines() if line.startswith("| [newcomer](#newcomer) "))
+    assert row.endswith("| It is new | success | a number | yes | – | TRL, verl |")
     assert "newcomer" not in page(METHODS)
 
 
@@ -136,24 +138,6 @@ def test_check_names_what_is_stale_and_writing_mends_it(tmp_path, monkeypatch, c
     assert methods_page.main(["--check"]) == 1
     assert capsys.readouterr().err.count("\n") == 1  # the page alone: no surrogate is new
     assert methods_page.main(["--what"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("grpo", "constant"), ("clip_lower", "constant"), ("dynamic_upper", "probability"), ("bandpo", "probability"),
-        ("id", "training"), ("od", "training"), ("thermostat", "training"), ("gspo", "surrogate"),
-        ("sapo", "surrogate"), ("steer", "weights"), ("clip_v", "weights"), ("exchange", "advantages"),
-        ("kl_cov", "extra"), ("ent_reg", "extra"),
-    ],
-)  # fmt: skip
-def test_a_family_is_the_piece_that_carries_the_method(name, expected):
-    assert family(METHODS[name]) == expected
-
-
-def test_every_method_is_in_one_family():
-    names = [spec.name for members in grouped(METHODS).values() for spec in members]
-    assert sorted(names) == sorted(METHODS)
 
 
 def test_the_page_is_sound_markdown():

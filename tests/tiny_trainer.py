@@ -133,6 +133,21 @@ def loss_and_gradients(instance, inputs):
     return loss.detach(), [parameter.grad.clone() for parameter in instance.model.parameters()]
 
 
+def gaps(found, expected):
+    """The largest absolute differences of two results of `loss_and_gradients`: (of the loss, of the gradients)."""
+    return (
+        (found[0] - expected[0]).abs().item(),
+        max((a - b).abs().max().item() for a, b in zip(found[1], expected[1], strict=True)),
+    )
+
+
+def report(record_property, method, batches, differences):
+    """Writes what a test compared into pytest's report; `docs.generate.peers_table` makes a table of it."""
+    loss, gradient = map(max, zip(*differences, strict=True))
+    for name, value in {"method": method, "batches": batches, "loss": loss, "gradient": gradient}.items():
+        record_property(name, value)
+
+
 def weights_sha256(instance):
     """Digest of the trainer's weights, by name."""
     found = hashlib.sha256()

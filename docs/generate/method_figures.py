@@ -1,38 +1,27 @@
-"""The figures of docs/methods.md, drawn with the methods' own code.
+"""The figures of docs/methods.md.
 
-Each function takes the registry's specs by family (`methods_page.grouped`) and returns a figure 8 inches wide.
+Each function takes the registry's specs by family (`questions.grouped`) and returns a figure 8 inches wide.
 """
 
-import itertools
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from dynclip.methods.objective import GRPO_PIECES, Method
-from dynclip.methods.spec import MethodSpec, piece_options
-from dynclip.methods.types import TokenBatch
+from docs.generate.curves import Course, Q, courses, entropies, gradient_factor, shares, surrogates, thresholds
+from docs.generate.questions import Grouped
 from dynclip.report.evidence import BASELINE
 from dynclip.report.figures.plot import COLOURS, DASHES, STYLE, canvas, legend, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Grouped = dict[str, list[MethodSpec]]
-# Options that are drawn with each of these values, for every method that has them.
-VARIANTS = {"phase2": ("formula", "prose"), "divergence": ("kl", "chi2", "tv")}
-BOUNDED = ("constant", "probability", "training")  # families whose methods differ in their bounds
-STEPS = 120  # T, rollout steps of the run that is drawn
 PER_ROW = 5  # surrogates beside GRPO's in a row of their figure
 PROBABILITIES = (0.05, 0.5, 0.95)
-# Dense at small q, which a logarithmic axis stretches, and near 1, where bounds with square roots close.
-Q = torch.cat([torch.logspace(-3, -1, 50)[:-1], torch.linspace(0.1, 0.9, 33)[:-1], torch.linspace(0.9, 1, 21)]).double()
 TRAINING, BOUNDS = "k/T, share of training", "bounds 1 − ε⁻ and 1 + ε⁺"
-# An invented entropy curve, nats at k/T. It falls, recovers and falls again, so that every controller reacts.
-ENTROPY = ((0.0, 1.0), (0.3, 0.12), (0.55, 0.8), (0.8, 0.1), (1.0, 0.35))
 ALLOWED, FAINT = "#0072B2", "#888888"
 
 
@@ -83,10 +72,10 @@ def feedback(specs: Grouped) -> "Figure":
     columns = max(1, len(shown))
     figure, axes = _canvas(2 * columns, columns=columns, height=2.4, sharey=False)
     for upper, lower, bound in zip(axes, axes[columns:], shown, strict=False):
-        upper.plot(_share(), _entropies(), color=COLOURS[0], linewidth=1.6, label="entropy (invented)")
+        upper.plot(shares(), entropies(), color=COLOURS[0], linewidth=1.6, label="entropy (invented)")
         for number, level in enumerate(thresholds(bound.method)):
             label = "" if number else "threshold of the controller"
-            upper.plot(_share()[1:], level, color=COLOURS[4], dashes=DASHES[4], linewidth=1.8, label=label)
+            upper.plot(shares()[1:], level, color=COLOURS[4], dashes=DASHES[4], linewidth=1.8, label=label)
         upper.set(title=bound.label, ylim=(0, 1.1))
         _draw_course(lower, bound)
     axes[0].set_ylabel("entropy, nats")
@@ -136,12 +125,12 @@ FIGURES: dict[str, Diagram] = {
         "The same on logarithmic axes, for methods with wider bounds. A lower bound that leaves its panel goes to 0.",
     ),
     "schedules": Diagram(
-        "training",
+        "schedule",
         schedules,
         "Bounds that follow the step, at three old probabilities. The upper bounds are above 1, the lower ones below.",
     ),
     "feedback": Diagram(
-        "training",
+        "bound by entropy",
         feedback,
         "Bounds that follow the entropy. The entropy curve is invented, so that it crosses every threshold.",
     ),
@@ -164,119 +153,6 @@ def render(name: str, specs: Grouped, form: str = "svg") -> bytes:
         return content
     # Rounded to a hundredth of a point: half the bytes, and the rounding of a processor does not show.
     return re.sub(rb"\d+\.\d{3,}", lambda match: b"%g" % round(float(match[0]), 2), content)
-
-
-@dataclass(frozen=True)
-class Course:
-    """A method's bounds over a whole training on the grid Q of old probabilities: lower and upper ratio, (T + 1, Q)."""
-
-    method: Method
-    label: str
-    lower: torch.Tensor
-    upper: torch.Tensor
-
-    @property
-    def envelope(self) -> torch.Tensor:
-        """Least and greatest lower bound, least and greatest upper bound over training, (4, Q)."""
-        return torch.stack([self.lower.amin(0), self.lower.amax(0), self.upper.amin(0), self.upper.amax(0)])
-
-    @property
-    def moves(self) -> bool:
-        return not (torch.equal(*self.envelope[:2]) and torch.equal(*self.envelope[2:]))
-
-    @property
-    def wide(self) -> bool:
-        return bool(self.lower.min() < 0.5 or self.upper.max() > 2)
-
-
-def courses(specs: Grouped) -> list[Course]:
-    """The bounds of every method in `BOUNDED`, and of its variants, in a run with the invented entropy."""
-    found = []
-    for spec in itertools.chain.from_iterable(specs.get(family, ()) for family in BOUNDED):
-        choices = [[(name, value) for value in VARIANTS[name]] for name in VARIANTS if name in spec.defaults]
-        for chosen in itertools.product(*choices):
-            method, low, high = Method(spec, STEPS, dict(chosen)), [], []
-            for step, entropy in enumerate(_entropies()):
-                method.observe(step, entropy)
-                pair = method.bounds(Q, step)
-                low.append(1 - pair[0])
-                high.append(1 + pair[1])
-            label = ", ".join([spec.name, *(value for _, value in chosen)])
-            found.append(Course(method, label, torch.stack(low), torch.stack(high)))
-    return found
-
-
-def thresholds(method: Method) -> list[list[float]]:
-    """Entropies (nats) at which the controller's signal jumps: curves over steps 1 … T, NaN where there is none.
-
-    At each step, and from each state of the drawn run, the signal is evaluated on a grid of entropies. Bisection then
-    finds each jump. A controller whose signal changes gradually has none.
-    """
-    run, states = Method(method.spec, STEPS, method.options), {}
-    for step, entropy in enumerate(_entropies()):
-        run.observe(step, entropy)
-        states[repr(run.state_dict())] = run.state_dict()
-
-    def signal(state: dict, step: int, entropy: float) -> float:
-        run.load_state_dict(state)
-        run.observe(step, entropy)
-        return run.controller.signal
-
-    grid = [0.0012 + i / 100 for i in range(110)]  # off the round numbers, where a target is met exactly
-    levels = []
-    for step in range(1, STEPS + 1):
-        found = set()
-        for state in states.values():
-            answers = [signal(state, step, entropy) for entropy in grid]
-            jumps = [i for i, (one, other) in enumerate(itertools.pairwise(answers)) if one != other]
-            if len(jumps) > 4:
-                return []
-            for i in jumps:
-                low, high = grid[i], grid[i + 1]
-                while high - low > 1e-4:
-                    middle = (low + high) / 2
-                    low, high = (middle, high) if signal(state, step, middle) == answers[i] else (low, middle)
-                found.add(round(low, 3))
-        levels.append(sorted(found))
-    count = max(map(len, levels))
-    return [[level[i] if i < len(level) else math.nan for level in levels] for i in range(count)]
-
-
-def surrogates(specs: Grouped) -> dict[str, MethodSpec]:
-    """Label -> spec: every surrogate once, from the first method that uses it, without weights and added terms."""
-    found = {}
-    for spec in itertools.chain.from_iterable(specs.values()):
-        pieces, roles = GRPO_PIECES | spec.pieces, ("ratio", "bounds", "surrogate", "controller")
-        taken = set().union(*(piece_options(pieces[role]) for role in roles if role in pieces))
-        bare = dict.fromkeys(("weights", "rollout_weights", "advantages", "extra", "reduction"))
-        defaults = {name: value for name, value in spec.defaults.items() if name in taken}
-        found.setdefault(pieces["surrogate"], replace(spec, defaults=defaults, evidence="", needs=(), **bare))
-    names = {spec.name: surrogate.__name__ for surrogate, spec in found.items()}
-    labels = [name if name == kind else f"{kind} ({name})" for name, kind in names.items()]
-    return dict(zip(labels, found.values(), strict=True))
-
-
-def gradient_factor(spec: MethodSpec, ratios: torch.Tensor, advantage: float) -> torch.Tensor:
-    """−(1/A) ∂loss/∂ln p of single tokens with the given ratios (N,), by autograd through `Method.loss`."""
-    old = torch.full((len(ratios), 1), 0.1, dtype=ratios.dtype).log()
-    logprob = (old + ratios.log().unsqueeze(1)).requires_grad_()
-    advantages = torch.full_like(ratios, advantage)
-    batch = TokenBatch(logprob, old, advantages, torch.ones_like(old))
-    loss = Method(spec, STEPS, {}).loss(batch, 0).per_token.sum()
-    return -torch.autograd.grad(loss, logprob)[0].squeeze(1) / advantage
-
-
-def _share() -> list[float]:
-    return [step / STEPS for step in range(STEPS + 1)]
-
-
-def _entropies() -> list[float]:
-    """The invented entropy (nats) at every rollout step: half waves between its knots."""
-    values = []
-    for share in _share():
-        (x0, y0), (x1, y1) = next(pair for pair in itertools.pairwise(ENTROPY) if share <= pair[1][0])
-        values.append(y0 + (y1 - y0) * (1 - math.cos(math.pi * (share - x0) / (x1 - x0))) / 2)
-    return values
 
 
 def _canvas(panels: int, columns: int, height: float, sharey: bool = True) -> "tuple[Figure, list]":
@@ -335,6 +211,6 @@ def _draw_course(ax, bound: Course) -> None:
     if all((edge[:, places] == edge[:, places[:1]]).all() for edge in (bound.lower, bound.upper)):
         places, looks = places[:1], [{"color": COLOURS[5], "label": "every q"}]
     for at, look in zip(places, looks, strict=True):
-        ax.plot(_share(), bound.upper[:, at], **look, linewidth=1.7)
-        ax.plot(_share(), bound.lower[:, at], **look | {"label": ""}, linewidth=1.7)
+        ax.plot(shares(), bound.upper[:, at], **look, linewidth=1.7)
+        ax.plot(shares(), bound.lower[:, at], **look | {"label": ""}, linewidth=1.7)
     ax.axhline(1, color=FAINT, linewidth=0.8)

@@ -8,14 +8,15 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from docs.generate.method_figures import FIGURES, Grouped, render
+from docs.generate.chooser import chooser
+from docs.generate.comparison import comparison
+from docs.generate.markdown import citation, text
+from docs.generate.method_figures import FIGURES, render
+from docs.generate.questions import FAMILIES, QUESTIONS, grouped, sections
 from dynclip.methods.bounds import constant
-from dynclip.methods.objective import GRPO_PIECES, Method
+from dynclip.methods.objective import GRPO_PIECES
 from dynclip.methods.registry import METHODS
 from dynclip.methods.spec import MethodSpec
 from dynclip.methods.types import NEEDS
@@ -24,56 +25,6 @@ from dynclip.runtime.files import write_atomic
 
 DOCS = Path(__file__).resolve().parents[1]
 GRPO = GRPO_PIECES | {"bounds": constant}
-
-
-@dataclass(frozen=True)
-class Family:
-    """Methods that differ from GRPO in the same piece."""
-
-    title: str
-    text: str
-
-
-FAMILIES = {
-    "constant": Family("Constant bounds", "The interval is the same for every token and at every step."),
-    "probability": Family(
-        "Bounds by probability",
-        "The interval depends on the token's old probability q. It is the same at every step.",
-    ),
-    "training": Family("Bounds that move over training", "The interval follows a schedule or the policy's entropy."),
-    "surrogate": Family(
-        "Surrogates and ratios", "These methods change the loss of a token beyond its bound, or the ratio itself."
-    ),
-    "weights": Family("Token weights", "Factors of the loss, without gradient, decide how much a token counts."),
-    "advantages": Family("Advantages", "Advantages are changed once per rollout batch, before the first update."),
-    "extra": Family("Added terms", "A term is added to the loss of every token."),
-}
-
-
-def family(spec: MethodSpec) -> str:
-    """The key in `FAMILIES` of a method: the last piece of its loss that is not GRPO's."""
-    if spec.extra:
-        return "extra"
-    if spec.advantages:
-        return "advantages"
-    if spec.weights or spec.rollout_weights:
-        return "weights"
-    if spec.surrogate or spec.ratio:
-        return "surrogate"
-    # No entry declares what its bounds depend on, so they are evaluated.
-    method, q = Method(spec, 8, {}), torch.linspace(0.05, 1, 20, dtype=torch.float64)
-    seen = [torch.stack(method.bounds(q, step, state)) for step in range(9) for state in (-1, 0, 1)]
-    if any(not torch.equal(seen[0], bounds) for bounds in seen):
-        return "training"
-    return "constant" if (seen[0] == seen[0][:, :1]).all() else "probability"
-
-
-def grouped(specs: dict[str, MethodSpec]) -> Grouped:
-    """The specs by family: families in the order of `FAMILIES`, methods in the order of the registry."""
-    families: Grouped = {key: [] for key in FAMILIES}
-    for spec in specs.values():
-        families[family(spec)].append(spec)
-    return families
 
 
 # Role of a piece -> how it is called and what it gives. `tokens` is `dynclip.methods.types.Tokens`.
@@ -101,6 +52,19 @@ from dynclip import method
 loss = method("{example}", total_steps=400).loss(batch, step=0).loss
 ```
 
+## All methods
+
+{table}
+
+## Which one to try
+
+Differences are a method's minus GRPO's, brackets are 95 % intervals, and *decided* means what it means on the linked
+page. All of it comes from tiny policies in synthetic worlds ([what one cannot conclude from
+it](laptop.md#what-one-cannot-conclude-from-it)).
+
+{chooser}
+"""
+MECHANICS = """\
 ## Notation
 
 For one sampled token, p = π_θ(a|s) is its probability under the current policy and q = π_old(a|s) under the policy that
@@ -137,80 +101,43 @@ good token down.
 
 The [README](../README.md#adding-a-method) has a complete example, and [own_variant.md](own_variant.md) has the rules
 for each piece.
-
-## Overview
 """
 
 
 def page(specs: dict[str, MethodSpec]) -> str:
     """The Markdown of docs/methods.md for a registry."""
-    by_family = grouped(specs)
-    families = {spec.name: key for key, members in by_family.items() for spec in members}
     roles = [
         [f"`{role}`", f"`{call}`", text(gives), f"`{GRPO[role].__name__}`" if role in GRPO else "–", _home(role, specs)]
         for role, (call, gives) in ROLE_CALLS.items()
     ]
-    example = next(name for name, key in families.items() if key == "training")
     parts = [
         INTRODUCTION.format(
             count=len(specs),
-            example=example,
-            roles=markdown_rows(["piece", "called as", "gives", "GRPO's", "file"], roles),
+            example=next(spec.name for spec in grouped(specs)["schedule"]),
+            table=comparison(specs),
+            chooser=chooser(),
         ),
-        overview(specs, families),
+        MECHANICS.format(roles=markdown_rows(["piece", "called as", "gives", "GRPO's", "file"], roles)),
     ]
-    for key, members in by_family.items():
-        if members:
-            parts.append(f"## {FAMILIES[key].title}\n\n{FAMILIES[key].text}")
+    for question, families in sections(specs).items():
+        parts.append(f"## {QUESTIONS[question].title}\n\n{QUESTIONS[question].text}")
+        for key, members in families.items():
+            if FAMILIES[key].title:
+                parts.append(f"### {FAMILIES[key].title}\n\n{FAMILIES[key].text}")
             parts += [
                 f"![{name.replace('_', ' ')}](figures/{name}.svg)\n\n*{figure.caption}*"
                 for name, figure in FIGURES.items()
                 if figure.family == key
             ]
-            parts += [section(spec) for spec in members]
+            parts += [section(spec, level=4 if FAMILIES[key].title else 3) for spec in members]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def overview(specs: dict[str, MethodSpec], families: dict[str, str]) -> str:
-    """One row per method, in the order of the registry."""
-    rows = [
-        [
-            f"[`{spec.name}`](#{spec.name})",
-            text(spec.title),
-            _citation(spec),
-            text(spec.change),
-            f"[{FAMILIES[families[spec.name]].title}](#{_anchor(FAMILIES[families[spec.name]].title)})",
-            ", ".join(f"`{need}`" for need in spec.needs) or "–",
-            text(spec.keeps) or "–",
-            "yes" if spec.on_policy_grpo else "no",
-            "yes" if spec.over_batch else "no",
-        ]
-        for spec in specs.values()
-    ]
-    header = [
-        "name",
-        "method",
-        "paper",
-        "what changes against GRPO",
-        "family",
-        "needs",
-        "keeps",
-        "on policy, GRPO?",
-        "over batch?",
-    ]
-    note = (
-        "*Needs* are inputs beyond log-probabilities, advantages and mask. *Keeps* is the state between rollout steps, "
-        "which every checkpoint holds. *On policy, GRPO?* says whether the method is GRPO exactly with one update per "
-        "rollout batch. *Over batch?* says whether the loss of a token depends on other sequences of its batch."
-    )
-    return f"{markdown_rows(header, rows)}\n\n{note}"
-
-
-def section(spec: MethodSpec) -> str:
-    """The fields of one entry that are not in the overview, with the pieces that are not GRPO's."""
+def section(spec: MethodSpec, level: int) -> str:
+    """The fields of one entry, with the pieces that are not GRPO's, under a heading of the given level."""
     options = [[f"`{name}`", f"`{value!r}`", text(spec.sources.get(name, ""))] for name, value in spec.defaults.items()]
     pieces = [[role, *_piece(piece)] for role, piece in spec.pieces.items() if piece is not GRPO.get(role)]
-    parts = [f"### {spec.name}", f"**{text(spec.title)}** ({_citation(spec)}). {text(spec.change)}"]
+    parts = [f"{'#' * level} {spec.name}", f"**{text(spec.title)}** ({citation(spec)}). {text(spec.change)}"]
     if spec.equation:
         parts.append(f"```math\n{spec.equation}\n```")
     if options:
@@ -220,21 +147,12 @@ def section(spec: MethodSpec) -> str:
     facts = [f"Needs `{need}`: {text(NEEDS[need])}." for need in spec.needs]
     if spec.controller:
         facts.append(f"Keeps {text(spec.keeps)}. Observes the rollout batch's mean `{spec.observes}`.")
+    if spec.over_batch:
+        facts.append("The loss of a token depends on other sequences of its batch.")
     facts += [text(caveat) for caveat in spec.caveats]
     if facts:
         parts.append("\n".join(f"* {fact}" for fact in facts))
     return "\n\n".join(parts)
-
-
-def text(plain: str) -> str:
-    """Plain text as Markdown for a table cell: markup is escaped, `code` is kept."""
-    parts = plain.split("`")
-    parts[::2] = [re.sub(r"([*_|<\\\[\]])", r"\\\1", part) for part in parts[::2]]
-    return "`".join(part.replace("|", r"\|") if i % 2 else part for i, part in enumerate(parts))
-
-
-def _citation(spec: MethodSpec) -> str:
-    return f"[arXiv {spec.arxiv}](https://arxiv.org/abs/{spec.arxiv})" if spec.arxiv else "no paper"
 
 
 def _piece(function: Callable) -> list[str]:
@@ -256,11 +174,6 @@ def _shown(file: str) -> str:
     """A file's name, of a package's own file the folder's."""
     path = Path(file)
     return path.parent.name if path.stem == "__init__" else path.name
-
-
-def _anchor(title: str) -> str:
-    """The fragment that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def generated(specs: dict[str, MethodSpec]) -> dict[Path, str]:

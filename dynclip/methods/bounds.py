@@ -169,7 +169,8 @@ METHODS = (
         defaults=PPO,
         evidence=PPO_SOURCE,
         equation=CLIPPED,
-        change="The reference: PPO's clipped surrogate with group-normalised advantages.",
+        change="The reference: PPO's clip, advantages by group. They are normalised by the group's mean and deviation.",
+        shipped=("TRL", "verl", "SkyRL", "ms-swift", "Trinity"),
         caveats=("The original averages over tokens, then over responses. Here the run sets the aggregation.",),
         on_policy_grpo=True,
     ),
@@ -182,6 +183,7 @@ METHODS = (
         evidence="DAPO paper",
         equation=CLIPPED,
         change="The upper bound is wider, 1 + ε⁺ = 1.28.",
+        shipped=("TRL", "verl", "SkyRL", "ms-swift", "Trinity"),
         caveats=("DAPO's dynamic sampling and overlong shaping are not part of this entry.",),
         on_policy_grpo=True,
     ),
@@ -197,6 +199,7 @@ METHODS = (
         },
         equation=CLIPPED,
         change="The lower bound is wider, 1 − ε⁻ = 0.72.",
+        shipped=("TRL", "verl", "SkyRL", "ms-swift", "Trinity"),
         caveats=("arXiv 2509.26114 calls the opposite, a narrower lower bound, clip-low.",),
         on_policy_grpo=True,
     ),
@@ -233,7 +236,8 @@ METHODS = (
         equation=r"(E^+,E^-)=(\lambda H(p)+(1-\lambda)\varepsilon,\ \varepsilon)\ \text{up to}\ \varphi T;\quad "
         r"(\varepsilon,\ (1+\lambda)M(p)-\lambda\varepsilon)\ \text{after};\quad "
         r"\lambda=1-\tfrac{k}{\varphi T},\ \text{then}\ -\tfrac{k-\varphi T}{(1-\varphi)T}",
-        change="Increase-then-decrease: the upper bound closes from H(p) to ε, then the lower bound is loosened.",
+        change="The upper bound closes, then the lower one opens. "
+        "Increase-then-decrease: the upper one goes from H(p) to ε.",
         caveats=(SCHEDULE_CAVEAT,),
         on_policy_grpo=True,
     ),
@@ -247,7 +251,8 @@ METHODS = (
         equation=r"(E^+,E^-)=(\lambda\varepsilon+(1-\lambda)H(p),\ \varepsilon)\ \text{up to}\ \varphi T;\quad "
         r"(H(p),\ (1+\lambda)M(p)-\lambda\varepsilon)\ \text{after};\quad "
         r"\lambda=1-\tfrac{k}{\varphi T},\ \text{then}\ -\tfrac{k-\varphi T}{(1-\varphi)T}",
-        change="Decrease-increase-decrease: the upper bound opens to H(p), then the lower bound is loosened too.",
+        change="The upper bound opens, then the lower one does too. "
+        "Decrease-increase-decrease: the upper one ends at H(p).",
         caveats=(SCHEDULE_CAVEAT,),
         on_policy_grpo=True,
     ),
@@ -272,7 +277,7 @@ METHODS = (
         },
         equation=r"s=1:\ (H(p),\varepsilon);\quad s=0:\ (\varepsilon,M(p));\quad "
         r"s\leftarrow 1\ \text{if}\ H_k\le\tau_{low},\ 0\ \text{if}\ H_k>\tau_{high}(k)",
-        change="Oscillatory decay: entropy feedback loosens one side at a time. Its band closes over training.",
+        change="Entropy feedback loosens one bound at a time. Oscillatory decay: its band closes over training.",
         keeps="the side s and the initial entropy",
         caveats=("It never loosens the upper bound where entropy stays above 0.2 H_init.",),
         on_policy_grpo=True,
@@ -290,7 +295,7 @@ METHODS = (
         },
         equation=r"\tfrac12+\tfrac12\sqrt{\max(1-4\varepsilon^-/q,0)}\le r_t\le"
         r"\tfrac12+\tfrac12\sqrt{1+4\varepsilon^+/q}",
-        change="The bounds widen as the old probability falls, without a schedule.",
+        change="The bounds widen as the old probability falls. There is no schedule.",
         caveats=("Only DCPO's clipping: its smoothed advantages and its loss averaging are left out.",),
         on_policy_grpo=True,
     ),
@@ -304,7 +309,7 @@ METHODS = (
         evidence="second-hand: four public notes on the report agree",
         equation=r"1-\varepsilon\le r_t\le\tfrac1{1-\varepsilon}+k,\quad "
         r"k\leftarrow\mathrm{clip}(k+\delta\,\mathrm{sign}(H^*-H),0,k_{max})",
-        change="Entropy feedback moves the upper bound in steps and holds entropy around a target.",
+        change="Entropy feedback moves the upper bound in steps. Its aim is entropy at a target.",
         keeps="the relaxation k",
         caveats=("From notes on the MAI-Thinking-1 report (2026). Its outer clip r ≤ 50 is `dual_clip=50` here.",),
         on_policy_grpo=True,
@@ -325,7 +330,7 @@ METHODS = (
         },
         equation=r"1-\varepsilon^-\le r_t\le1+\varepsilon^+_k,\quad "
         r"\varepsilon^+_k=\mathrm{clip}(\varepsilon^+_{k-1}+\mathtt{step}\,\mathrm{sign}(H_0-H_k))",
-        change="Entropy feedback raises the upper bound while entropy is below its start, and lowers it above.",
+        change="The upper bound rises at entropy below its start. Above it the bound falls.",
         keeps="the upper bound and the initial entropy",
         caveats=(
             "Second-hand: the direction is known from two public notes on the paper. The rule of a step is ours.",

@@ -70,7 +70,8 @@ METHODS = (
         defaults={**PPO, "coefficient": 1e-3},
         evidence={**PPO_SOURCE, "coefficient": "ours: 1e-3 to 1e-2 is common, the paper's is not disclosed"},
         equation=rf"{CLIPPED} + c\,H_t",
-        change="The objective has an entropy bonus with a fixed coefficient.",
+        change="An entropy bonus with a fixed coefficient.",
+        shipped=("TRL", "verl", "SkyRL", "Trinity"),
         caveats=("It is very sensitive to c. Entropy explosions are reported for 1e-3 and more in long runs.",),
     ),
     MethodSpec(
@@ -92,8 +93,9 @@ METHODS = (
         },
         equation=rf"{CLIPPED} + c_k\,\mathbb 1[H_{{k-1}}<H^*]\,H_t,\quad "
         r"c_k=\mathrm{clip}(c_{k-1}\pm\mathtt{delta})",
-        change="The coefficient of an entropy bonus rises while entropy is below a target. Above it there is no bonus.",
-        keeps="the coefficient and whether entropy was low at the last observation",
+        change="An entropy bonus grows at entropy below a target. Above it there is no bonus.",
+        shipped=("TRL",),
+        keeps="the coefficient and whether it acts",
         caveats=(
             "It acts one rollout step after the entropy that it saw, as in the official code.",
             "TRL moves its coefficient at every optimizer step, with other constants.",
@@ -147,7 +149,8 @@ METHODS = (
         },
         equation=rf"{CLIPPED} + c_k\,\tilde H_t,\quad "
         r"\tilde H:\ \text{of the likeliest }(1-\mathtt{clamp})V\text{ tokens}",
-        change="The likely part of the vocabulary gets an entropy bonus. Its coefficient keeps entropy in a band.",
+        change="A bonus for the entropy of likely tokens of the vocabulary. "
+        "Its coefficient keeps that entropy in a band.",
         keeps="the coefficient",
         caveats=(
             "It needs full logits with gradient: an extra pass over the vocabulary.",
@@ -165,7 +168,8 @@ METHODS = (
         defaults={"share": 2e-3, "coefficient": 1.0},
         evidence={"share": "official code, 7B (0.2 %); 32B: 0.02 %", "coefficient": "official code"},
         equation=r"r_tA_t - c\,|\ln p_t-\ln q_t|\ \mathbb 1[t\in\text{top share by covariance}]",
-        change="Nothing is clipped. The few tokens with the highest covariance pay a penalty on their ratio.",
+        change="The tokens of highest covariance pay for |ln r|. Nothing is clipped.",
+        shipped=("verl", "SkyRL"),
         caveats=("verl's defaults differ: a tenth of the share (the 32B value) and of the coefficient.",),
         on_policy_grpo=True,
     ),
@@ -187,7 +191,8 @@ METHODS = (
         },
         equation=rf"{CLIPPED} + \alpha_k\,r_t|A_t|\,\mathbb 1[p_t>0.95],\quad "
         r"\alpha_k=\mathrm{clip}(K_pe_k+K_i\textstyle\sum_{j<k}e_j,-1,1)",
-        change="A PI controller pushes confident tokens up or down to hold entropy at a target.",
+        change="A PI controller pushes confident tokens up or down. "
+        "The error that it removes is entropy minus a target.",
         keeps="α and the integral of the error",
         caveats=(
             "Officially each worker moves its own controller per micro-batch. Here it moves once per rollout step.",

@@ -8,6 +8,15 @@ from dynclip.methods.types import NEEDS, Bound
 
 ROLLOUT_NEEDS = ("old_entropy", "old_baseline", "group")  # `Method.prepare` reads them, once per rollout batch
 ROLES = ("ratio", "bounds", "surrogate", "weights", "rollout_weights", "advantages", "extra", "reduction", "controller")
+# Libraries whose losses and advantages were read for `MethodSpec.shipped` -> what was read.
+LIBRARIES = {
+    "TRL": "TRL 1.16.0",
+    "verl": "verl 0.9.1",
+    "SkyRL": "SkyRL at a956457 (August 2026)",
+    "ms-swift": "ms-swift 4.6.0",
+    "prime-rl": "prime-rl at 559b447 (August 2026)",
+    "Trinity": "Trinity-RFT 0.6.0",
+}
 
 
 @dataclass(frozen=True)
@@ -26,12 +35,13 @@ class MethodSpec:
       controller(total_steps=…)                     a class with `observe` and `signal`; its fields are its options
 
     `defaults`: the options. `evidence`: where each default comes from, or one text for all. `equation`: LaTeX.
-    `change`: the difference from GRPO in one sentence. `needs`: entries of `NEEDS`. `observes`: the mean over the
+    `change`: the difference from GRPO in one or two sentences, of which the first stands in the table of methods.
+    `shipped`: entries of `LIBRARIES` that have the method. `needs`: entries of `NEEDS`. `observes`: the mean over the
     rollout batch that the controller takes, "entropy" or "clamped_entropy". `keeps`: the controller's state in words.
     `on_policy_grpo`: the method is GRPO exactly where all ratios are 1 (one update per rollout batch).
     `over_batch`: the loss of a token depends on other sequences, through a mean, a quantile, a quota or a draw.
 
-    Raises ValueError for an option that no piece takes, a piece's option without a default, and an unknown need.
+    Raises ValueError for an option that no piece takes, a piece's option without a default, an unknown need or library.
     """
 
     name: str
@@ -42,6 +52,7 @@ class MethodSpec:
     evidence: dict[str, str] | str = ""
     equation: str = ""
     change: str = ""
+    shipped: tuple[str, ...] = ()
     ratio: Callable | None = None
     surrogate: Callable | None = None
     weights: Callable | None = None
@@ -71,6 +82,9 @@ class MethodSpec:
         unknown = sorted(set(self.needs) - set(NEEDS))
         if unknown:
             raise ValueError(f"method {self.name!r}: needs {unknown[0]!r}, expected some of: {', '.join(NEEDS)}")
+        unknown = sorted(set(self.shipped) - set(LIBRARIES))
+        if unknown:
+            raise ValueError(f"method {self.name!r}: shipped in {unknown[0]!r}, expected: {', '.join(LIBRARIES)}")
 
     @property
     def pieces(self) -> dict[str, Callable]:

@@ -8,7 +8,7 @@ import inspect
 
 import pytest
 import torch
-from tiny_trainer import loss_and_gradients, random_inputs, trainer
+from tiny_trainer import gaps, loss_and_gradients, random_inputs, report, trainer
 from trl import GRPOTrainer
 
 from dynclip.trl.settings import refuse_overlapping_options
@@ -34,19 +34,21 @@ RELIED_ON = {
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_grpo_equals_trl_bit_for_bit(tmp_path, loss_type, accumulation):
+def test_grpo_equals_trl_bit_for_bit(tmp_path, loss_type, accumulation, record_property):
     config = {"loss_type": loss_type, "steps_per_generation": 4, "gradient_accumulation_steps": accumulation}
     theirs, ours = trainer(GRPOTrainer, tmp_path / "a", config), trainer(DynClipTrainer, tmp_path / "b", config)
-    clipped = 0.0
+    clipped, differences = 0.0, []
     for seed in range(25):
         inputs = random_inputs(theirs, seed)
         expected_loss, expected = loss_and_gradients(theirs, inputs)
         loss, gradients = loss_and_gradients(ours, inputs)
+        differences.append(gaps((loss, gradients), (expected_loss, expected)))
         row = ours.take_row()
         clipped += row["clip/low_fraction"] + row["clip/high_fraction"]
         assert torch.equal(loss, expected_loss)
         assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
     assert clipped / 25 > 0.1  # the comparison saw clipped tokens
+    report(record_property, "grpo", 25, differences)
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)

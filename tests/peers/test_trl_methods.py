@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from tiny_trainer import loss_and_gradients, random_inputs, score, trainer
+from tiny_trainer import gaps, loss_and_gradients, random_inputs, report, score, trainer
 from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.gmpo import GMPOTrainer
 
@@ -100,11 +100,12 @@ MAPPINGS = {
 
 
 def assert_same(found, expected, exact):
-    """Loss and gradients are equal, bit for bit or to 1e-6."""
-    pairs = [(found[0], expected[0]), *zip(found[1], expected[1], strict=True)]
+    """Loss and gradients are equal, bit for bit or to 1e-6; returns their differences."""
     if exact:
-        assert all(torch.equal(a, b) for a, b in pairs)
-    assert max((a - b).abs().max().item() for a, b in pairs) <= 1e-6
+        assert all(torch.equal(a, b) for a, b in zip([found[0], *found[1]], [expected[0], *expected[1]], strict=True))
+    differences = gaps(found, expected)
+    assert max(differences) <= 1e-6
+    return differences
 
 
 def both(folder, mapping):
@@ -115,20 +116,21 @@ def both(folder, mapping):
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
-def test_a_mapped_method_equals_trls(tmp_path, name):
+def test_a_mapped_method_equals_trls(tmp_path, name, record_property):
     mapping = MAPPINGS[name]
     theirs, ours = both(tmp_path, mapping)
-    clipped = 0.0
+    clipped, differences = 0.0, []
     for seed in range(BATCHES):
         inputs = random_inputs(theirs, seed, mapping.drift)
         inputs = {name: value for name, value in inputs.items() if name not in mapping.without}
         if mapping.no_empty_rows:
             inputs["completion_mask"][:, 0] = 1
         expected = loss_and_gradients(theirs, inputs)
-        assert_same(loss_and_gradients(ours, inputs), expected, mapping.exact)
+        differences.append(assert_same(loss_and_gradients(ours, inputs), expected, mapping.exact))
         row = ours.take_row()
         clipped += (row["clip/low_fraction"] + row["clip/high_fraction"]) / BATCHES
     assert clipped > 0.1 or not mapping.clips
+    report(record_property, mapping.method, BATCHES, differences)
 
 
 @pytest.mark.parametrize(("c", "drift"), [(1.5, 0.5), (3.0, 1.0)])
@@ -146,7 +148,7 @@ def test_the_dual_clip_above_acted(tmp_path, c, drift):
     assert beyond > BATCHES / 2
 
 
-def test_the_adaptive_coefficient_equals_trls(tmp_path):
+def test_the_adaptive_coefficient_equals_trls(tmp_path, record_property):
     """One update per rollout step and the same entropies: the same coefficient, off above the target on both sides.
 
     TRL moves it after every optimizer step from the entropy of that step's mini-batches, by 0.005 up to 1; we move it
@@ -166,13 +168,15 @@ def test_the_adaptive_coefficient_equals_trls(tmp_path):
         DynClipTrainer, tmp_path / "b", shared, allow_on_policy=True, dynclip_method="adaptive_entropy",
         dynclip_options={"target": target, "delta": 0.005, "maximum": 1.0},
     )  # fmt: skip
-    applied = set()
+    applied, differences = set(), []
     for batch, entropy in zip(batches, entropies, strict=True):
         ours.method.observe(0, entropy)
         applied.add(ours.method.controller.signal)
-        assert_same(loss_and_gradients(ours, batch), loss_and_gradients(theirs, batch), exact=False)
+        found, expected = loss_and_gradients(ours, batch), loss_and_gradients(theirs, batch)
+        differences.append(assert_same(found, expected, exact=False))
         assert ours.method.controller.coefficient == pytest.approx(theirs.entropy_coef, abs=1e-12)
     assert 0.0 in applied and len(applied) > 3  # the bonus was off, and on at several strengths
+    report(record_property, "adaptive_entropy", len(batches), differences)
 
 
 def masked_mean(value, mask):

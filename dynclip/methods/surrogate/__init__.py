@@ -115,7 +115,8 @@ METHODS = (
         defaults={"eps_low": 3e-4, "eps_high": 4e-4},
         evidence="paper",
         equation=rf"{CLIPPED.replace('r_t', 's')},\quad s=\exp\big(\tfrac1{{|y|}}\sum_t\ln r_t\big)",
-        change="A sequence has one ratio, the geometric mean of its tokens', with a far narrower interval.",
+        change="One ratio a sequence, the geometric mean of its tokens'. Its interval is far narrower.",
+        shipped=("TRL", "verl", "SkyRL", "ms-swift", "Trinity"),
         caveats=("It clips far more tokens than token ratios do, because it clips a sequence as a whole.",),
         on_policy_grpo=True,
     ),
@@ -128,7 +129,8 @@ METHODS = (
         defaults={"tau_positive": 1.0, "tau_negative": 1.05},
         evidence="paper, TRL, verl",
         equation=r"\tfrac4\tau\,\sigma\big(\tau(r_t-1)\big)A_t",
-        change="A sigmoid gate replaces the bound: the gradient fades smoothly as the ratio leaves 1.",
+        change="A sigmoid gate replaces the bound. The gradient fades smoothly as the ratio leaves 1.",
+        shipped=("TRL", "verl", "SkyRL", "ms-swift", "Trinity"),
         caveats=("On policy the gradient is GRPO's. The loss differs by a constant factor 2/τ.",),
     ),
     MethodSpec(
@@ -143,7 +145,8 @@ METHODS = (
             "eps_high": "ScaleRL's raw bound 5 = 1 + 4, TRL's advice; the paper's own value is not public",
         },
         equation=r"\mathrm{sg}\big(\mathrm{clip}(r_t,1-\varepsilon^-,1+\varepsilon^+)\big)A_t\ln p_t",
-        change="The clipped ratio is a weight of the log-likelihood gradient: no token loses its gradient.",
+        change="The clipped ratio only weighs the gradient of ln p. No token loses its gradient.",
+        shipped=("TRL", "verl", "SkyRL", "ms-swift", "Trinity"),
         caveats=("TRL's epsilon_high is the raw bound 5. In verl and here it is the 4 of 1 + 4.",),
     ),
     MethodSpec(
@@ -173,7 +176,7 @@ METHODS = (
         defaults={"eps_low": 0.2, "eps_high": 0.28, "beta_low": 1.0, "beta_high": 1.0},
         evidence="official code",
         equation=r"(1\pm\varepsilon^\pm)\tfrac{r_t}{\mathrm{sg}(r_t)}A_t\ \text{where PPO clips, else}\ r_tA_t",
-        change="A clipped token keeps the gradient that it has at its bound.",
+        change="A clipped token keeps the gradient of its bound.",
         on_policy_grpo=True,
     ),
 )

@@ -50,7 +50,8 @@ METHODS = (
         },
         equation=r"\min\big(r_tA_t,\ \mathrm{clip}(r_t,l,u)A_t\big),\quad l,u\ \text{raised until}\ "
         r"\tfrac{P}{P+N}\ge\rho_0,\ P=\textstyle\sum_{A_t>0}\min(r_t,u)A_t,\ N=\sum_{A_t<0}\max(r_t,l)|A_t|",
-        change="Each mini-batch raises both bounds until tokens with A > 0 carry a share of its loss.",
+        change="Each mini-batch raises both bounds to balance A. "
+        "It stops where tokens with A > 0 carry a share of its loss.",
         caveats=(
             "The official code compares P/N with its option, so that a share of 0.5 is its 1.",
             "N counts max(r, l), as in the official code, so a higher l never helps. It ends before u moves.",

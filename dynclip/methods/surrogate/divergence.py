@@ -88,7 +88,8 @@ METHODS = (
             "cap": "second-hand, from the official code",
         },
         equation=r"q f(r_t)+(1-q)f\big(\tfrac{1-r_tq}{1-q}\big)\le\delta",
-        change="A token's bounds are where its own two-point divergence from the old policy reaches a radius.",
+        change="A token's interval is a ball of its divergence. "
+        "Its bounds are where its two-point divergence reaches a radius.",
         caveats=("Derived here from the definition. The KL roots take 20 Newton steps per token.",),
         on_policy_grpo=True,
     ),
@@ -108,7 +109,8 @@ METHODS = (
         equation=r"M_t\,\mathrm{sg}\big(\min(r_t,c)\big)A_t\ln p_t-\lambda(\ln r_t)^2,\quad "
         r"M_t=0\ \text{if}\ A_t(r_t-1)>0,\ D_t>\delta,\quad D_t=|p_t-q_t|\ \text{or}\ "
         r"q_t\ln\tfrac{q_t}{p_t}+(1-q_t)\ln\tfrac{1-q_t}{1-p_t}",
-        change="A token is masked where its own two-point divergence from the old policy exceeds δ, on PPO's sides.",
+        change="A token is masked where its divergence exceeds δ. It is the two-point one, on PPO's sides.",
+        shipped=("verl", "SkyRL", "prime-rl"),
         caveats=(
             "Its clip set is a bound in q: ε⁺ = ε⁻ = δ/q for TV, that of `bandpo` with the same divergence.",
             "The paper takes q from the sampler. Here it is what the trainer gives as old log-probabilities.",

@@ -52,8 +52,8 @@ METHODS = (
         equation=r"M_t\,r_tA_t,\quad M_t=1\ \text{if}\ l^{w}\le r_t\le u^{w},\quad "
         r"w=e^{s_k}\ \text{if}\ A_t>0,\ e^{-s_k}\ \text{if}\ A_t<0,\quad "
         r"s_k=\mathrm{clip}(s_{k-1}+\mathtt{step}\,\mathrm{sign}(H_0-H_k))",
-        change="A token outside a wide interval has no loss, on both sides. Entropy feedback moves the intervals of "
-        "good and bad tokens against each other.",
+        change="A token outside a wide interval has no loss. That holds on both sides, and entropy feedback moves the "
+        "intervals of good and bad tokens against each other.",
         keeps="the shift s and the initial entropy",
         caveats=(
             "Second-hand: three public notes on the report have the four ends, their start and the directions. Its "

@@ -60,7 +60,8 @@ METHODS = (
         defaults={"power_positive": 2.0, "decay_positive": 3.0, "power_negative": 3.0, "decay_negative": 2.0},
         evidence="TRL 1.16, after the official code",
         equation=r"\mathrm{sg}\big(e^{\lambda}w^{k}e^{-\lambda w}\big)A_t\ln p_t,\quad w=\textstyle\prod_t r_t",
-        change="One smooth weight for a sequence, from the product of its ratios, replaces ratio and bound.",
+        change="One smooth weight a sequence replaces the bound. It is a function of the product of its ratios.",
+        shipped=("TRL",),
         caveats=(
             "The product of ratios leaves 1 fast in long responses, where the weight goes to 0.",
             "On policy the gradient is GRPO's. The value of the loss differs.",
@@ -76,7 +77,8 @@ METHODS = (
         evidence="TRL 1.16, after the paper: (e^−0.4, e^0.4)",
         equation=r"s\,A,\quad s=\exp\big(\tfrac1{|y|}\textstyle\sum_t c_t\big),\ "
         r"c_t=\min(\ln r_t,\varepsilon)\ \text{if}\ A>0,\ \max(\ln r_t,-\varepsilon)\ \text{if}\ A<0",
-        change="A sequence has one ratio, the geometric mean of its tokens' clipped ratios.",
+        change="One ratio a sequence, from its tokens' clipped ratios. It is their geometric mean.",
+        shipped=("TRL", "verl"),
         caveats=(
             "Paper, TRL and verl average over responses: aggregation `sequence`. Here the run sets the aggregation.",
             "The bounds are in ln r. verl reads them from `clip_ratio_low` and `clip_ratio_high`, 0.2 unless set.",
@@ -92,7 +94,8 @@ METHODS = (
         defaults={"beta": 1.0},
         evidence="ours: verl has no default",
         equation=r"A_t\ln p_t-\tfrac{\beta}{2}(\ln r_t)^2",
-        change="Nothing is clipped. A quadratic penalty on ln r holds the policy near the one that sampled.",
+        change="A quadratic penalty on ln r replaces clipping. It holds the policy near the one that sampled.",
+        shipped=("verl",),
         caveats=(
             "verl's loss of this name. DRO's paper learns a value function, which GRPO's advantages replace.",
             "On policy the gradient is GRPO's. The value of the loss differs.",

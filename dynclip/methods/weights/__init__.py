@@ -166,7 +166,8 @@ METHODS = (
         evidence="official code",
         equation=rf"w_t\cdot{CLIPPED},\quad w_t=0\ \text{{for a few of}}\ "
         r"\{c_l<(A_t-\bar A)(\ln p_t-\overline{\ln p})<c_h\}",
-        change="A few random tokens with a high covariance of advantage and ln p lose their gradient.",
+        change="A few tokens of high covariance lose their gradient. The covariance is of A and ln p.",
+        shipped=("verl", "SkyRL"),
         caveats=(
             "PPO's clipping is practically off in the official settings (ε = 1). verl leaves it at the run's 0.2.",
             "Covariance and quota are the mini-batch's. At least one token is dropped: small mini-batches lose more.",
@@ -201,7 +202,7 @@ METHODS = (
         },
         equation=rf"w_t\cdot{CLIPPED},\quad w_t=e^{{-k|\Omega_t|}},\ "
         r"\Omega_t=\tfrac{A_t}{q_t}p_t(1-p_t)(\ln p_t+H_t)",
-        change="A token weighs less the more its update would change entropy.",
+        change="A token that would change entropy more weighs less.",
         caveats=("max |Ω| is the mini-batch's, so weights depend on its composition.",),
     ),
     MethodSpec(
@@ -216,7 +217,8 @@ METHODS = (
         evidence={**PPO_SOURCE, "mu": "official code"},
         equation=rf"w_t\cdot{CLIPPED},\quad w_t=0\ \text{{if}}\ A_t<0,\ S_t-\bar S<-\mu\,\sigma_S,\ "
         r"S_t=q_t(\ln q_t+H_t)",
-        change="Surprising tokens with negative advantage are left out where they are outliers of the rollout batch.",
+        change="Surprising tokens with A < 0 are left out. Those are outliers of the rollout batch.",
+        shipped=("Trinity",),
         caveats=(
             "The statistics are the rollout batch's where the trainer calls `prepare`, else the mini-batch's.",
             "The official code also leaves the dropped tokens out of the loss's denominator.",
@@ -239,7 +241,8 @@ METHODS = (
             "at_least": "official code",
         },
         equation=rf"w_t\cdot{CLIPPED},\quad w_t=0\ \text{{if}}\ A_t<0,\ \mathbb E_x[S_x]-S_t>\mu\,\sigma",
-        change="As Clip_B, but a token is compared with its own expectation over the vocabulary.",
+        change="As Clip_B, against the token's own expectation. The expectation is over the vocabulary.",
+        shipped=("Trinity",),
         caveats=("It needs full logits of the sampling policy: an extra pass over the vocabulary per rollout batch.",),
     ),
     MethodSpec(
@@ -253,12 +256,11 @@ METHODS = (
         evidence={
             **PPO_SOURCE,
             "schedule": "the paper's best variant",
-            "target": "second-hand, from the paper",
-            "delta": "second-hand, from the paper",
-            "initial": "second-hand, from the paper",
+            **dict.fromkeys(("target", "delta", "initial"), "second-hand, from the paper"),
         },
         equation=rf"w_t\cdot{CLIPPED},\quad w_t=\lambda\ \text{{if}}\ A_t>0,\ \text{{else}}\ 1",
-        change="Positive advantages weigh λ ≤ 1. λ falls while entropy is below a target and rises above it.",
+        change="Tokens with A > 0 count λ ≤ 1, moved by entropy. "
+        "λ falls while entropy is below a target and rises above it.",
         keeps="the weight λ",
         caveats=("λ starts at 0: the first steps learn from failures only.",),
     ),
@@ -273,13 +275,11 @@ METHODS = (
         evidence={
             **PPO_SOURCE,
             "shaping": "paper: two variants",
-            "alpha": "unverified: not found in public text",
-            "gamma": "unverified: not found in public text",
-            "slope": "unverified: not found in public text",
+            **dict.fromkeys(("alpha", "gamma", "slope"), "unverified: not found in public text"),
         },
         equation=r"A_t(1-\alpha z),\ z:\text{standardised log-perplexity};\quad\text{or}\quad "
         r"A_t+\mathrm{sign}(A_t)\,\gamma\,\sigma(\cdot)",
-        change="Advantages grow for fluent responses (`perplexity`) or for late tokens (`position`).",
+        change="Fluent responses or late tokens get more advantage. `shaping` says which: `perplexity` or `position`.",
         caveats=("The standardisation is over the rollout batch. Whether the paper's is over groups is not known.",),
     ),
     MethodSpec(
@@ -293,7 +293,8 @@ METHODS = (
         defaults={**PPO, "quantile": 0.2},
         evidence={**PPO_SOURCE, "quantile": "paper"},
         equation=rf"w_t\cdot{CLIPPED},\quad w_t=\mathbb 1[H_t\ \text{{in the top }}20\,\%]",
-        change="Only the fifth of the tokens with the highest entropy is trained.",
+        change="Only the fifth of highest entropy is trained. The quantile is over the tokens of a mini-batch.",
+        shipped=("TRL", "ms-swift"),
         caveats=("As in the paper the loss is divided by all tokens, so the step shrinks with the share trained.",),
     ),
 )

@@ -66,7 +66,8 @@ METHODS = (
         },
         equation=rf"w_t\cdot{CLIPPED},\quad w_t=W\ \text{{on the least likely tokens with }}A_t>0\ "
         r"\text{while}\ H<H^*",
-        change="While entropy is below a target, the least likely tokens of good responses count more.",
+        change="At low entropy unlikely good tokens count more. "
+        "Entropy is low below a target, and good tokens have A > 0.",
         keeps="the weight W and what acts of it",
         caveats=(
             "The official variant O1. C2 also weighs the least likely tokens with A < 0 by 0.9.",
@@ -89,7 +90,7 @@ METHODS = (
         },
         equation=r"M_t\,r_tA_t,\quad M_t=1\ \text{if}\ A_t(r_t-1)\le0\ \text{or}\ w_tD_t\le\min\big(\delta,\ "
         r"\delta+\delta_b\textstyle\sum_{j<t}w_j-\sum_{j<t}w_jD_j\big),\quad D_t=|p_t-q_t|",
-        change="A token is masked where its drift exceeds what its position and the drift of its prefix allow.",
+        change="A token is masked if it and its prefix drift too far. How much is allowed depends on its position.",
         caveats=(
             "The paper takes D from the 20 likeliest tokens. Here it is the sampled token's, the binary TV of DPPO.",
             "The paper does not say how its quantile interpolates. Here it is the nearest rank.",

@@ -98,7 +98,8 @@ METHODS = (
         evidence=PPO_SOURCE,
         equation=rf"{CLIPPED.replace('A_t', 'A')},\quad A=\tfrac{{R-m}}{{m}},\quad m=\mathrm{{mean}}(R)\ "
         r"\text{of the group}",
-        change="The advantage is divided by the group's mean reward, not by its standard deviation.",
+        change="Advantages are divided by the group's mean reward. GRPO divides them by its standard deviation.",
+        shipped=("SkyRL", "prime-rl"),
         caveats=(
             "It expects rewards of 0 and 1.",
             "The step grows as success gets rare: at m = 1/8 a success has the advantage 7.",
@@ -113,7 +114,8 @@ METHODS = (
         advantages=leave_one_out,
         needs=("success", "group"),
         equation=r"r_tA,\quad A_i=R_i-\tfrac1{G-1}\textstyle\sum_{j\ne i}R_j\ \text{over the group}",
-        change="The advantage is the reward minus the mean of the group's other rewards. Nothing is clipped.",
+        change="Reward minus the group's other rewards, without a clip. The others enter by their mean.",
+        shipped=("TRL", "verl"),
         caveats=(
             "The control that needs no clipping: with one update per rollout batch it is REINFORCE.",
             "With several updates the ratio weighs the advantage without any bound.",
@@ -134,8 +136,8 @@ METHODS = (
         equation=rf"{CLIPPED.replace('A_t', 'A')},\quad A\to A-b\ \text{{if kept, else}}\ 0,\quad "
         r"b=\tfrac{\sum e^{-s}A}{\sum e^{-s}}\ \text{over the kept},\quad s=-\mathrm{mean}_t\ln q_t,\quad "
         r"\textstyle\sum A(s-\bar s)\ge0\ \text{without the likeliest}\ A>0",
-        change="The likeliest successes of a group are left out until the rest does not lower entropy to first order. "
-        "What remains is centred with probabilities as weights.",
+        change="The likeliest successes of a group are left out. That goes on until the rest does not lower entropy to "
+        "first order, and the rest is centred with probabilities as weights.",
         caveats=(
             "Read in the paper. Its algorithm also takes out unlikely failures on the way, and puts them back.",
             "A success that is left out has the advantage 0 and still counts in the denominator of the loss. In the "
@@ -157,7 +159,8 @@ METHODS = (
         defaults={**PPO, "lower": (0.6, 0.4), "upper": (0.7, 0.5)},
         evidence={**PPO_SOURCE, "lower": "official script", "upper": "official script"},
         equation=rf"{CLIPPED},\quad A_t=R\ \text{{if}}\ H_k>hi(k),\ R-1\ \text{{if}}\ H_k<lo(k)",
-        change="Above a band that falls over training only successes are trained, below it only failures.",
+        change="Entropy decides if only successes or failures train. "
+        "Above a band that falls over training only successes do, below it only failures.",
         keeps="the side of the band",
         caveats=(
             "It expects rewards of 0 and 1. The official code keeps rewards below 0, so it takes −1 for a failure.",

@@ -79,6 +79,19 @@ def context(step=3, total_steps=STEPS, state=None, prepared=False, draw_seed=0, 
         adapter._context.reset(token)
 
 
+def report(record_property, method: str, batches: int, differences: list[tuple[float, float]]) -> float:
+    """The largest of (loss, gradient) differences, written into pytest's report for `docs.generate.peers_table`."""
+    loss, gradient = map(max, zip(*differences, strict=True))
+    for name, value in {"method": method, "batches": batches, "loss": loss, "gradient": gradient}.items():
+        record_property(name, value)
+    return max(loss, gradient)
+
+
+def gaps(one, other) -> tuple[float, float]:
+    """Differences of the losses and of the gradients of two (loss, gradient, …) tuples."""
+    return difference(one[:1], other[:1]), difference(one[1:], other[1:])
+
+
 def difference(one, other) -> float:
     """The largest absolute difference of two (loss, gradient) pairs, which must hold numbers."""
     gaps = torch.cat([(a - b).abs().flatten() for a, b in zip(one, other, strict=True)])
