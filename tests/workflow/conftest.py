@@ -1,13 +1,15 @@
 """The fixture of the workflow tests: a fresh copy, `make reproduce` at miniature scale, once for all of them."""
 
 import pytest
+from environment import lend_environment
 from workspace import SCALE, copy_project
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """(workspace, output of `make reproduce`): environment built from the lock, every rule run for real."""
+    """(workspace, output of `make reproduce`): every rule run for real, in the packages that these tests run in."""
     workspace = copy_project(tmp_path_factory.mktemp("workspace"))
+    lend_environment(workspace.root)
     done = workspace.run("make", "reproduce", f"CONFIG=scale={SCALE}", timeout=1200)
     assert done.returncode == 0, done.stdout[-4000:]
     return workspace, done.stdout

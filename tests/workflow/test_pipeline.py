@@ -1,10 +1,11 @@
 """The whole study end to end at miniature scale: real training, real MLflow, real report, in a fresh copy."""
 
 import json
+import re
 import sqlite3
 
 import pytest
-from workspace import RESULTS, ROOT, SCALE, copy_project
+from workspace import RESULTS, ROOT, SCALE, Workspace, copy_project
 
 from dynclip.cli.options import resolve_all
 from dynclip.cli.pipeline import figure_files, table_files
@@ -14,6 +15,7 @@ from dynclip.studies.scales import SCALES, SUITES
 
 pytestmark = pytest.mark.workflow
 STUDY = resolve("miniature")
+ONE_OF_EACH = ("paths", "workstation", "paper")  # a world, one GPU with problems of the hub, and verl's
 REPORT = {"tables": 1, "figures": 1, "page": 1, "track": 1}
 
 
@@ -83,6 +85,16 @@ def test_mlflow_holds_every_run_with_its_curves_and_scores(finished):
     assert {"train/reward", "clip/high_fraction", "eval/facts/avg_at_8", "eval/facts/pass_at_8"} <= keys
 
 
+@pytest.mark.slow  # `make test` is one itself
+def test_a_fresh_copy_builds_its_environment_from_the_lock(tmp_path):
+    workspace = copy_project(tmp_path)
+    done = workspace.run("make", "plan", f"CONFIG=scale={SCALE}")
+    assert done.returncode == 0 and "environment: ready in" in done.stdout, done.stdout[-3000:]
+    assert "2 methods x 2 seeds" in done.stdout
+    pins = re.search(r"^(\d+) of (\d+) pins of requirements/\w+.txt hold", workspace.run("make", "doctor").stdout)
+    assert pins and pins[1] == pins[2]
+
+
 def test_a_second_call_has_nothing_to_do(current):
     assert "Nothing to be done" in current.snakemake().stdout
 
@@ -104,6 +116,10 @@ def test_one_result_file_can_be_asked_for_by_name(finished):
     assert {k: v for k, v in after.items() if k not in timing} == {k: v for k, v in before.items() if k not in timing}
 
 
+def slow(case):
+    return pytest.param(case, marks=pytest.mark.slow)
+
+
 def jobs_of(study):
     """Rule -> jobs of a whole study on a clean tree."""
     methods, runs = len(study.methods), len(study.methods) * len(study.seeds)
@@ -113,14 +129,13 @@ def jobs_of(study):
     return jobs | REPORT
 
 
-def test_job_counts_of_a_dry_run_on_a_clean_tree(tmp_path):
+@pytest.mark.parametrize("scale", [each if each in ONE_OF_EACH else slow(each) for each in SCALES])
+def test_job_counts_of_a_dry_run_on_a_clean_tree(tmp_path, scale):
     """The root Snakefile plans the whole study; counts follow from the scale."""
-    workspace = copy_project(tmp_path)
-    for scale in SCALES:
-        assert workspace.planned(scale=scale) == jobs_of(resolve(scale))
+    assert copy_project(tmp_path).planned(scale=scale) == jobs_of(resolve(scale))
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", [each if each == "laptop" else slow(each) for each in SUITES])
 def test_a_suite_is_one_graph_with_the_jobs_of_its_scales_and_a_front_page(tmp_path, suite):
     workspace, studies = copy_project(tmp_path), resolve_all(suite)
     jobs = {f"{scale}_{rule}": n for scale, study in studies.items() for rule, n in jobs_of(study).items()}
@@ -220,9 +235,8 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(current, name, old, 
         assert planned == jobs
 
 
+@pytest.mark.slow  # `make lint` is a command of the README
 def test_lint_and_formatting_are_clean():
-    from workspace import Workspace
-
     here = Workspace(ROOT)
     assert here.run("snakemake", "--lint").returncode == 0
     assert here.run("snakefmt", "--check", "Snakefile", "workflow").returncode == 0

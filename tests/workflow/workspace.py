@@ -52,7 +52,7 @@ class Workspace:
         jobs = {name: int(count) for name, count in map(str.split, table)}
         return {name: count for name, count in jobs.items() if name not in ("all", "total")}
 
-    def kill_when(self, words: tuple[str, ...], ready, number: signal.Signals, timeout: float = 120) -> int:
+    def kill_when(self, words: tuple[str, ...], ready, number: signal.Signals, timeout: float = 600) -> int:
         """Start a command in a session of its own and send `number` to all of it once `ready()`; its exit status."""
         with (self.root / "killed.log").open("a") as log:
             process = subprocess.Popen(
@@ -71,8 +71,8 @@ class Workspace:
     def stop(process: subprocess.Popen, number: signal.Signals) -> int:
         """Signal a process and all it started; its exit status, once none of them is left."""
         os.killpg(process.pid, number)
-        status = process.wait(timeout=60)
-        deadline = time.monotonic() + 30
+        status = process.wait(timeout=300)
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
                 os.killpg(process.pid, 0)
