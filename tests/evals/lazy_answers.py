@@ -1,6 +1,7 @@
 r"""Fixed answers that a policy could give to every problem. A reward must not pay for them.
 
-As a script, it reads gold answers as JSON from standard input and prints the equal pairs: [[answer, gold answer], …].
+As a script, it reads two lists of gold answers as JSON from standard input: those to compare with, and those that are
+among the fixed answers. It prints the equal pairs: [[answer, gold answer], …].
 """
 
 import json
@@ -52,8 +53,8 @@ def equalities(part: tuple[list[str], list[tuple[str, str]]]) -> list[tuple[str,
 
 
 def main(processes: int = 2) -> None:
-    golds = [tuple(gold) for gold in json.load(sys.stdin)]
-    answers = [answer for answer in lazy_answers(gold for gold, _ in golds) if answer not in HOSTILE]
+    golds, others = ([tuple(gold) for gold in each] for each in json.load(sys.stdin))
+    answers = [answer for answer in lazy_answers(gold for gold, _ in others) if answer not in HOSTILE]
     with get_context("fork").Pool(processes) as pool:
         parts = pool.map(equalities, [(answers[i::16], golds) for i in range(16)], chunksize=1)
     print(json.dumps(sorted(pair for part in parts for pair in part)))

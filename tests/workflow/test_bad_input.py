@@ -88,7 +88,7 @@ def damaged(workspace, name, harm, *words):
             ("model.safetensors", "--forcerun warmup"),
         ),
         (
-            f"{RESULTS}/runs/od/seed0/checkpoints/step6/model.safetensors", lambda b: b[:100],
+            f"{RESULTS}/runs/od/seed0/checkpoints/step2/model.safetensors", lambda b: b[:100],
             ("dynclip", "evaluate", "--scale", "miniature", "--method", "od", "--seed", "0"),
             ("model.safetensors", "--forcerun train"),
         ),
@@ -117,6 +117,7 @@ def test_damage_is_an_error_that_names_the_file_and_the_remedy(finished, name, h
     assert all(part in said[0] for part in expected)
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_named_with_the_end_of_its_log_and_the_next_command(current):
     score = current.root / RESULTS / "scores" / "od" / "seed1" / "final" / "facts.json"
     content, table = score.read_bytes(), current.root / RESULTS / "tables" / "main.md"

@@ -170,6 +170,7 @@ def test_fewer_seeds_run_nothing_and_more_seeds_train_the_missing_ones(current):
     assert current.planned() == {}
 
 
+@pytest.mark.slow
 def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
     """Trained, scored, tabled, drawn, reported and imported under its name, beside the method without options."""
     name, config = "od@eps=0.1", ("methods=grpo,od@eps=0.1", "seeds=0")

@@ -64,7 +64,7 @@ def commands():
 
 
 def test_every_command_of_the_readme_is_known_here():
-    assert sorted(commands()) == sorted([*RUN, *SERVERS])
+    assert sorted(commands()) == sorted([*RUN, *SERVERS]) and {*SLOW} <= {*RUN}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_command(finished, command):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-@pytest.mark.parametrize("command", SERVERS)
+@pytest.mark.parametrize("command", [pytest.param("dynclip ui", marks=pytest.mark.slow), "make ui"])  # which calls it
 def test_server_answers_on_loopback(finished, command):
     workspace, _ = finished
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -63,6 +63,7 @@ def test_training_problems_that_a_benchmark_holds_are_gone(rehearsed):
     assert manifest["files"]["train.jsonl"]["rows"] == 7473 - sum(manifest["overlaps_removed"].values()) == 7469
 
 
+@pytest.mark.slow
 def test_the_runbook_does_everything_in_one_call(rehearsed):
     workspace, _ = rehearsed
     words = (
@@ -102,6 +103,7 @@ def test_with_the_engine_verl_nothing_is_trained_here_and_launch_scripts_are_wri
     assert refused.returncode == 2 and "unknown engine 'ray'; the engines are: trl, verl" in refused.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_names_its_log(rehearsed):
     workspace, _ = rehearsed
     done = workspace.run("dynclip", "runbook", "--scale", f"{SCALE}_rehearsal", "--seeds", "0", "--out", "/dev/null/x")

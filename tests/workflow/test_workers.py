@@ -17,7 +17,7 @@ from workspace import slurm_commands
 
 from dynclip.runtime.checkpoints import weights_sha256
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]  # tests/test_ranks.py trains in two processes
 STEPS = 12
 TRAIN = (
     "dynclip", "train", "--scale", "miniature", "--set", "trainer=trl", "--method", "od", "--seed", "5", "--steps",
