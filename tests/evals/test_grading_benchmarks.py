@@ -67,12 +67,17 @@ def test_no_gold_is_answered_by_another_answer_like_it(every_gold, graded, seed)
 
 
 @pytest.fixture(scope="session")
+def answers(graded, every_gold) -> list[str]:
+    return lazy_answers((gold for gold, _ in graded), len(every_gold) // len(graded))
+
+
+@pytest.fixture(scope="session")
 def equal_pairs(graded, every_gold) -> list[tuple[str, str]]:
     """Return the (fixed answer, gold answer) pairs that the grader calls equal, identical texts included."""
     script = [sys.executable, str(HERE / "lazy_answers.py")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
-    both = json.dumps([graded, every_gold])
-    done = subprocess.run(script, input=both, capture_output=True, text=True, env=environment)
+    asked = json.dumps([graded, len(every_gold) // len(graded)])
+    done = subprocess.run(script, input=asked, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return [tuple(pair) for pair in json.loads(done.stdout)]
 
@@ -82,17 +87,17 @@ def reviewed() -> set[tuple[str, str]]:
     return {tuple(line.split("\t")) for line in lines if line and not line.startswith("# ")}
 
 
-@pytest.mark.timeout(900)
-def test_a_fixed_answer_scores_the_golds_that_it_equals_and_no_other(every_gold, graded, equal_pairs):
-    answers = lazy_answers(gold for gold, _ in every_gold)
-    assert len(answers) >= 3000
+def test_a_fixed_answer_scores_the_golds_that_it_equals_and_no_other(every_gold, graded, answers, equal_pairs):
+    assert len(answers) >= (3000 if graded == every_gold else 500)
     written_otherwise = {pair for pair in equal_pairs if pair[0] != pair[1]}
-    expected = {pair for pair in reviewed() if pair[1] in {gold for gold, _ in graded}}
+    golds = {gold for gold, _ in graded}
+    expected = {(answer, gold) for answer, gold in reviewed() if answer in answers and gold in golds}
     new, gone = written_otherwise - expected, expected - written_otherwise
-    assert expected
+    assert len(expected) > 10
     assert not new, f"equal, and not in {TABLE.name}: is that right? {sorted(new)}"
     assert not gone, f"no longer equal, but in {TABLE.name}: {sorted(gone)}"
-    assert {pair for pair in equal_pairs if pair[0] == pair[1]} == {(gold, gold) for gold, _ in graded}
+    assert {pair for pair in equal_pairs if pair[0] == pair[1]} == {(gold, gold) for gold in golds}
+    assert graded != every_gold or expected == reviewed()
 
 
 def best_fixed_answers(golds, equal_pairs) -> dict[str, tuple[str, int, int]]:
@@ -119,7 +124,7 @@ def test_the_document_names_the_best_fixed_answers_of_today(golds, equal_pairs):
 
 
 def test_hostile_fixed_answers_are_right_nowhere(every_gold, graded):
-    some = graded[:: len(graded) // (12 if graded == every_gold else 2)]
+    some = graded[:: len(graded) // (12 if graded == every_gold else 1)]
     pairs = [(f"\\boxed{{{answer}}}", gold) for answer in HOSTILE for gold, _ in some]
     verdicts = grade_many(pairs, timeout_s=0.5)
     assert [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.correct] == []

@@ -66,6 +66,7 @@ def paper(verl_python):  # noqa: F811
     return dict(zip(REACHABLE, compose(verl_python, [of(study, name) for name in REACHABLE]), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_verl_accepts_every_method_with_the_options_of_training(paper):
     assert {name: found["error"] for name, found in paper.items() if "error" in found} == {}
@@ -80,6 +81,7 @@ def test_verl_accepts_every_method_with_the_options_of_training(paper):
     assert {found["entropy"] for found in paper.values()} == {True, False}
 
 
+@pytest.mark.slow
 def test_the_values_of_the_scale_arrive_where_verl_reads_them(paper):
     found, scale = paper["id"], SCALES["paper"]
     assert found["updates"] == scale.updates_per_rollout == 16
@@ -99,6 +101,7 @@ def test_the_values_of_the_scale_arrive_where_verl_reads_them(paper):
     assert found["score"] == {"score": 1.0, "acc": 1.0}  # by verl's own loading of the reward function
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_other_scales_arms_and_settings(verl_python):  # noqa: F811
     small = resolve("workstation")
@@ -119,6 +122,7 @@ def test_other_scales_arms_and_settings(verl_python):  # noqa: F811
     assert all(abs(a - b) > 15 for a, b in zip(machines["seeds"][1:], other_seed["seeds"][1:], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_verl_refuses_what_is_wrong(verl_python):  # noqa: F811
     """So that acceptance above means something: a key, an option, a divisor and a missing entropy."""
@@ -267,6 +271,7 @@ def test_launch_writes_scripts_records_and_data(results, capsys):
     assert olympiad[0]["extra_info"]["tolerance"] == "1e-1" and olympiad[0]["__rollout_n__"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_verl_reads_the_files_and_tokenizes_dynclips_prompts(verl_python, tmp_path):  # noqa: F811
     names, tokens = SCALES["paper"].benchmarks, tokenizer(None)
