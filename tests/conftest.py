@@ -37,7 +37,7 @@ def study(tmp_path) -> Path:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Where pytest-xdist spreads the tests over processes: a file stays together, and so do most of the folders TOGETHER.
+    """Where pytest-xdist spreads the tests over processes: a file stays together, and most of TOGETHER do.
 
     `--dist loadgroup` would do it by markers, but pytest-xdist 3.8 cannot write them into the node ids of pytest 9.2.
     """

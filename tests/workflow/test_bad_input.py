@@ -136,12 +136,11 @@ def test_a_failed_job_is_named_with_the_end_of_its_log_and_the_next_command(curr
     assert current.run("dynclip", "reproduce", f"scale={SCALE}").returncode == 0 and table.exists()
 
 
-def test_the_remedy_for_damaged_samples_works(finished):
-    workspace, _ = finished
-    path = workspace.root / RESULTS / "samples" / "od" / "seed1" / "final" / "facts.parquet"
+def test_the_remedy_for_damaged_samples_works(restored):
+    path = restored.root / RESULTS / "samples" / "od" / "seed1" / "final" / "facts.parquet"
     content = path.read_bytes()
     path.write_bytes(content[:-10])
     target = f"{RESULTS}/scores/od/seed1/final/facts.json"
-    done = workspace.run(*rebuild_command("evaluate", target).split())
+    done = restored.run(*rebuild_command("evaluate", target).split())
     assert done.returncode == 0, done.stdout[-2000:]
     assert path.read_bytes() == content

@@ -31,8 +31,8 @@ def test_every_declared_file_exists_and_the_last_lines_say_how_to_look(finished)
     assert "Entropy" in sentences[0] and "against grpo's" in sentences[1] and "against grpo's" in sentences[2]
 
 
-def test_a_call_of_snakemake_says_how_to_look(current):
-    report, mlflow = current.snakemake("--forcerun", "page").stdout.strip().splitlines()[-2:]
+def test_a_call_of_snakemake_says_how_to_look(restored):
+    report, mlflow = restored.snakemake(f"{RESULTS}/report.html", "--forcerun", "page").stdout.strip().splitlines()[-2:]
     assert f"open {RESULTS}/report.html" in report and mlflow.endswith("dynclip ui")
 
 
@@ -104,12 +104,11 @@ def test_a_touched_file_with_the_same_content_reruns_nothing(current):
     assert current.planned() == {}
 
 
-def test_one_result_file_can_be_asked_for_by_name(finished):
-    workspace, _ = finished
-    target = workspace.root / RESULTS / "scores" / "od" / "seed1" / "final" / "facts.json"
+def test_one_result_file_can_be_asked_for_by_name(restored):
+    target = restored.root / RESULTS / "scores" / "od" / "seed1" / "final" / "facts.json"
     before = json.loads(target.read_text())
     target.unlink()
-    done = workspace.snakemake(str(target.relative_to(workspace.root)))
+    done = restored.snakemake(str(target.relative_to(restored.root)))
     assert done.returncode == 0, done.stdout[-2000:]
     after = json.loads(target.read_text())
     timing = ("seconds", "tokens_per_second", "guarantees", "environment")  # a world is scored again, not read again
