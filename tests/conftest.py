@@ -13,8 +13,7 @@ from dynclip.runtime import fast_imports
 TOGETHER = ("workflow", "peers")  # the first share a finished study, the second build .venv-verl
 APART = ("test_slurm.py",)  # this one has a copy of the project of its own
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the processes share the cores
+torch.set_num_threads(1)  # the tensors are tiny, and on a busy machine a second thread makes a test 25 times slower
 
 
 @pytest.fixture(autouse=True)
