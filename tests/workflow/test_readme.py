@@ -54,8 +54,8 @@ SERVERS = {
     "dynclip ui": "dynclip ui --port {port}",
     "make ui": 'make ui ARGS="--port {port}"',
 }
-# Minutes, or what other tests of `make test` run already.
-SLOW = ("make bench", "make peers", "make test-all")
+# They take long, or run some tests again.
+SLOW = ("make bench", "make bench-methods", "make peers", "make test", "make test-all")
 
 
 def commands():
