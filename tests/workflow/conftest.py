@@ -12,7 +12,7 @@ def finished(tmp_path_factory):
     """(workspace, output of `make reproduce`): every rule run for real, in the packages that these tests run in."""
     workspace = copy_project(tmp_path_factory.mktemp("workspace"))
     lend_environment(workspace.root)
-    done = workspace.run("make", "reproduce", f"CONFIG=scale={SCALE}", timeout=1200)
+    done = workspace.run("make", "reproduce", f"CONFIG=scale={SCALE}", timeout=3600)
     assert done.returncode == 0, done.stdout[-4000:]
     return workspace, done.stdout
 

@@ -31,7 +31,7 @@ def rehearsed(finished, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        done = workspace.run("snakemake", "--cores", "all", "rehearse", "--config", f"scale={SCALE}", timeout=1200)
+        done = workspace.run("snakemake", "--cores", "all", "rehearse", "--config", f"scale={SCALE}", timeout=3600)
         assert done.returncode == 0, done.stdout[-4000:]
         yield workspace, done.stdout
     server.shutdown()
@@ -78,7 +78,7 @@ def test_the_runbook_does_everything_in_one_call(rehearsed):
         "--out",
         "evidence",
     )
-    done = workspace.run("dynclip", "runbook", *words, timeout=1200)
+    done = workspace.run("dynclip", "runbook", *words, timeout=3600)
     assert done.returncode == 0, done.stdout[-4000:]
     out = workspace.root / "evidence"
     book = json.loads((out / "runbook.json").read_text())

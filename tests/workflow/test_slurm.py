@@ -32,7 +32,7 @@ class Cluster:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
-            return self.workspace.run(*SNAKEMAKE, *words, timeout=1200)
+            return self.workspace.run(*SNAKEMAKE, *words, timeout=3600)
 
     def calls(self, command: str) -> list[list[str]]:
         rows = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]

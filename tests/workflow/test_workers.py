@@ -96,7 +96,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_been(fin
     partner, victim = workers(workspace, out)
     os.kill(partner, signal.SIGSTOP)  # it hangs, as in a collective operation that never ends
     os.kill(victim, signal.SIGKILL)
-    assert process.wait(timeout=300) == 0, (workspace.root / f"{out}.log").read_text()[-3000:]
+    assert process.wait(timeout=1800) == 0, (workspace.root / f"{out}.log").read_text()[-3000:]
     assert "SIGKILL: restarting once from the last checkpoint" in (workspace.root / f"{out}.log").read_text()
     execution = json.loads((workspace.root / out / "run.json").read_text())["execution"]
     assert (execution["restarts"], execution["nodes"]) == (1, 2 if words == MACHINES else 1)
@@ -111,7 +111,7 @@ def test_a_training_that_is_interrupted_takes_all_machines_along(finished):
     wait_for_rows(process, workspace.root / "interrupted" / "state" / "metrics.jsonl", 2)
     assert len(workers(workspace, "interrupted")) == 2
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=300) not in (0, 75)
+    assert process.wait(timeout=1800) not in (0, 75)
     assert not workers(workspace, "interrupted")
 
 
@@ -122,7 +122,7 @@ def test_workers_do_not_outlive_torchrun(finished, whole):
     before = workers(workspace, "orphans")
     [launcher] = processes(workspace, "dynclip.training.processes.launch orphans/")
     os.kill(launcher, signal.SIGKILL)
-    assert process.wait(timeout=300) == 0, (workspace.root / "orphans.log").read_text()[-3000:]
+    assert process.wait(timeout=1800) == 0, (workspace.root / "orphans.log").read_text()[-3000:]
     assert len(before) == 2 and not workers(workspace, "orphans")
     assert rows(workspace.root / "orphans" / "metrics.jsonl") == STEPS
     last = f"checkpoints/step{STEPS}"
@@ -145,7 +145,7 @@ def test_on_sigterm_it_writes_a_checkpoint_and_asks_to_be_queued_again(finished,
     process = start(workspace, (*words, "--out", out), out)
     wait_for_rows(process, workspace.root / out / "state" / "metrics.jsonl", 3)
     process.terminate()
-    assert process.wait(timeout=300) == 75, (workspace.root / f"{out}.log").read_text()[-3000:]
+    assert process.wait(timeout=1800) == 75, (workspace.root / f"{out}.log").read_text()[-3000:]
     state = workspace.root / out / "state"
     assert "stopped by SIGTERM; a checkpoint is written" in (workspace.root / f"{out}.log").read_text()
     done = rows(state / "metrics.jsonl")
