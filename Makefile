@@ -7,8 +7,9 @@ DEVICE ?=#  cpu or cuda; empty: by whether nvidia-smi lists a GPU
 CONFIG ?=#  overrides of the study, e.g. CONFIG="methods=id,od seeds=0,1 steps=20"
 ARGS ?=#    more arguments, e.g. make test ARGS="-k bounds"
 IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
+IN_TWO := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help install reproduce test bench bench-methods bench-harnesses docs peers ui plan doctor lock lint clean
+.PHONY: help install reproduce test test-all bench bench-methods bench-harnesses docs peers ui plan doctor lock lint clean
 
 help:  ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +26,11 @@ install:  ## Build .venv from the pinned lock of this machine (DEVICE=cpu|cuda o
 reproduce: install  ## Print the plan, then run the whole study (CONFIG="methods=id,od steps=20" changes it).
 	@$(IN_VENV) dynclip reproduce $(CONFIG)
 
-test: install  ## Run the tests in two processes (ARGS="-k bounds" for some of them, ARGS="-n 0" in one process).
-	@$(IN_VENV) pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+test: install  ## Run the tests that are not slow, in two processes (ARGS="-k bounds" for some of them, ARGS="-n 0" in one process).
+	@$(IN_VENV) pytest $(IN_TWO) -m "not slow" $(ARGS)
+
+test-all: install  ## Run every test: also those of verl, in an environment of its own, rehearsals and big simulations.
+	@$(IN_VENV) pytest $(IN_TWO) $(ARGS)
 
 bench: install  ## Run every benchmark of bench/ that needs no hub (ARGS="1 1": one round of one step).
 	@for file in $(filter-out bench/agreement%.py bench/evaluation.py bench/evaluation_busy.py,$(sort $(wildcard bench/*.py))); do echo "$$file"; $(IN_VENV) python "$$file" $(ARGS); done

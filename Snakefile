@@ -2,8 +2,11 @@ import sys
 
 from snakemake.utils import min_version
 
-from dynclip.cli import pipeline
-from dynclip.studies.arms import STUDIES
+from dynclip.runtime.fast_imports import torch_later
+
+with torch_later():
+    from dynclip.cli import pipeline
+    from dynclip.studies.arms import STUDIES
 
 min_version("9.27")
 pipeline.prepare_environment()

@@ -35,7 +35,7 @@ def running(words: list, url: str, folder: Path):
             words, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder
         )
         try:
-            deadline = time.monotonic() + 180
+            deadline = time.monotonic() + 600
             while True:
                 with suppress(OSError), urllib.request.urlopen(url, timeout=5):
                     break
@@ -47,7 +47,7 @@ def running(words: list, url: str, folder: Path):
         finally:
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+                process.wait(60)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from synthetic_study import write_study
 
 from dynclip.runtime import fast_imports
 
 TOGETHER = ("workflow", "peers")  # the first share a finished study, the second build .venv-verl
+APART = ("test_slurm.py",)  # this one has a copy of the project of its own
+
+torch.set_num_threads(1)  # the tensors are tiny, and on a busy machine a second thread makes a test 25 times slower
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +36,7 @@ def study(tmp_path) -> Path:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Where pytest-xdist spreads the tests over processes: a file stays together, and so do the folders TOGETHER.
+    """Where pytest-xdist spreads the tests over processes: a file stays together, and most of TOGETHER do.
 
     `--dist loadgroup` would do it by markers, but pytest-xdist 3.8 cannot write them into the node ids of pytest 9.2.
     """
@@ -41,7 +45,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByPlace(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.split("::", 1)[0])
-            return file.parent.name if file.parent.name in TOGETHER else str(file)
+            return file.parent.name if file.parent.name in TOGETHER and file.name not in APART else str(file)
 
     return ByPlace(config, log)
 

@@ -53,6 +53,7 @@ def test_samples_are_a_table(interface):
     assert re.search("no idea|&lt;script&gt;alert", page)  # hostile text is shown, not run
 
 
+@pytest.mark.slow  # a second start of MLflow
 def test_the_interface_ends_with_all_its_processes_and_names_a_port_in_use(tmp_path):
     port = free_port()
     words = [sys.executable, "-m", "dynclip.cli", "ui", "--port", str(port)]
@@ -65,6 +66,6 @@ def test_the_interface_ends_with_all_its_processes_and_names_a_port_in_use(tmp_p
         assert taken.returncode == 2 and taken.stderr.count("\n") == 1
         assert f"port {port} of this machine is in use; run: dynclip ui --port {port + 1}" in taken.stderr
         os.kill(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(300)
         with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
             probe.connect(("127.0.0.1", port))

@@ -46,7 +46,7 @@ def heard(process: subprocess.Popen) -> list[str]:
 
 def finish(process: subprocess.Popen) -> str:
     """Let a process go on to its end; the rest of what it printed."""
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     return rest
 

@@ -53,10 +53,13 @@ def alone(tmp_path_factory):
     return run(folder, 1, **OD, save=1, export=str(folder / "policy")), folder
 
 
+SLOW = pytest.mark.slow
 NO_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is absent, and not in the lock")
 
 
-@pytest.mark.parametrize("sharding", ["none", "fsdp2", pytest.param("zero3", marks=NO_DEEPSPEED)])
+@pytest.mark.parametrize(
+    "sharding", ["none", pytest.param("fsdp2", marks=SLOW), pytest.param("zero3", marks=[SLOW, NO_DEEPSPEED])]
+)
 def test_two_processes_train_as_one_does(alone, tmp_path, sharding):
     both = run(tmp_path, 2, **OD, sharding=sharding, export=str(tmp_path / "policy"))
     assert_same(alone[0], both, 1e-5)
@@ -72,6 +75,7 @@ def test_two_processes_train_as_one_does(alone, tmp_path, sharding):
         torch.testing.assert_close(value, others[name], atol=1e-4, rtol=1e-3)
 
 
+@SLOW
 def test_two_processes_compare_the_completions_of_a_group_as_one_does(tmp_path):
     wish = {"method": "grpo_dropout", "steps": 2, "learning_rate": 1e-2}
     one, two = (run(tmp_path / str(processes), processes, **wish) for processes in (1, 2))
@@ -79,10 +83,12 @@ def test_two_processes_compare_the_completions_of_a_group_as_one_does(tmp_path):
     assert one["losses"] != pytest.approx(run(tmp_path / "grpo", 1, **wish | {"method": "grpo"})["losses"], abs=1e-3)
 
 
+@SLOW
 def test_smaller_micro_batches_leave_the_update_as_it_is(alone, tmp_path):
     assert_same(alone[0], run(tmp_path, 1, **OD, passes=4), 1e-5)
 
 
+@SLOW
 @pytest.mark.parametrize(("before", "after", "sharding"), [(1, 2, "none"), (2, 1, "none"), (2, 4, "fsdp2")])
 def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from(alone, tmp_path, before, after, sharding):
     run(tmp_path, before, **OD, sharding=sharding, save=1)

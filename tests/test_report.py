@@ -51,26 +51,39 @@ class Page(HTMLParser):
             self.text += data
 
 
-@pytest.fixture
-def page(study):
-    return Page(write_report(study).read_text())
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a study with its report, for tests that change nothing."""
+    results = write_study(tmp_path_factory.mktemp("written") / "results" / "tiny")
+    write_report(results)
+    return results
 
 
-def test_report_is_well_formed_and_self_contained(study, page):
+@pytest.fixture(scope="module")
+def text(written):
+    return (written / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_report_is_well_formed_and_self_contained(text, page):
     assert page.open == []
     assert not {tag for tag, _ in page.tags} & {"iframe", "object", "link"}
     sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     assert len(sources) == len(FIGURES) + 1 and all(s.startswith("data:image/") for s in sources)
-    markup = re.sub(r"<script.*?</script>", "", (study / "report.html").read_text(), flags=re.DOTALL)
+    markup = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert not re.findall(r'(?:src|href)="(?!#|data:)', markup)
 
 
-def test_the_policy_allows_the_two_scripts_of_the_page_alone(study):
-    text = html.unescape(write_report(study).read_text())
-    scripts = re.findall(r"<script>(.*?)</script>", (study / "report.html").read_text(), flags=re.DOTALL)
+def test_the_policy_allows_the_two_scripts_of_the_page_alone(text):
+    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     hashes = [f"sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}" for s in scripts]
-    assert f"script-src '{hashes[0]}' '{hashes[1]}';" in text and len(scripts) == 2
-    assert "default-src 'none'" in text and "unsafe-eval" not in text
+    shown = html.unescape(text)
+    assert f"script-src '{hashes[0]}' '{hashes[1]}';" in shown and len(scripts) == 2
+    assert "default-src 'none'" in shown and "unsafe-eval" not in shown
 
 
 def test_report_holds_every_table_caption_and_fact(page):
@@ -84,9 +97,9 @@ def test_report_holds_every_table_caption_and_fact(page):
     assert page.text.count("n = 3 seeds (0, 1, 2) per method") == len(FIGURES)
 
 
-def test_model_output_is_escaped(study, page):
+def test_model_output_is_escaped(text, page):
     assert "<script>alert('" in page.text and "</script> & done" in page.text
-    assert "<script>alert" not in (study / "report.html").read_text()
+    assert "<script>alert" not in text
     assert "what is" in page.text and "expected" in page.text
 
 
@@ -105,7 +118,7 @@ def test_control_characters_of_models_and_names_are_spelled_out(study, monkeypat
     bare = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert not [c for c in bare if c != "\n" and unicodedata.category(c) in HIDDEN]
     spelled = r"a\x1b[2Jb\u202ec\x00d\u2028e"
-    samples = embedded(study, "samples-data")  # JSON's own escapes would come back in the browser
+    samples = embedded(text, "samples-data")  # JSON's own escapes would come back in the browser
     assert samples["rows"][0]["text"] == samples["problems"][spelled]["answer"] == spelled and spelled in bare
 
 
@@ -117,16 +130,15 @@ def test_names_with_control_characters_are_spelled_out_in_the_terminal(capsys):
     assert not [c for c in said if c != "\n" and unicodedata.category(c) in HIDDEN]
 
 
-def test_the_first_screen_is_the_answers_and_provenance_comes_last(study):
-    text = write_report(study).read_text()
+def test_the_first_screen_is_the_answers_and_provenance_comes_last(text):
     first, rest = text.split("<nav", 1)
     assert "Mean entropy over training, against grpo" in first and 'class="main"' in first and "<dl>" not in first
     assert rest.index('id="provenance"') < rest.index("<dl>")
 
 
-def test_curves_are_those_of_the_runs(study):
-    data = embedded(study, "curves-data")
-    evidence, (world,) = load_evidence(study), data["worlds"]
+def test_curves_are_those_of_the_runs(written, text):
+    data = embedded(text, "curves-data")
+    evidence, (world,) = load_evidence(written), data["worlds"]
     curve = world["columns"]["policy/entropy"]["id"]
     expected = evidence.curves("policy/entropy", "id")
     assert curve["1"] == pytest.approx(expected[1], rel=1e-3) and world["steps"] == list(range(12))
@@ -143,13 +155,12 @@ def test_long_curves_are_thinned_from_end_to_end(tmp_path):
     assert len(world["steps"]) == 100 and (world["steps"][0], world["steps"][-1]) == (0, 249)
 
 
-def embedded(study, name):
-    text = write_report(study).read_text()
+def embedded(text, name):
     return json.loads(re.search(rf'id="{name}">(.*?)</script>', text)[1])
 
 
-def test_samples_of_every_method_right_and_wrong_in_turn(study):
-    rows = embedded(study, "samples-data")["rows"]
+def test_samples_of_every_method_right_and_wrong_in_turn(text):
+    rows = embedded(text, "samples-data")["rows"]
     for method in ("grpo", "id", "od", "base"):
         kinds = [row["right"] for row in rows if (row["method"], row["benchmark"]) == (method, "facts")]
         assert kinds[:6] == [True, False] * 3 and len(kinds) == 40  # 10 problems, 4 completions of each
@@ -172,7 +183,7 @@ def test_a_study_of_which_only_the_base_policy_is_scored_yet(study):
     for path in study.glob("scores/*"):
         if path.name != "base":
             shutil.rmtree(path)
-    rows = embedded(study, "samples-data")["rows"]
+    rows = embedded(write_report(study).read_text(), "samples-data")["rows"]
     assert rows and {row["method"] for row in rows} == {"base"}
 
 

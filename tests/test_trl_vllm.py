@@ -12,7 +12,10 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from evals.engines.engine import installed_engines
 
 PROGRAM = Path(__file__).with_name("vllm_program.py")
-pytestmark = pytest.mark.skipif(not installed_engines()["vllm"], reason="no vLLM installed")
+pytestmark = [
+    pytest.mark.slow,  # two starts of vLLM
+    pytest.mark.skipif(not installed_engines()["vllm"], reason="no vLLM installed"),
+]
 
 
 def run(folder, *words):

@@ -7,14 +7,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
+from dynclip.runtime import fast_imports
 from dynclip.runtime.errors import UserError, file_problem, one_line
 from dynclip.runtime.files import naming
 from dynclip.training.processes.recovery import REQUEUE, Preempted
 
 PROGRESS = ("warmup", "train", "evaluate")  # these write their progress lines to --log, and the terminal shows them too
+PLANNING = ("plan", "reproduce")  # these use torch at most to ask for the memory of a GPU
 LAST = 12  # lines of a log that are shown when its command fails
 
 
@@ -51,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the command of the parsed arguments."""
     # Imported only now: `--help` and a usage error need none of torch, transformers and MLflow.
     module, name = options.run.split(":")
-    status = getattr(import_module(module), name)(options) or 0
+    with fast_imports.torch_later() if options.command in PLANNING else nullcontext():
+        function = getattr(import_module(module), name)
+    status = function(options) or 0
     print(end="", flush=True)
     return status
 

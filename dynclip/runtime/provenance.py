@@ -126,13 +126,16 @@ def _imported(module: str, name: str) -> tuple[str, str]:
 
 
 def _normalise(node: ast.AST) -> tuple[str, set[str]]:
+    names = set()
     for part in ast.walk(node):
+        if isinstance(part, ast.Name):
+            names.add(part.id)
         body = getattr(part, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             first = body[0].value
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
                 part.body = body[1:] or [ast.Pass()]
-    return ast.unparse(node), {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return ast.unparse(node), names
 
 
 def changes(old: dict, new: dict) -> str:

@@ -16,6 +16,7 @@ own design `minimum_detectable_effect` equals `Difference.detectable` of `evals.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -149,11 +150,9 @@ def problem_interval(
         raise ValueError(f"problem_interval: score {score} (0..100), correlation {correlation} (0..1)")
     if n_problems < 1 or samples < 1:
         raise ValueError(f"problem_interval: {n_problems} problems with {samples} samples")
-    from scipy import stats
-
     # scipy's binomtest takes whole numbers only; the effective number of answers is a fraction.
     p, n = score / 100, n_problems * samples / (1 + (samples - 1) * correlation)
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
     low, high = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
     return 100 * max(0.0, low), 100 * min(1.0, high)

@@ -46,7 +46,7 @@ def problems(stand_in, tmp_path_factory) -> dict[str, list[tuple[str, str, str]]
     home = tmp_path_factory.mktemp("golds")
     hub = {"PYTHONPATH": str(ROOT), "HF_HOME": str(home), "HF_ENDPOINT": stand_in}
     done = subprocess.run(
-        [sys.executable, "-c", LOAD % (SIX,)], env=kept | hub, cwd=home, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", LOAD % (SIX,)], env=kept | hub, cwd=home, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: [tuple(row) for row in rows] for name, rows in json.loads(done.stdout.splitlines()[-1]).items()}

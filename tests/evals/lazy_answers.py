@@ -1,6 +1,7 @@
 r"""Fixed answers that a policy could give to every problem. A reward must not pay for them.
 
-As a script, it reads gold answers as JSON from standard input and prints the equal pairs: [[answer, gold answer], …].
+As a script, it reads [gold answers, every] as JSON from standard input and prints the equal pairs of `lazy_answers` and
+gold answers: [[answer, gold answer], …].
 """
 
 import json
@@ -18,11 +19,10 @@ HOSTILE = (
 )  # fmt: skip
 
 
-def lazy_answers(golds) -> list[str]:
-    """Return at least 3,000 different answers: `golds`, fixed_answers.txt, numbers and hostile answers."""
+def lazy_answers(golds, every: int = 1) -> list[str]:
+    """Return different answers: `golds`, fixed_answers.txt, hostile answers, and one of `every` of 2,300 numbers."""
     lines = (Path(__file__).parent / "fixed_answers.txt").read_text().splitlines()
-    answers = [*golds, *(line for line in lines if line and not line.startswith("# "))]
-    answers += [str(n) for n in range(-100, 1000)]
+    answers = [str(n) for n in range(-100, 1000)]
     answers += [rf"\frac{{{a}}}{{{b}}}" for b in range(2, 41) for a in range(1, 2 * b) if math.gcd(a, b) == 1]
     answers += [r"\frac{2}{4}", r"\frac{10}{20}", r"\frac{6}{4}", r"\frac{10}{5}", "2/4", "1/2", "-1/2"]
     answers += [rf"{a or ''}\sqrt{{{b}}}" for a in (0, 2, 3, 4, 5, 10) for b in (2, 3, 5, 6, 7, 10, 11, 13)]
@@ -32,7 +32,8 @@ def lazy_answers(golds) -> list[str]:
     answers += [f"[{a},{b}]" for a in range(3) for b in range(3)]
     answers += [f"{a}^{{{b}}}" for a in (2, 3, 10) for b in range(2, 30)]
     answers += [f"{a}^{{{b}}}{sign}1" for a in (2, 3) for b in range(40, 110, 10) for sign in "+-"]
-    return list(dict.fromkeys([*answers, *HOSTILE]))
+    listed = (line for line in lines if line and not line.startswith("# "))
+    return list(dict.fromkeys([*golds, *listed, *answers[::every], *HOSTILE]))
 
 
 def equalities(part: tuple[list[str], list[tuple[str, str]]]) -> list[tuple[str, str]]:
@@ -52,8 +53,8 @@ def equalities(part: tuple[list[str], list[tuple[str, str]]]) -> list[tuple[str,
 
 
 def main(processes: int = 2) -> None:
-    golds = [tuple(gold) for gold in json.load(sys.stdin)]
-    answers = [answer for answer in lazy_answers(gold for gold, _ in golds) if answer not in HOSTILE]
+    golds, every = json.load(sys.stdin)
+    answers = [answer for answer in lazy_answers((gold for gold, _ in golds), every) if answer not in HOSTILE]
     with get_context("fork").Pool(processes) as pool:
         parts = pool.map(equalities, [(answers[i::16], golds) for i in range(16)], chunksize=1)
     print(json.dumps(sorted(pair for part in parts for pair in part)))

@@ -167,7 +167,7 @@ def on_terminal(words, environment, keys=b""):
         if not piece:
             break
         shown += piece
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     os.close(parent)
     return shown.decode()
 

@@ -76,7 +76,7 @@ def drip(handler, body):
             handler.wfile.flush()
         except OSError:
             return
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def hang_up(handler, body):
@@ -134,7 +134,7 @@ def test_a_slow_drip_and_a_flood_have_an_end(stub, monkeypatch):
     stub.plan = [drip, answer(200, completion("x" * 20_000))]
     began = time.monotonic()
     ((sample,),) = engine(stub, deadline=0.5).generate(["a"], 1, SAMPLING, 7)
-    assert sample.text.startswith("\\boxed") and len(stub.seen) == 3 and time.monotonic() - began < 10
+    assert sample.text.startswith("\\boxed") and len(stub.seen) == 3 and time.monotonic() - began < 40
 
 
 def test_what_no_try_can_mend_is_one_line(stub, monkeypatch, capsys):
@@ -223,6 +223,7 @@ def test_an_evaluation_stops_at_a_refusal_and_continues_with_what_is_stored(stub
     assert main(words) == 0 and len(stub.seen) == 13  # nothing is asked for again
 
 
+@pytest.mark.slow  # a second start of vLLM: test_engines.py has the first
 @pytest.mark.skipif(not installed_engines()["vllm"], reason="vLLM is not installed")
 def test_a_real_vllm_server(tmp_path):
     folder, port = save_tiny(tmp_path / "tiny", chat=CHAT), free_port()

@@ -441,7 +441,7 @@ def test_vllm_for_real(tiny, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, script, tiny, tmp_path / "out", json.dumps(PROMPTS), PIECE],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500,
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "out" / "found.json").read_text())

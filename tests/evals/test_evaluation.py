@@ -239,7 +239,7 @@ def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(tiny, tmp_pa
     process = subprocess.Popen(
         command(tiny, killed), env=environment, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(list(killed.rglob("*+*.parquet"))) < 3:
         assert process.poll() is None, process.stderr.read().decode()[-2000:]
         assert time.monotonic() < deadline, "not ready in time"

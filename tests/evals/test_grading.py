@@ -440,8 +440,8 @@ def test_a_child_process_has_workers_of_its_own(method):
     queue = context.Queue()
     child = context.Process(target=_grade_in_child, args=(queue,))
     child.start()
-    assert queue.get(timeout=120) == EXPECTED
-    child.join(timeout=60)
+    assert queue.get(timeout=600) == EXPECTED
+    child.join(timeout=600)
     assert statuses(ASKED) == EXPECTED
 
 
@@ -449,14 +449,14 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("print('once')\nfrom evals.grading import grade\nprint(grade(r'\\boxed{x+1}', '1+x'))\n")
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=600)
     assert done.stdout.split() == ["once", "True"] and not done.stderr
 
 
 @pytest.mark.parametrize("hostile", [False, True])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_with_the_process_however_it_ends(hostile):
-    last = "time.sleep(60)" if not hostile else "grade_many([(r'\\boxed{9^{9^{9^9}}}', '5')] , timeout_s=50)"
+    last = "time.sleep(600)" if not hostile else "grade_many([(r'\\boxed{9^{9^{9^9}}}', '5')] , timeout_s=50)"
     code = (
         "import time; from evals.grading import grade_many; from evals.grading.workers import POOL\n"
         "grade_many([(r'\\boxed{x+1}', '1+x'), (r'\\boxed{x}', 'y')])\n"
@@ -469,7 +469,7 @@ def test_workers_end_with_the_process_however_it_ends(hostile):
     caller.send_signal(signal.SIGKILL)
     caller.wait()
     caller.stdout.close()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while any(map(_lives, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_lives, pids))

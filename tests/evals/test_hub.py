@@ -396,7 +396,7 @@ def python(script, home, **environment):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DYNCLIP_", "HUGGINGFACE"))}
     result = subprocess.run(
         [sys.executable, "-c", f"import dataclasses, json\nfrom evals.benchmarks import hub, loading\n{script}"],
-        cwd=home, capture_output=True, text=True, timeout=300,
+        cwd=home, capture_output=True, text=True, timeout=1800,
         env={**kept, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]

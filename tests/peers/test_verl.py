@@ -26,7 +26,8 @@ def verl_python() -> Path:
     return PYTHON
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_dynclip_inside_verl(verl_python, tmp_path):
     report = tmp_path / "report.xml"
     command = [verl_python, "-W", "ignore", "-m", "pytest", "-W", "ignore", "tests/peers/verl", "--junitxml", report]

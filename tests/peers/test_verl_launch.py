@@ -66,6 +66,7 @@ def paper(verl_python):  # noqa: F811
     return dict(zip(REACHABLE, compose(verl_python, [of(study, name) for name in REACHABLE]), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_verl_accepts_every_method_with_the_options_of_training(paper):
     assert {name: found["error"] for name, found in paper.items() if "error" in found} == {}
@@ -80,6 +81,7 @@ def test_verl_accepts_every_method_with_the_options_of_training(paper):
     assert {found["entropy"] for found in paper.values()} == {True, False}
 
 
+@pytest.mark.slow
 def test_the_values_of_the_scale_arrive_where_verl_reads_them(paper):
     found, scale = paper["id"], SCALES["paper"]
     assert found["updates"] == scale.updates_per_rollout == 16
@@ -99,7 +101,8 @@ def test_the_values_of_the_scale_arrive_where_verl_reads_them(paper):
     assert found["score"] == {"score": 1.0, "acc": 1.0}  # by verl's own loading of the reward function
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_other_scales_arms_and_settings(verl_python):  # noqa: F811
     small = resolve("workstation")
     fixed = resolve("paper", aggregation="fixed", dual_clip="none", reward="signed", minibatches=8, epochs=2)
@@ -119,7 +122,8 @@ def test_other_scales_arms_and_settings(verl_python):  # noqa: F811
     assert all(abs(a - b) > 15 for a, b in zip(machines["seeds"][1:], other_seed["seeds"][1:], strict=True))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_verl_refuses_what_is_wrong(verl_python):  # noqa: F811
     """So that acceptance above means something: a key, an option, a divisor and a missing entropy."""
     study, actor = resolve("paper"), "actor_rollout_ref.actor"
@@ -267,7 +271,8 @@ def test_launch_writes_scripts_records_and_data(results, capsys):
     assert olympiad[0]["extra_info"]["tolerance"] == "1e-1" and olympiad[0]["__rollout_n__"] == 4
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_verl_reads_the_files_and_tokenizes_dynclips_prompts(verl_python, tmp_path):  # noqa: F811
     names, tokens = SCALES["paper"].benchmarks, tokenizer(None)
     asked = [problem(n, problem=TEXTS[n % 3] + str(n)) for n in range(600)]
@@ -373,7 +378,7 @@ done
         (tools / name).chmod(0o755)
     clean = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(folder)}
     outcome = subprocess.run(
-        [script, "trainer.test_freq=20"], env=clean | environment, capture_output=True, text=True, timeout=60
+        [script, "trainer.test_freq=20"], env=clean | environment, capture_output=True, text=True, timeout=600
     )
     lines = log.read_text().split("\n")[:-1] if log.exists() else []
     return outcome, [line.removesuffix("\x1f").split("\x1f") for line in lines if line]

@@ -1,10 +1,11 @@
 """The whole study end to end at miniature scale: real training, real MLflow, real report, in a fresh copy."""
 
 import json
+import re
 import sqlite3
 
 import pytest
-from workspace import RESULTS, ROOT, SCALE, copy_project
+from workspace import RESULTS, ROOT, SCALE, Workspace, copy_project
 
 from dynclip.cli.options import resolve_all
 from dynclip.cli.pipeline import figure_files, table_files
@@ -14,6 +15,7 @@ from dynclip.studies.scales import SCALES, SUITES
 
 pytestmark = pytest.mark.workflow
 STUDY = resolve("miniature")
+ONE_OF_EACH = ("paths", "workstation", "paper")  # a world, one GPU with problems of the hub, and verl's
 REPORT = {"tables": 1, "figures": 1, "page": 1, "track": 1}
 
 
@@ -29,8 +31,8 @@ def test_every_declared_file_exists_and_the_last_lines_say_how_to_look(finished)
     assert "Entropy" in sentences[0] and "against grpo's" in sentences[1] and "against grpo's" in sentences[2]
 
 
-def test_a_call_of_snakemake_says_how_to_look(current):
-    report, mlflow = current.snakemake("--forcerun", "page").stdout.strip().splitlines()[-2:]
+def test_a_call_of_snakemake_says_how_to_look(restored):
+    report, mlflow = restored.snakemake(f"{RESULTS}/report.html", "--forcerun", "page").stdout.strip().splitlines()[-2:]
     assert f"open {RESULTS}/report.html" in report and mlflow.endswith("dynclip ui")
 
 
@@ -83,6 +85,16 @@ def test_mlflow_holds_every_run_with_its_curves_and_scores(finished):
     assert {"train/reward", "clip/high_fraction", "eval/facts/avg_at_8", "eval/facts/pass_at_8"} <= keys
 
 
+@pytest.mark.slow  # `make test` is one itself
+def test_a_fresh_copy_builds_its_environment_from_the_lock(tmp_path):
+    workspace = copy_project(tmp_path)
+    done = workspace.run("make", "plan", f"CONFIG=scale={SCALE}")
+    assert done.returncode == 0 and "environment: ready in" in done.stdout, done.stdout[-3000:]
+    assert "2 methods x 2 seeds" in done.stdout
+    pins = re.search(r"^(\d+) of (\d+) pins of requirements/\w+.txt hold", workspace.run("make", "doctor").stdout)
+    assert pins and pins[1] == pins[2]
+
+
 def test_a_second_call_has_nothing_to_do(current):
     assert "Nothing to be done" in current.snakemake().stdout
 
@@ -92,16 +104,19 @@ def test_a_touched_file_with_the_same_content_reruns_nothing(current):
     assert current.planned() == {}
 
 
-def test_one_result_file_can_be_asked_for_by_name(finished):
-    workspace, _ = finished
-    target = workspace.root / RESULTS / "scores" / "od" / "seed1" / "final" / "facts.json"
+def test_one_result_file_can_be_asked_for_by_name(restored):
+    target = restored.root / RESULTS / "scores" / "od" / "seed1" / "final" / "facts.json"
     before = json.loads(target.read_text())
     target.unlink()
-    done = workspace.snakemake(str(target.relative_to(workspace.root)))
+    done = restored.snakemake(str(target.relative_to(restored.root)))
     assert done.returncode == 0, done.stdout[-2000:]
     after = json.loads(target.read_text())
     timing = ("seconds", "tokens_per_second", "guarantees", "environment")  # a world is scored again, not read again
     assert {k: v for k, v in after.items() if k not in timing} == {k: v for k, v in before.items() if k not in timing}
+
+
+def slow(case):
+    return pytest.param(case, marks=pytest.mark.slow)
 
 
 def jobs_of(study):
@@ -113,14 +128,13 @@ def jobs_of(study):
     return jobs | REPORT
 
 
-def test_job_counts_of_a_dry_run_on_a_clean_tree(tmp_path):
+@pytest.mark.parametrize("scale", [each if each in ONE_OF_EACH else slow(each) for each in SCALES])
+def test_job_counts_of_a_dry_run_on_a_clean_tree(tmp_path, scale):
     """The root Snakefile plans the whole study; counts follow from the scale."""
-    workspace = copy_project(tmp_path)
-    for scale in SCALES:
-        assert workspace.planned(scale=scale) == jobs_of(resolve(scale))
+    assert copy_project(tmp_path).planned(scale=scale) == jobs_of(resolve(scale))
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", [each if each == "laptop" else slow(each) for each in SUITES])
 def test_a_suite_is_one_graph_with_the_jobs_of_its_scales_and_a_front_page(tmp_path, suite):
     workspace, studies = copy_project(tmp_path), resolve_all(suite)
     jobs = {f"{scale}_{rule}": n for scale, study in studies.items() for rule, n in jobs_of(study).items()}
@@ -155,6 +169,7 @@ def test_fewer_seeds_run_nothing_and_more_seeds_train_the_missing_ones(current):
     assert current.planned() == {}
 
 
+@pytest.mark.slow
 def test_a_method_with_options_is_an_arm_of_its_own_everywhere(current):
     """Trained, scored, tabled, drawn, reported and imported under its name, beside the method without options."""
     name, config = "od@eps=0.1", ("methods=grpo,od@eps=0.1", "seeds=0")
@@ -220,9 +235,8 @@ def test_an_edit_reruns_what_depends_on_it_and_nothing_else(current, name, old, 
         assert planned == jobs
 
 
+@pytest.mark.slow  # `make lint` is a command of the README
 def test_lint_and_formatting_are_clean():
-    from workspace import Workspace
-
     here = Workspace(ROOT)
     assert here.run("snakemake", "--lint").returncode == 0
     assert here.run("snakefmt", "--check", "Snakefile", "workflow").returncode == 0

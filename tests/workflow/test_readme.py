@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import urllib.request
@@ -22,6 +23,7 @@ MINI = "--config scale=miniature"
 RUN = {
     "make reproduce": "make reproduce CONFIG=scale=miniature",
     "make test": 'make test ARGS="tests/test_bounds.py"',
+    "make test-all": 'make test-all ARGS="tests/test_bounds.py -k thermostat"',
     "snakemake --cores all": f"snakemake --cores all {MINI}",
     "snakemake --cores all results/facts/scores/id/seed20/final/facts.json": (
         f"snakemake --cores all {RESULTS}/scores/od/seed0/final/facts.json {MINI}"
@@ -49,9 +51,11 @@ RUN = {
     "make lint": "make lint",
 }
 SERVERS = {
-    "dynclip ui": "dynclip ui --port 5917",
-    "make ui": 'make ui ARGS="--port 5917"',
+    "dynclip ui": "dynclip ui --port {port}",
+    "make ui": 'make ui ARGS="--port {port}"',
 }
+# They take long, or run some tests again.
+SLOW = ("make bench", "make bench-methods", "make peers", "make test", "make test-all")
 
 
 def commands():
@@ -60,26 +64,30 @@ def commands():
 
 
 def test_every_command_of_the_readme_is_known_here():
-    assert sorted(commands()) == sorted([*RUN, *SERVERS])
+    assert sorted(commands()) == sorted([*RUN, *SERVERS]) and {*SLOW} <= {*RUN}
 
 
-@pytest.mark.parametrize("command", RUN)
+@pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in RUN]
+)
 def test_command(finished, command):
     workspace, _ = finished
     done = workspace.run(*shlex.split(RUN[command]))
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-@pytest.mark.parametrize("command", SERVERS)
+@pytest.mark.parametrize("command", [pytest.param("dynclip ui", marks=pytest.mark.slow), "make ui"])  # which calls it
 def test_server_answers_on_loopback(finished, command):
     workspace, _ = finished
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     with (workspace.root / "server.log").open("w") as log:
         process = subprocess.Popen(
-            shlex.split(SERVERS[command]), cwd=workspace.root, env=workspace.environment(), stdout=log, stderr=log,
-            start_new_session=True,
+            shlex.split(SERVERS[command].format(port=port)), cwd=workspace.root, env=workspace.environment(),
+            stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
-            assert "MLflow" in page("http://127.0.0.1:5917", time.monotonic() + 120)
+            assert "MLflow" in page(f"http://127.0.0.1:{port}", time.monotonic() + 300)
         finally:
             Workspace.stop(process, signal.SIGTERM)
 

@@ -31,7 +31,7 @@ def rehearsed(finished, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        done = workspace.run("snakemake", "--cores", "all", "rehearse", "--config", f"scale={SCALE}", timeout=1200)
+        done = workspace.run("snakemake", "--cores", "all", "rehearse", "--config", f"scale={SCALE}", timeout=3600)
         assert done.returncode == 0, done.stdout[-4000:]
         yield workspace, done.stdout
     server.shutdown()
@@ -63,6 +63,7 @@ def test_training_problems_that_a_benchmark_holds_are_gone(rehearsed):
     assert manifest["files"]["train.jsonl"]["rows"] == 7473 - sum(manifest["overlaps_removed"].values()) == 7469
 
 
+@pytest.mark.slow
 def test_the_runbook_does_everything_in_one_call(rehearsed):
     workspace, _ = rehearsed
     words = (
@@ -77,7 +78,7 @@ def test_the_runbook_does_everything_in_one_call(rehearsed):
         "--out",
         "evidence",
     )
-    done = workspace.run("dynclip", "runbook", *words, timeout=1200)
+    done = workspace.run("dynclip", "runbook", *words, timeout=3600)
     assert done.returncode == 0, done.stdout[-4000:]
     out = workspace.root / "evidence"
     book = json.loads((out / "runbook.json").read_text())
@@ -102,6 +103,7 @@ def test_with_the_engine_verl_nothing_is_trained_here_and_launch_scripts_are_wri
     assert refused.returncode == 2 and "unknown engine 'ray'; the engines are: trl, verl" in refused.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_names_its_log(rehearsed):
     workspace, _ = rehearsed
     done = workspace.run("dynclip", "runbook", "--scale", f"{SCALE}_rehearsal", "--seeds", "0", "--out", "/dev/null/x")

@@ -29,7 +29,13 @@ def uninterrupted(finished):
     return workspace.root / "whole" / SCALE / "runs" / "od"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, id=number.name, marks=[] if number == signal.SIGKILL else pytest.mark.slow)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    ],
+)
 def test_kill_and_rerun_gives_the_same_weights(finished, uninterrupted, number):
     workspace, _ = finished
     runs = workspace.root / RESULTS / "runs" / "od"

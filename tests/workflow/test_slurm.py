@@ -32,7 +32,7 @@ class Cluster:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
-            return self.workspace.run(*SNAKEMAKE, *words, timeout=1200)
+            return self.workspace.run(*SNAKEMAKE, *words, timeout=3600)
 
     def calls(self, command: str) -> list[list[str]]:
         rows = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
@@ -82,6 +82,7 @@ def test_each_training_is_one_job_and_small_rules_stay_local(cluster):
         assert json.loads((cluster.workspace.root / run_file(method, 0)).read_text())["state"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.workflow
 def test_a_training_that_is_told_to_stop_is_submitted_again_and_goes_on(cluster):
     """SIGTERM reaches every process of the step, as SLURM sends it: none around the training may end before it does."""
@@ -100,6 +101,7 @@ def test_a_training_that_is_told_to_stop_is_submitted_again_and_goes_on(cluster)
     assert [row["step"] for row in rows] == list(range(30))
 
 
+@pytest.mark.slow
 @pytest.mark.workflow
 def test_a_training_on_two_machines_is_a_job_of_two_nodes_that_starts_a_task_on_each(cluster):
     """Told to stop, at the end of its time, it too is submitted again and goes on: both machines hear of it."""
@@ -122,6 +124,7 @@ def test_a_training_on_two_machines_is_a_job_of_two_nodes_that_starts_a_task_on_
     assert [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()] == list(range(20))
 
 
+@pytest.mark.slow
 @pytest.mark.workflow
 def test_a_training_on_eight_gpus_is_one_task(cluster):
     """No machine here has them: sbatch refuses, which also shows what the retries ask for."""

@@ -7,14 +7,17 @@ import json
 import os
 import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from workspace import slurm_commands
 
 from dynclip.runtime.checkpoints import weights_sha256
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]  # tests/test_ranks.py trains in two processes
 STEPS = 12
 TRAIN = (
     "dynclip", "train", "--scale", "miniature", "--set", "trainer=trl", "--method", "od", "--seed", "5", "--steps",
@@ -28,14 +31,19 @@ def rows(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def workers(out: str) -> list[int]:
+def workers(workspace, out: str) -> list[int]:
     """Process numbers of the workers whose job is under folder `out`."""
-    return processes(f"dynclip.training.processes.worker {out}/state/job")
+    return processes(workspace, f"dynclip.training.processes.worker {out}/state/job")
 
 
-def processes(pattern: str) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)
-    return [int(word) for word in found.stdout.split()]
+def processes(workspace, words: str) -> list[int]:
+    """Process numbers of the workspace's processes whose command line holds `words`."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if words in " ".join(process.cmdline()) and process.cwd() == str(workspace.root.resolve()):
+                found.append(process.pid)
+    return sorted(found)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,6 +77,7 @@ def start(workspace, words, out):
 def wait_for_rows(process, path: Path, number: int) -> None:
     while rows(path) < number:
         assert process.poll() is None, "ended too early"
+        time.sleep(0.02)
 
 
 def test_two_processes_leave_what_one_does(whole):
@@ -84,37 +93,37 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_been(fin
     out = f"killed{len(words)}"
     process = start(workspace, (*words, "--out", out), out)
     wait_for_rows(process, workspace.root / out / "state" / "metrics.jsonl", 5)
-    partner, victim = workers(out)
+    partner, victim = workers(workspace, out)
     os.kill(partner, signal.SIGSTOP)  # it hangs, as in a collective operation that never ends
     os.kill(victim, signal.SIGKILL)
-    assert process.wait(timeout=300) == 0, (workspace.root / f"{out}.log").read_text()[-3000:]
+    assert process.wait(timeout=1800) == 0, (workspace.root / f"{out}.log").read_text()[-3000:]
     assert "SIGKILL: restarting once from the last checkpoint" in (workspace.root / f"{out}.log").read_text()
     execution = json.loads((workspace.root / out / "run.json").read_text())["execution"]
     assert (execution["restarts"], execution["nodes"]) == (1, 2 if words == MACHINES else 1)
     last = f"checkpoints/step{STEPS}"
     assert weights_sha256(workspace.root / out / last) == weights_sha256(whole / last)
-    assert not workers(out)
+    assert not workers(workspace, out)
 
 
 def test_a_training_that_is_interrupted_takes_all_machines_along(finished):
     workspace, _ = finished
     process = start(workspace, (*MACHINES, "--out", "interrupted"), "interrupted")
     wait_for_rows(process, workspace.root / "interrupted" / "state" / "metrics.jsonl", 2)
-    assert len(workers("interrupted")) == 2
+    assert len(workers(workspace, "interrupted")) == 2
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=300) not in (0, 75)
-    assert not workers("interrupted")
+    assert process.wait(timeout=1800) not in (0, 75)
+    assert not workers(workspace, "interrupted")
 
 
 def test_workers_do_not_outlive_torchrun(finished, whole):
     workspace, _ = finished
     process = start(workspace, (*TWO, "--out", "orphans"), "orphans")
     wait_for_rows(process, workspace.root / "orphans" / "state" / "metrics.jsonl", 2)
-    before = workers("orphans")
-    [launcher] = processes("dynclip.training.processes.launch orphans/")
+    before = workers(workspace, "orphans")
+    [launcher] = processes(workspace, "dynclip.training.processes.launch orphans/")
     os.kill(launcher, signal.SIGKILL)
-    assert process.wait(timeout=300) == 0, (workspace.root / "orphans.log").read_text()[-3000:]
-    assert len(before) == 2 and not workers("orphans")
+    assert process.wait(timeout=1800) == 0, (workspace.root / "orphans.log").read_text()[-3000:]
+    assert len(before) == 2 and not workers(workspace, "orphans")
     assert rows(workspace.root / "orphans" / "metrics.jsonl") == STEPS
     last = f"checkpoints/step{STEPS}"
     assert weights_sha256(workspace.root / "orphans" / last) == weights_sha256(whole / last)
@@ -136,7 +145,7 @@ def test_on_sigterm_it_writes_a_checkpoint_and_asks_to_be_queued_again(finished,
     process = start(workspace, (*words, "--out", out), out)
     wait_for_rows(process, workspace.root / out / "state" / "metrics.jsonl", 3)
     process.terminate()
-    assert process.wait(timeout=300) == 75, (workspace.root / f"{out}.log").read_text()[-3000:]
+    assert process.wait(timeout=1800) == 75, (workspace.root / f"{out}.log").read_text()[-3000:]
     state = workspace.root / out / "state"
     assert "stopped by SIGTERM; a checkpoint is written" in (workspace.root / f"{out}.log").read_text()
     done = rows(state / "metrics.jsonl")

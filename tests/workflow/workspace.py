@@ -28,14 +28,14 @@ class Workspace:
         clean = {name: value for name, value in os.environ.items() if name not in inherited}
         return clean | {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
 
-    def run(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess:
+    def run(self, *words: str, timeout: float = 3600) -> subprocess.CompletedProcess:
         """Run a command in the copy; stdout and stderr together in `.stdout`."""
         return subprocess.run(
             words, cwd=self.root, env=self.environment(), text=True, timeout=timeout,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def snakemake(self, *words: str, config: tuple[str, ...] = (), timeout: float = 600):
+    def snakemake(self, *words: str, config: tuple[str, ...] = (), timeout: float = 3600):
         """`snakemake --cores all` at miniature scale with more words and config overrides."""
         call = ["snakemake", "--cores", "all", *words, "--config", f"scale={SCALE}", *config]
         return self.run(*call, timeout=timeout)
@@ -52,7 +52,7 @@ class Workspace:
         jobs = {name: int(count) for name, count in map(str.split, table)}
         return {name: count for name, count in jobs.items() if name not in ("all", "total")}
 
-    def kill_when(self, words: tuple[str, ...], ready, number: signal.Signals, timeout: float = 120) -> int:
+    def kill_when(self, words: tuple[str, ...], ready, number: signal.Signals, timeout: float = 3600) -> int:
         """Start a command in a session of its own and send `number` to all of it once `ready()`; its exit status."""
         with (self.root / "killed.log").open("a") as log:
             process = subprocess.Popen(
@@ -71,8 +71,8 @@ class Workspace:
     def stop(process: subprocess.Popen, number: signal.Signals) -> int:
         """Signal a process and all it started; its exit status, once none of them is left."""
         os.killpg(process.pid, number)
-        status = process.wait(timeout=60)
-        deadline = time.monotonic() + 30
+        status = process.wait(timeout=300)
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
                 os.killpg(process.pid, 0)

@@ -61,7 +61,7 @@ except ImportError as error:
 
 def run(code: str, **variables: str) -> str:
     command = [sys.executable, "-W", "ignore", "-c", code]
-    outcome = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=300)
+    outcome = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=1800)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     return outcome.stdout
 
@@ -110,7 +110,7 @@ def test_the_documented_command_reaches_the_trainer_of_this_project(ray_folder):
     words += ["actor_rollout_ref.actor.policy_loss.loss_mode=dynclip_aent", "hydra.run.dir=."]
     words += ["transfer_queue.backend.SimpleStorage.num_data_storage_units=1", "ray_kwargs.ray_init.num_cpus=4"]
     words += ["+ray_kwargs.ray_init.include_dashboard=False", f"+ray_kwargs.ray_init._temp_dir={ray_folder}"]
-    outcome = subprocess.run(words, cwd=ray_folder, capture_output=True, text=True, timeout=300)
+    outcome = subprocess.run(words, cwd=ray_folder, capture_output=True, text=True, timeout=1800)
     assert outcome.returncode != 0
     assert "dynclip_aent: needs clamped_entropy" in outcome.stderr, outcome.stderr[-3000:]
     assert "TaskRunnerV1" in outcome.stderr
