@@ -211,8 +211,8 @@ def test_a_rebuild_command_repeats_the_steps_of_a_run_that_is_there(tmp_path, mo
     ],
 )
 def test_without_a_workflow_dynclip_makes_a_file_again(path, words, tmp_path, called_with):
-    called_with({"steps": 12, "seeds": "3,4", "gpus": 0})
     for results in (tmp_path / "a b", tmp_path / "results"):
+        called_with({"steps": 12, "seeds": "3,4", "gpus": 0}, results)
         place = shlex.quote(str(results))
         assert rebuild_command("", results / "tiny" / path) == f"dynclip {words} --results {place}"
     assert rebuild_command("warmup", "else where/x") == "snakemake --cores all --forcerun warmup -- 'else where/x'"

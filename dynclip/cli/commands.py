@@ -49,7 +49,7 @@ def start(arguments: list[str] | None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command of the parsed arguments."""
-    remember_call(config_of_call(vars(options)))
+    remember_call(config_of_call(vars(options)), getattr(options, "results", None))
     # Imported only now: `--help` and a usage error need none of torch, transformers and MLflow.
     module, name = options.run.split(":")
     status = getattr(import_module(module), name)(options) or 0

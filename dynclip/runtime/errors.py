@@ -48,13 +48,16 @@ RULES = {
     "studies": "agreement",
 }  # fmt: skip
 _called_with: dict[str, str] = {}
+_results_folder: tuple[str, ...] = ()  # its parts
 
 
-def remember_call(config: dict[str, object]) -> None:
-    """Keep what this process was asked for beside the scale, as keys and values of `--config`.
+def remember_call(config: dict[str, object], results: Path | None = None) -> None:
+    """Keep what this process was asked for beside the scale, as keys and values of `--config`, and its results folder.
 
     The commands in its messages repeat it: other steps or settings would make another study.
     """
+    global _results_folder
+    _results_folder = Path(results).parts if results else ()
     _called_with.clear()
     _called_with.update({name: str(value) for name, value in config.items() if value is not None})
 
@@ -82,8 +85,9 @@ def rebuild_command(rule: str, path) -> str:
     makes the file.
     """
     parts = Path(path).parts
-    places = [i for i in range(len(parts) - 3) if parts[i + 2] in RULES and parts[i + 1] not in RULES]
-    places.sort(key=lambda i: (parts[i] == "results", i))
+    own = len(_results_folder) - 1 if parts[: len(_results_folder)] == _results_folder else None
+    places = [i for i in range(len(parts) - 3) if parts[i + 2] in RULES and (parts[i] == "results" or i == own)]
+    places.sort(key=lambda i: (i == own, i))
     if not places:
         return f"snakemake --cores all --forcerun {rule} -- {shlex.quote(str(path))}"
     results, scale, (kind, *names) = Path(*parts[: places[-1] + 1]), parts[places[-1] + 1], parts[places[-1] + 2 :]
