@@ -210,11 +210,14 @@ def test_a_rebuild_command_repeats_the_steps_of_a_run_that_is_there(tmp_path, mo
         ),
     ],
 )
-def test_without_a_workflow_dynclip_makes_a_file_again(path, words, tmp_path, called_with):
+def test_without_a_workflow_dynclip_makes_a_file_again(path, words, tmp_path, called_with, monkeypatch):
     for results in (tmp_path / "a b", tmp_path / "results"):
         called_with({"steps": 12, "seeds": "3,4", "gpus": 0}, results)
         place = shlex.quote(str(results))
         assert rebuild_command("", results / "tiny" / path) == f"dynclip {words} --results {place}"
+    monkeypatch.chdir(tmp_path)
+    called_with({}, "own")
+    assert rebuild_command("", "own/tiny/data/x") == f"dynclip data --scale tiny --results {tmp_path / 'own'}"
     assert rebuild_command("warmup", "else where/x") == "snakemake --cores all --forcerun warmup -- 'else where/x'"
 
 

@@ -57,7 +57,7 @@ def remember_call(config: dict[str, object], results: Path | None = None) -> Non
     The commands in its messages repeat it: other steps or settings would make another study.
     """
     global _results_folder
-    _results_folder = Path(results).parts if results else ()
+    _results_folder = Path(os.path.abspath(results)).parts if results else ()
     _called_with.clear()
     _called_with.update({name: str(value) for name, value in config.items() if value is not None})
 
@@ -84,7 +84,7 @@ def rebuild_command(rule: str, path) -> str:
     It is Snakemake's where a Snakefile is beside results/, with what the process was called with. Elsewhere `dynclip`
     makes the file.
     """
-    parts = Path(path).parts
+    parts = Path(os.path.abspath(path)).parts
     own = len(_results_folder) - 1 if parts[: len(_results_folder)] == _results_folder else None
     places = [i for i in range(len(parts) - 3) if parts[i + 2] in RULES and (parts[i] == "results" or i == own)]
     places.sort(key=lambda i: (i == own, i))
