@@ -31,6 +31,7 @@ def nothing_stays_marked_absent():
 @pytest.fixture
 def study(tmp_path) -> Path:
     """results/<scale> of a synthetic study: 3 methods, 3 seeds, 12 steps."""
+    (tmp_path / "Snakefile").touch()  # as in a project, where messages name Snakemake's commands
     return write_study(tmp_path / "results" / "tiny")
 
 

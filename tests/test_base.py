@@ -13,8 +13,8 @@ from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import UserError
 from dynclip.studies.architectures import QWEN25_05B, QWEN25_7B, QWEN25_MATH_7B, SMOLLM2_135M
 from dynclip.studies.scales import SCALES, Supervised
-from dynclip.training import hub_policy
-from dynclip.training.hub_policy import IGNORED
+from dynclip.training import hub_policy, supervised
+from dynclip.training.supervised import IGNORED
 from evals.benchmarks.problem import Problem
 from evals.engines.engine import load_tokenizer
 from evals.sampling.models import Model
@@ -100,8 +100,8 @@ def test_a_template_whose_marks_are_no_tokens_is_refused(rehearsed):
 def test_the_supervised_loss_is_on_the_response_alone_and_padding_counts_nowhere(rehearsed):
     scale, folder, _ = rehearsed
     tokenizer = load_tokenizer(folder)
-    rows = [hub_policy.encode(problem, tokenizer, scale) for problem in PROBLEMS[:3]]
-    ids, attention, labels = hub_policy.pad(rows, tokenizer.pad_token_id)
+    rows = [supervised.encode(problem, tokenizer, scale) for problem in PROBLEMS[:3]]
+    ids, attention, labels = supervised.pad(rows, tokenizer.pad_token_id)
     for i, (prompt, response) in enumerate(rows):
         length = len(prompt) + len(response)
         assert ids[i, :length].tolist() == prompt + response and response[-1] == tokenizer.eos_token_id
@@ -116,7 +116,7 @@ def test_the_supervised_stage_learns_its_solutions(rehearsed, tmp_path):
     scale, folder, _ = rehearsed
     shutil.copytree(folder, tmp_path / "base")
     stage = Supervised(solutions=32, epochs=40, batch=16, learning_rate=3e-3)
-    record = hub_policy.fine_tune(scale, stage, PROBLEMS, tmp_path / "base", lambda text: None)
+    record = supervised.fine_tune(scale, stage, PROBLEMS, tmp_path / "base", lambda text: None)
     assert record["loss_last"] < 0.6 * record["loss_first"]
     assert record["steps"] == 80
 
@@ -125,11 +125,30 @@ def test_a_stage_without_solutions_is_refused(rehearsed):
     scale, folder, _ = rehearsed
     bare = [replace(problem, solution="") for problem in PROBLEMS]
     with pytest.raises(UserError, match="gsm8k_train: no worked solutions"):
-        hub_policy.fine_tune(scale, scale.policy.supervised, bare, folder, lambda text: None)
+        supervised.fine_tune(scale, scale.policy.supervised, bare, folder, lambda text: None)
 
 
 def test_batches_hold_every_row_once_in_another_order_every_epoch():
     rows = [([0] * i, [1]) for i in range(20)]
-    first, second = (hub_policy.batches(rows, 6, random.Random(seed)) for seed in (0, 1))
+    first, second = (supervised.batches(rows, 6, random.Random(seed)) for seed in (0, 1))
     assert sorted(len(row[0]) for batch in first for row in batch) == list(range(20))
     assert first != second
+
+
+def test_a_killed_supervised_stage_goes_on_to_the_same_bits(rehearsed, tmp_path, monkeypatch):
+    scale, folder, record = rehearsed
+    save, said = supervised.save, []
+
+    def dying(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(supervised, "SAVE_EVERY_S", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(supervised, "save", dying)
+        hub_policy.make_base(scale, PROBLEMS, tmp_path / "base", said.append)
+    again = hub_policy.make_base(scale, PROBLEMS, tmp_path / "base", said.append)
+    assert "supervised: resuming at step 1 of 2" in said
+    assert (tmp_path / "base" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert again["supervised"] | {"seconds": 0} == record["supervised"] | {"seconds": 0}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".base.lock", "base"]

@@ -81,7 +81,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_and_the_old_one(seal
     assert checkpoints.find_corruption(sealed) is None and [*tmp_path.iterdir()] == [sealed]
 
 
-def test_links_to_a_checkpoint_have_a_whole_manifest_or_none(sealed, tmp_path, monkeypatch):
+def test_links_to_a_checkpoint_that_cannot_be_made_leave_the_older_ones(sealed, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "full")
 
@@ -91,4 +91,34 @@ def test_links_to_a_checkpoint_have_a_whole_manifest_or_none(sealed, tmp_path, m
     monkeypatch.setattr(checkpoints.os, "fsync", full)
     with pytest.raises(OSError, match=r"model\.json"):
         checkpoints.publish_links(sealed, target)
-    assert not (target / "model.json").exists() and not [*target.glob(".*")]
+    assert checkpoints.find_corruption(target) is None and not [*tmp_path.glob(".*"), *target.glob(".*")]
+
+
+def test_a_disk_without_hard_links_gets_copies(sealed, tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(checkpoints.os, "link", refused)
+    checkpoints.publish_links(sealed, tmp_path / "copies")
+    assert checkpoints.find_corruption(tmp_path / "copies") is None
+
+
+def test_links_to_a_changed_file_do_not_make_it_valid(sealed, tmp_path):
+    (sealed / "model.safetensors").write_bytes(b"changed")
+    checkpoints.publish_links(sealed, tmp_path / "links")
+    assert "does not have the SHA-256" in checkpoints.find_corruption(tmp_path / "links")
+
+
+def test_a_folder_is_removed_as_a_whole_and_what_a_kill_left_of_it_is_swept(sealed, tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.os, "rmdir", killed)
+        checkpoints.remove(sealed)
+    assert not sealed.exists() and (tmp_path / ".step3.removed").exists()
+    for name in (".x.writing", ".model.json.7.tmp", ".kept"):
+        (tmp_path / name).write_text("")
+    checkpoints.sweep(tmp_path, tmp_path / "none")
+    assert [path.name for path in tmp_path.iterdir()] == [".kept"]
+    checkpoints.remove(sealed)

@@ -22,6 +22,7 @@ SEEDS = (0, 1)
 @pytest.fixture
 def world(tmp_path):
     """results/<scale> of a synthetic study in which each seed has its own base policy."""
+    (tmp_path / "Snakefile").touch()
     results = write_study(tmp_path / "results" / "tiny", methods=("grpo", "id"), seeds=SEEDS)
     for path in ("base", "scores/base", "samples/base"):
         shutil.rmtree(results / path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dynclip.runtime import gpu_locks, hardware
+from dynclip.runtime import hardware, locks
 from dynclip.runtime.errors import UserError
 
 FOUR = tuple(hardware.Gpu("H100", 80.0, True, f"GPU-{letter}") for letter in "abcd")
@@ -19,7 +19,7 @@ FOUR = tuple(hardware.Gpu("H100", 80.0, True, f"GPU-{letter}") for letter in "ab
 HOLDER = """
 import json, os, sys
 from pathlib import Path
-from dynclip.runtime import gpu_locks as gpus, hardware
+from dynclip.runtime import locks as gpus, hardware
 count, total, folder, rounds = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 machine = [hardware.Gpu("H100", 80.0, True, f"GPU-{letter}") for letter in "abcd"[:total]]
 say = lambda line: print(json.dumps(["says", line]), flush=True)
@@ -68,7 +68,7 @@ def test_a_job_that_waits_holds_nothing(tmp_path):
     assert heard(one) == ["took", "GPU-a"]
     both = start(2, 2, tmp_path)
     assert "waiting for 2 of 2 GPUs: 1 free now" in heard(both)[1]
-    with gpu_locks.take(1, FOUR[1:2], tmp_path / "locks") as taken:  # the one that `both` could have kept
+    with locks.take(1, FOUR[1:2], tmp_path / "locks") as taken:  # the one that `both` could have kept
         assert taken == "GPU-b"
     finish(one)
     assert heard(both) == ["took", "GPU-a,GPU-b"]
@@ -80,7 +80,7 @@ def test_what_a_killed_job_held_is_free(tmp_path):
     assert heard(job)[0] == "took"
     job.send_signal(signal.SIGKILL)
     job.communicate()
-    with gpu_locks.take(4, FOUR, tmp_path / "locks") as taken:
+    with locks.take(4, FOUR, tmp_path / "locks") as taken:
         assert taken == "GPU-a,GPU-b,GPU-c,GPU-d"
 
 
@@ -92,14 +92,14 @@ def test_many_jobs_of_different_sizes_never_share_and_all_finish(tmp_path):
 
 
 def test_a_failure_inside_gives_the_gpus_back(tmp_path):
-    with pytest.raises(RuntimeError), gpu_locks.take(2, FOUR, tmp_path):
+    with pytest.raises(RuntimeError), locks.take(2, FOUR, tmp_path):
         raise RuntimeError("out of memory")
-    with gpu_locks.take(4, FOUR, tmp_path) as taken:
+    with locks.take(4, FOUR, tmp_path) as taken:
         assert len(taken.split(",")) == 4
 
 
 def test_no_gpu_asked_for_is_nothing_to_wait_for(tmp_path):
-    with gpu_locks.take(0, (), tmp_path / "never made") as taken:
+    with locks.take(0, (), tmp_path / "never made") as taken:
         assert taken is None
     assert not (tmp_path / "never made").exists()
 
@@ -107,7 +107,7 @@ def test_no_gpu_asked_for_is_nothing_to_wait_for(tmp_path):
 def test_more_than_the_machine_has_is_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     refused = pytest.raises(UserError, match="8 GPUs needed, 4 visible here; run on")
-    with refused as caught, gpu_locks.take(8, FOUR, tmp_path):
+    with refused as caught, locks.take(8, FOUR, tmp_path):
         pass
     assert "\n" not in str(caught.value)
 
@@ -126,37 +126,37 @@ def test_only_the_gpus_that_a_batch_system_gave_are_candidates(tmp_path, monkeyp
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    with gpu_locks.take(2, folder=tmp_path) as taken:
+    with locks.take(2, folder=tmp_path) as taken:
         assert taken == "GPU-d,GPU-b"
     refused = pytest.raises(UserError, match=r"3 GPUs needed, 2 visible here \(CUDA_VISIBLE_DEVICES=3,1\)")
-    with refused, gpu_locks.take(3, folder=tmp_path):
+    with refused, locks.take(3, folder=tmp_path):
         pass
 
 
 def test_a_process_uses_what_it_takes_and_a_cpu_where_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    with gpu_locks.take(1, FOUR, tmp_path), gpu_locks.use(1, FOUR, folder=tmp_path):
+    with locks.take(1, FOUR, tmp_path), locks.use(1, FOUR, folder=tmp_path):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with gpu_locks.use(8, FOUR[:2], folder=tmp_path):
+    with locks.use(8, FOUR[:2], folder=tmp_path):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
-    with gpu_locks.use(1, (), folder=tmp_path):
+    with locks.use(1, (), folder=tmp_path):
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_locks_are_seen_from_every_checkout_of_a_user_and_private(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_locks.tempfile, "gettempdir", lambda: str(tmp_path))
-    with gpu_locks.take(1, FOUR):
-        assert (gpu_locks.lock_folder() / "gpuGPU-a.lock").exists()
-    assert gpu_locks.lock_folder().parent == tmp_path and str(os.getuid()) in gpu_locks.lock_folder().name
-    assert gpu_locks.lock_folder().stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(tmp_path))
+    with locks.take(1, FOUR):
+        assert (locks.lock_folder() / "gpuGPU-a.lock").exists()
+    assert locks.lock_folder().parent == tmp_path and str(os.getuid()) in locks.lock_folder().name
+    assert locks.lock_folder().stat().st_mode & 0o077 == 0
 
 
 def test_a_place_without_locks_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     refused = pytest.raises(UserError, match="locks of this machine's GPUs cannot be kept there")
-    with refused as caught, gpu_locks.take(1, FOUR, tmp_path / "file"):
+    with refused as caught, locks.take(1, FOUR, tmp_path / "file"):
         pass
     assert "\n" not in str(caught.value)
 
@@ -165,7 +165,7 @@ def test_a_place_without_locks_is_one_line(tmp_path):
     ("harm", "words"),
     [
         (lambda folder, _: folder.chmod(0o777), "other users may write to it: mode 777, expected 700"),
-        (lambda folder, patch: patch.setattr(gpu_locks.os, "getuid", lambda: 4242), "not to 4242"),
+        (lambda folder, patch: patch.setattr(locks.os, "getuid", lambda: 4242), "not to 4242"),
         (
             lambda folder, _: folder.rename(folder.with_name("x")).parent.joinpath("locks").symlink_to("x"),
             "it is a link",
@@ -174,9 +174,9 @@ def test_a_place_without_locks_is_one_line(tmp_path):
 )
 def test_a_lock_folder_that_another_user_may_have_made_is_refused(harm, words, tmp_path, monkeypatch):
     folder = tmp_path / "locks"
-    with gpu_locks.take(1, FOUR, folder):
+    with locks.take(1, FOUR, folder):
         pass
     harm(folder, monkeypatch)
-    with pytest.raises(UserError, match=words) as caught, gpu_locks.take(1, FOUR, folder):
+    with pytest.raises(UserError, match=words) as caught, locks.take(1, FOUR, folder):
         pass
     assert "remove that folder or set TMPDIR" in str(caught.value) and "\n" not in str(caught.value)

@@ -1,12 +1,13 @@
 """The parts of a run that decide what is kept: state, metrics, sameness."""
 
 import json
+import shlex
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from dynclip.runtime import checkpoints
+from dynclip.runtime import checkpoints, errors
 from dynclip.runtime.checkpoints import publish_folder
 from dynclip.runtime.errors import UserError, rebuild_command
 from dynclip.runtime.files import sha256, write_atomic, write_json
@@ -152,21 +153,72 @@ def test_clock(seconds, text):
     assert clock(seconds) == text
 
 
+@pytest.fixture
+def called_with():
+    """Sets what the process was called with, and forgets it."""
+    yield errors.remember_call
+    errors.remember_call({})
+
+
 @pytest.mark.parametrize(
-    ("path", "command"),
+    ("path", "rule", "target"),
     [
-        ("results/laptop/base/model.json", "snakemake --cores all --forcerun warmup -- results/laptop/base/model.json"),
-        ("results/tiny/x", "snakemake --cores all --config scale=tiny --forcerun warmup -- results/tiny/x"),
-        (
-            "/a/results/b/results/tiny/x",
-            "snakemake --cores all --config scale=tiny --forcerun warmup -- results/tiny/x",
-        ),
-        ("results/tiny/a b", "snakemake --cores all --config scale=tiny --forcerun warmup -- 'results/tiny/a b'"),
-        ("elsewhere/x", "snakemake --cores all --forcerun warmup -- elsewhere/x"),
+        ("data/train.jsonl", "data", "data/train.jsonl"),
+        ("base/model.json", "warmup", "base/model.json"),
+        ("base/seed3", "warmup", "base/seed3/model.json"),
+        ("runs/od/seed3/checkpoints/step6", "train", "runs/od/seed3/checkpoints/step6/model.json"),
+        ("runs/id@switch=0.35/seed3/metrics.jsonl", "train", "runs/id@switch=0.35/seed3/metrics.jsonl"),
+        ("scores/od/seed3/final/facts.json", "evaluate", "scores/od/seed3/final/facts.json"),
+        ("scores/base/seed3/final/facts.json", "evaluate_base", "scores/base/seed3/final/facts.json"),
+        ("samples/base/seed0/final/gsm8k.parquet", "evaluate", "samples/base/seed0/final/gsm8k.parquet"),
+        ("studies/a b/signs.json", "agreement", "'{}studies/a b/signs.json'"),
     ],
 )
-def test_rebuild_commands_name_scale_and_file(path, command):
-    assert rebuild_command("warmup", path) == command
+@pytest.mark.parametrize("parent", ["results", "results/data/base/runs/of a"])
+def test_rebuild_commands_name_folder_study_and_file(parent, path, rule, target, tmp_path, monkeypatch, called_with):
+    results = tmp_path / parent / "results"
+    (results / "tiny" / "base" / "seed3").mkdir(parents=True)
+    (results.parent / "Snakefile").write_text("")
+    called_with({"methods": "od,id", "steps": 12, "seeds": "3,4", "mismatch": "a b", "force": None})
+    given = "--config scale=tiny steps=12 seeds=3,4 'mismatch=a b'"
+    place = "results/tiny/"
+    target = target.format(place) if "{}" in target else f"{place}{target}"
+    command = f"snakemake --cores all {given} --forcerun {rule} -- {target}"
+    assert rebuild_command(rule, results / "tiny" / path) == f"cd {shlex.quote(str(results.parent))} && {command}"
+    monkeypatch.chdir(results.parent)
+    assert rebuild_command("another", f"results/tiny/{path}") == command
+
+
+def test_a_rebuild_command_repeats_the_steps_of_a_run_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Snakefile").write_text("")
+    write_json(tmp_path / "results/tiny/runs/od/seed7/run.json", {"steps": 5})
+    assert rebuild_command("evaluate", "results/tiny/scores/od/seed7/final/x.json").startswith(
+        "snakemake --cores all --config scale=tiny steps=5 seeds=7 --forcerun evaluate -- results/tiny/"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("data/train.jsonl", "data --scale tiny --steps 12 --seeds 3,4 --set gpus=0"),
+        ("base/seed3", "warmup --scale tiny --steps 12 --seeds 3,4 --set gpus=0"),
+        ("runs/od/seed3/run.json", "train --method od --seed 3 --scale tiny --steps 12 --set gpus=0"),
+        (
+            "scores/od/seed3/final/x.json",
+            "evaluate --method od --seed 3 --checkpoint final --scale tiny --steps 12 --set gpus=0",
+        ),
+    ],
+)
+def test_without_a_workflow_dynclip_makes_a_file_again(path, words, tmp_path, called_with, monkeypatch):
+    for results in (tmp_path / "a b", tmp_path / "results"):
+        called_with({"steps": 12, "seeds": "3,4", "gpus": 0}, results)
+        place = shlex.quote(str(results))
+        assert rebuild_command("", results / "tiny" / path) == f"dynclip {words} --results {place}"
+    monkeypatch.chdir(tmp_path)
+    called_with({}, "own")
+    assert rebuild_command("", "own/tiny/data/x") == f"dynclip data --scale tiny --results {tmp_path / 'own'}"
+    assert rebuild_command("warmup", "else where/x") == "snakemake --cores all --forcerun warmup -- 'else where/x'"
 
 
 def test_a_completion_earns_its_reward_if_it_ended_and_solves_the_problem():

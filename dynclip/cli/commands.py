@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dynclip.runtime import fast_imports
-from dynclip.runtime.errors import UserError, file_problem, one_line
+from dynclip.runtime.errors import UserError, file_problem, one_line, remember_call
 from dynclip.runtime.files import naming
 from dynclip.training.processes.recovery import REQUEUE, Preempted
 
@@ -52,6 +52,7 @@ def start(arguments: list[str] | None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command of the parsed arguments."""
+    remember_call(config_of_call(vars(options)), getattr(options, "results", None))
     # Imported only now: `--help` and a usage error need none of torch, transformers and MLflow.
     module, name = options.run.split(":")
     with fast_imports.torch_later() if options.command in PLANNING else nullcontext():
@@ -59,6 +60,15 @@ def run(options: argparse.Namespace) -> int:
     status = function(options) or 0
     print(end="", flush=True)
     return status
+
+
+def config_of_call(options: dict) -> dict:
+    """What a command's options say beside the scale, as keys and values of Snakemake's `--config`."""
+    names = ("methods", "seeds", "steps", "updates", "options", "force") if "scale" in options else ()
+    config = {name: options[name] for name in names if options.get(name) is not None}
+    if options.get("seed") is not None and options.get("method"):
+        config["seeds"] = options["seed"]
+    return config | dict(item.split("=", 1) for item in options.get("set") or () if "=" in item)
 
 
 def caught(call: Callable, *given) -> int:

@@ -9,7 +9,7 @@ from dynclip.cli.options import config_of, run_of
 from dynclip.plan.outputs import is_world
 from dynclip.report.records import checkpoint_folder
 from dynclip.runtime.errors import UserError
-from dynclip.runtime.gpu_locks import use
+from dynclip.runtime.locks import use
 from dynclip.runtime.text import say
 from dynclip.studies.scales import RunConfig
 from dynclip.training.worlds.scoring import score_company

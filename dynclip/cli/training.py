@@ -1,18 +1,15 @@
 """The commands that train: base policies and runs. Each takes the parsed options of `dynclip.cli.commands`."""
 
-import shutil
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock
-
 from dynclip.cli.options import config_of, run_of
 from dynclip.plan.outputs import base_folder, is_world
-from dynclip.runtime.checkpoints import find_corruption, publish_links
+from dynclip.runtime.checkpoints import find_corruption, publish_links, remove, sweep
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_atomic
-from dynclip.runtime.gpu_locks import use
+from dynclip.runtime.locks import hold, use
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import code_digest, digest
 from dynclip.studies.scales import RunConfig, Scale
@@ -44,13 +41,14 @@ def warm_seeds(scale: Scale, data: Path, seeds: Iterable[int], base: Path, log) 
     """
     base.mkdir(parents=True, exist_ok=True)
     kept = base / KEPT
-    with FileLock(base / ".warmup.lock"):
+    with hold(base / ".warmup.lock", f"the base policies in {base}", log):
+        sweep(base, kept)
         parts = [repr(scale.policy), scale.max_completion, sha256(data)]
         wanted = digest([*parts, code_digest("dynclip.training.worlds.warm_start:warm_start")])
         made_by = kept / "fingerprint"
         if kept.exists() and (not made_by.exists() or made_by.read_text() != wanted):
             log(f"starting over: settings, data or code changed since {kept} was written")
-            shutil.rmtree(kept)
+            remove(kept)
         write_atomic(made_by, wanted)
         folders = {seed: kept / f"seed{seed}" for seed in seeds}
         missing = {seed: folder for seed, folder in folders.items() if find_corruption(folder)}

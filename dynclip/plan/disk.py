@@ -19,9 +19,9 @@ def written(scale: Scale, trainings: int, checkpoints: int, evaluations: int, at
     """Bytes that the rest of a study writes: `trainings` with `checkpoints` policies each, and `evaluations`."""
     weights = architecture(scale.policy).parameters
     exports = checkpoints * 4 * weights  # float32
-    # A running training keeps two states (weights and two moments in float32) and writes a third. Its exports exist
-    # twice until they are published.
-    running = min(at_once, trainings) * (3 * 12 * weights + exports)
+    # A running training keeps two states (weights and two moments in float32) and writes a third. Its exports are
+    # published as hard links.
+    running = min(at_once, trainings) * 3 * 12 * weights
     samples = 2 * evaluations * evaluation_tokens(scale)  # 2 bytes a token: compressed text with verdicts
     base = 2 * weights  # bfloat16
     return trainings * exports + running + samples + base + 100 * MIB

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
@@ -15,17 +15,25 @@ MANIFEST = "model.json"
 # What a whole checkpoint lists: weights (of a sharded training .distcp or .pt), and a file that says what they are.
 WEIGHTS = (".safetensors", ".distcp", ".pt")
 DESCRIPTIONS = ("config.json", "dynclip.json", "loop.json")
+LEFT = ("writing", "removed", "tmp")  # endings of hidden names: on the way to a final name, or away from it
 
 
 @contextmanager
 def writing(target: Path) -> Iterator[Path]:
     """Yield an empty folder that `publish_folder` then makes `target`; after an error it is removed."""
+    with _aside(target) as aside:
+        yield aside
+        publish_folder(aside, target)
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; after an error it is removed."""
     aside = target.with_name(f".{target.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         yield aside
-        publish_folder(aside, target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -42,22 +50,48 @@ def publish_folder(aside: Path, target: Path) -> Path:
             os.fsync(file.fileno())
     manifest = {"files": {str(p.relative_to(aside)): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files}}
     write_json(aside / MANIFEST, manifest)
-    if target.exists():
-        shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove(target)
     aside.rename(target)
     return target
 
 
 def publish_links(source: Path, target: Path) -> None:
-    """Make `target` a folder of hard links to the files of `source`, the manifest last."""
-    aside = target.with_name(f".{target.name}.writing")
+    """Make `target` a folder of hard links to the files of `source`, copies where the disk has no links.
+
+    The manifest stays that of `source`: a file that has changed since `source` was written does not become valid.
+    """
+    with _aside(target) as aside:
+        shutil.copytree(source, aside, copy_function=_link, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
+        # A copy: the declared file has to be newer than the inputs of the job, and a link is as old as its file.
+        write_atomic(aside / MANIFEST, (source / MANIFEST).read_bytes())
+        remove(target)
+        aside.rename(target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def remove(folder: Path) -> None:
+    """Delete `folder`, if it is there. A kill leaves all of it or nothing under its name."""
+    aside = folder.with_name(f".{folder.name}.removed")
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, copy_function=os.link, ignore=shutil.ignore_patterns(MANIFEST))
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
-    # A copy: the declared file has to be newer than the inputs of the job, and a link is as old as what it links to.
-    write_atomic(target / MANIFEST, (source / MANIFEST).read_bytes())
+    with suppress(FileNotFoundError):
+        folder.rename(aside)
+        shutil.rmtree(aside)
+
+
+def sweep(*folders: Path) -> None:
+    """Delete what killed processes left in these folders on the way to its name or away from it."""
+    for path in [path for folder in folders for ending in LEFT for path in folder.glob(f".*.{ending}")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def find_corruption(folder: Path) -> str | None:
@@ -101,7 +135,7 @@ def latest(state: Path) -> Path | None:
 def prune(state: Path, keep: int = 2) -> None:
     """Delete all but the newest `keep` checkpoints of a training state folder."""
     for path in _newest_first(state)[keep:]:
-        shutil.rmtree(path)
+        remove(path)
 
 
 def numbered(state: Path) -> dict[int, Path]:

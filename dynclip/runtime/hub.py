@@ -6,8 +6,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from dynclip.runtime.errors import file_problem, one_line
+from dynclip.runtime.locks import REMINDER_S, holder
 
 PATIENCE_S = 5.0  # before a line says which lock is waited for
 REFUSED = "refuses ({}); HF_TOKEN or the login is not valid there: set another one, or none"
@@ -40,7 +42,7 @@ def hub_problem(error: BaseException) -> str:
 
 @contextmanager
 def telling_of_locks() -> Iterator[None]:
-    """Print one line for each lock of another process that a client waits for longer than PATIENCE_S."""
+    """Print a line for each lock of another process that a client waits for: after PATIENCE_S, then every minute."""
     logger = logging.getLogger("filelock")
     handler, kept = _Waits(), (logger.level, logger.propagate)
     logger.addHandler(handler)
@@ -56,13 +58,13 @@ def telling_of_locks() -> Iterator[None]:
 class _Waits(logging.Handler):
     def __init__(self):
         super().__init__()
-        self.since: dict[str, float] = {}
+        self.next: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Of filelock's messages, "not acquired, waiting" comes at each of its tries, with the file second."""
         if not str(record.msg).startswith("Lock %s not acquired"):
             return
-        path = str(record.args[1])
-        if time.monotonic() - self.since.setdefault(path, time.monotonic()) > PATIENCE_S:
-            self.since[path] = float("inf")
-            print(f"waiting for another process that uses the hub's cache (lock: {path})", file=sys.stderr, flush=True)
+        path, now = str(record.args[1]), time.monotonic()
+        if now > self.next.setdefault(path, now + PATIENCE_S):
+            self.next[path] = now + REMINDER_S
+            print(f"waiting for the hub's cache: {holder(Path(path))}", file=sys.stderr, flush=True)

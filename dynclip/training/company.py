@@ -4,8 +4,7 @@ Every seed keeps its own folder <scale>/runs/<arm>/seed<N>: state, fingerprint, 
 seed is not trained again, and a missing one trains beside whatever seeds are missing with it, or alone: the company
 does not change its draws, and on the machines it was tested on not a bit of its weights.
 
-The state of a finished seed stays, because Snakemake deletes the published files before it runs a job again. Published
-checkpoints are hard links to it, so that they take no space.
+Seeds end as every training does, see `dynclip.training.lifecycle`.
 """
 
 import json
@@ -18,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from dynclip.methods.objective import Method
 from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import rebuild_command
-from dynclip.runtime.files import SEAL, is_sealed, seal, write_atomic, write_json
+from dynclip.runtime.files import write_json
+from dynclip.runtime.locks import hold
 from dynclip.runtime.progress import Progress
 from dynclip.studies.arms import Arm
 from dynclip.studies.scales import RunConfig
@@ -33,7 +32,8 @@ from dynclip.training.lifecycle import (
     complete,
     drop_late,
     export_folders,
-    record_of,
+    publish,
+    reopen,
     reset_if_changed,
     rewind,
 )
@@ -62,15 +62,17 @@ def train_company(config: RunConfig, name: str, seeds: Sequence[int], folder: Pa
     bases = {seed: folder / "base" / f"seed{seed}" for seed in seeds}
     runs = {seed: folder / "runs" / name / f"seed{seed}" for seed in seeds}
     runs[seeds[0]].parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(runs[seeds[0]].parent / ".training.lock"):
+    progress = Progress(f"{name} {len(seeds)} seeds", config.steps, log_file)
+    with hold(runs[seeds[0]].parent / ".training.lock", f"the training of {name}", progress.log):
         began = time.perf_counter()
-        progress = Progress(f"{name} {len(seeds)} seeds", config.steps, log_file)
         parts = {}
         for seed in seeds:
             checkpoints.verify(bases[seed], rebuild_command("warmup", bases[seed] / checkpoints.MANIFEST))
             parts[seed] = fingerprint(config, arm, seed, bases[seed], data)
             reset_if_changed(runs[seed] / "state", parts[seed], progress.log)
-        left = [seed for seed in seeds if not complete(export_folders(config, runs[seed] / "state"))]
+        left = [seed for seed in seeds if not complete(config, runs[seed] / "state")]
+        for seed in left:
+            reopen(config, runs[seed] / "state")
         if left:
             with placed_for(config.scale):
                 train(config, arm, left, problems, bases, runs, progress)
@@ -78,7 +80,7 @@ def train_company(config: RunConfig, name: str, seeds: Sequence[int], folder: Pa
             progress.log("all seeds are trained; publishing")
         seconds = (time.perf_counter() - began) / max(1, len(left))
         for seed in seeds:
-            publish(config, arm, seed, parts[seed], bases[seed], data, runs[seed], seconds)
+            publish(config, arm, seed, parts[seed], bases[seed], data, runs[seed], seconds, {})
 
 
 def train(config: RunConfig, arm: Arm, seeds, problems, bases: dict, runs: dict, progress: Progress) -> None:
@@ -138,22 +140,6 @@ def summary(rows: Sequence[dict]) -> str:
         f"reward {mean('train/reward'):.2f}  entropy {mean('policy/entropy'):.3f} nats  "
         f"clipped {mean('clip/low_fraction', 'clip/high_fraction'):.2%}"
     )
-
-
-def publish(config: RunConfig, arm: Arm, seed: int, parts: dict, base: Path, data: Path, out: Path, seconds: float):
-    """Publish a finished seed's results from its state to `out`, the record last."""
-    state = out / "state"
-    exports = export_folders(config, state)
-    record = state / "run.json"
-    written = checkpoints.read_state(record) if record.exists() else {}
-    if written and SEAL not in written:  # by an earlier version
-        write_json(record, seal(written))
-    elif not is_sealed(written):
-        write_json(record, record_of(config, arm, seed, parts, base, data, state, exports, seconds, {}))
-    for step, path in exports.items():
-        checkpoints.publish_links(path, out / "checkpoints" / f"step{step}")
-    for name in ("metrics.jsonl", "run.json"):
-        write_atomic(out / name, (state / name).read_bytes())
 
 
 def protocol(config: RunConfig) -> dict[str, str]:

@@ -1,29 +1,26 @@
 """The base policy of a hub scale: a language model of the hub, fine-tuned first if the scale has that stage.
 
 The result, in results/<scale>/base, is a plain Hugging Face folder in bfloat16. Its `base.json` holds the model's
-source and the record of the supervised stage.
+source and the record of the supervised stage. A killed stage goes on from its checkpoint in
+results/<scale>/.base.state.
 """
 
 import json
 import os
-import random
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dynclip.runtime import fast_imports
-from dynclip.runtime.checkpoints import writing
+from dynclip.runtime import checkpoints, fast_imports
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
-from dynclip.runtime.hardware import detect
+from dynclip.runtime.locks import hold
 from dynclip.runtime.text import say
-from dynclip.studies.scales import HubPolicy, Scale, Supervised
-from dynclip.training.problems import within_level
+from dynclip.studies.scales import HubPolicy, Scale
+from dynclip.training.supervised import fine_tune
 from evals.benchmarks.problem import Problem
 from evals.engines.engine import end_tokens, load_tokenizer
-from evals.engines.process import fix_threads
 from evals.sampling.models import FETCHED, Model, resolve
 from evals.sampling.prompts import TEMPLATES, render
 
@@ -33,18 +30,23 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-IGNORED = -100  # transformers' label of a token without loss
-TOGETHER = 8  # rows in one forward pass of the supervised stage
 
 
 def make_base(scale: Scale, problems: list[Problem], out: Path, log: Callable[[str], None] = say) -> dict:
     """Make the base policy of a hub scale and publish it in `out`; returns its record, the content of out/base.json.
 
     Raises UserError if the model cannot be loaded, has another architecture than the scale's plan, or has no token that
-    the scale's prompt template needs.
+    the scale's prompt template needs. A lock keeps two processes from making the same policy.
     """
-    policy: HubPolicy = scale.policy
-    with writing(out) as aside:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with hold(out.with_name(f".{out.name}.lock"), f"the base policy {out}", log):
+        return _make_base(scale, problems, out, log)
+
+
+def _make_base(scale: Scale, problems: list[Problem], out: Path, log: Callable[[str], None]) -> dict:
+    """`make_base` while this process holds the lock of `out`."""
+    policy, state = scale.policy, out.with_name(f".{out.name}.state")
+    with checkpoints.writing(out) as aside:
         record = {"template": TEMPLATES[scale.template].label}
         if policy.random:
             log(f"{policy.id}: random weights in its architecture at a tiny width, a tokenizer of its family")
@@ -60,8 +62,10 @@ def make_base(scale: Scale, problems: list[Problem], out: Path, log: Callable[[s
         check_template(scale, tokenizer)
         write_end_tokens(aside, tokenizer, TEMPLATES[scale.template].stops)
         if policy.supervised:
-            record["supervised"] = fine_tune(scale, policy.supervised, problems, aside, log)
+            record["supervised"] = fine_tune(scale, policy.supervised, problems, aside, log, state)
+            write_end_tokens(aside, tokenizer, TEMPLATES[scale.template].stops)
         (aside / RECORD).write_text(json.dumps(record, indent=1))
+    checkpoints.remove(state)
     return record
 
 
@@ -155,108 +159,3 @@ def random_model(policy: HubPolicy, problems: list[Problem], folder: Path) -> No
     model = AutoModelForCausalLM.from_config(config)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def fine_tune(scale: Scale, stage: Supervised, problems: list[Problem], folder: Path, log=say) -> dict:
-    """The declared supervised stage, in place: cross-entropy on worked solutions, AdamW, linear decay to zero.
-
-    Float32 weights, computed in bfloat16 on a GPU or on a processor with bfloat16 instructions. Returns what was done
-    and measured: steps, tokens, first and last loss (nats per token, mean over ten steps), seconds.
-    """
-    fast_imports.skip_unused()
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    worked = [problem for problem in within_level(scale, problems) if problem.solution]
-    if not worked:
-        raise UserError(
-            f"{scale.train_set}: no worked solutions, which the supervised stage of {scale.name} learns from"
-        )
-    rng = random.Random(stage.seed)
-    chosen = rng.sample(worked, min(stage.solutions, len(worked)))
-    machine = detect()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fix_threads(min(scale.threads, machine.cores) if device.type == "cpu" else machine.cores, log)
-    torch.manual_seed(stage.seed)
-    tokenizer = load_tokenizer(folder)
-    rows = [encode(problem, tokenizer, scale) for problem in chosen]
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    ).to(device)
-    model.train()
-    steps = stage.epochs * -(-len(rows) // stage.batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    reduced = torch.cuda.is_bf16_supported() if device.type == "cuda" else machine.cpu_bf16
-    losses, tokens, started = [], 0, time.perf_counter()
-    for epoch in range(stage.epochs):
-        for batch in batches(rows, stage.batch, random.Random(f"{stage.seed} {epoch}")):
-            trained = sum(len(response) for _, response in batch)
-            loss = 0.0
-            # A few rows at a time: with a vocabulary of 49k their logits alone are 100 MB a row.
-            for part in (batch[start : start + TOGETHER] for start in range(0, len(batch), TOGETHER)):
-                ids, attention, labels = (each.to(device) for each in pad(part, tokenizer.pad_token_id))
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced):
-                    mean = model(input_ids=ids, attention_mask=attention, labels=labels).loss
-                share = mean * (sum(len(response) for _, response in part) / trained)
-                share.backward()
-                loss += share.item()
-                tokens += int(attention.sum())
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            losses.append(loss)
-            if len(losses) % 10 == 0 or len(losses) == steps:
-                spent = time.perf_counter() - started
-                left = spent / len(losses) * (steps - len(losses))
-                log(f"supervised: step {len(losses)}/{steps}  loss {losses[-1]:.3f} nats  {left:.0f} s left")
-    for file in folder.glob("*.safetensors*"):
-        file.unlink()
-    model.to(torch.bfloat16).save_pretrained(folder)
-    write_end_tokens(folder, tokenizer, TEMPLATES[scale.template].stops)
-    return {
-        "solutions": len(chosen),
-        "epochs": stage.epochs,
-        "steps": steps,
-        "tokens": tokens,
-        "learning_rate": stage.learning_rate,
-        "loss_first": sum(losses[:10]) / len(losses[:10]),
-        "loss_last": sum(losses[-10:]) / len(losses[-10:]),
-        "seconds": round(time.perf_counter() - started, 1),
-        "computed_in": "bfloat16" if reduced else "float32",
-    }
-
-
-def encode(problem: Problem, tokenizer, scale: Scale) -> tuple[list[int], list[int]]:
-    """(prompt ids, response ids with the token that ends a turn), cut to the scale's lengths."""
-    template = TEMPLATES[scale.template]
-    text, special = render(problem.problem, tokenizer, template), template.adds_special_tokens(tokenizer)
-    prompt = tokenizer(text, add_special_tokens=special)["input_ids"]
-    response = tokenizer(problem.solution or problem.answer, add_special_tokens=False)["input_ids"]
-    return prompt[-(scale.max_prompt or len(prompt)) :], [*response[: scale.max_completion - 1], tokenizer.eos_token_id]
-
-
-def pad(rows: list[tuple[list[int], list[int]]], filler: int):
-    """(ids, attention, labels), each (batch, T) long, of rows (prompt ids, response ids), padded with `filler` on the
-    right; labels are IGNORED on prompts and padding."""
-    import torch
-
-    width = max(len(prompt) + len(response) for prompt, response in rows)
-    ids = torch.full((len(rows), width), filler)
-    attention = torch.zeros((len(rows), width), dtype=torch.long)
-    labels = torch.full((len(rows), width), IGNORED)
-    for i, (prompt, response) in enumerate(rows):
-        length = len(prompt) + len(response)
-        ids[i, :length] = torch.tensor(prompt + response)
-        attention[i, :length] = 1
-        labels[i, len(prompt) : length] = torch.tensor(response)
-    return ids, attention, labels
-
-
-def batches(rows: list, size: int, rng: random.Random):
-    """Shuffled batches of rows of similar length, which need little padding. Another `rng` gives other batches."""
-    order = sorted(range(len(rows)), key=lambda i: (sum(map(len, rows[i])) + rng.uniform(0, 40), i))
-    groups = [order[start : start + size] for start in range(0, len(order), size)]
-    rng.shuffle(groups)
-    return [[rows[i] for i in group] for group in groups]

@@ -2,8 +2,11 @@
 
 During a run, everything is under <out>/state: fingerprint, metrics so far, resumable checkpoints, policies to publish.
 Snakemake does not know that folder and never deletes it. A killed run resumes from its last checkpoint. A run whose
-fingerprint has changed starts over and names the change. The results are published at the end; then the state is
-removed.
+fingerprint has changed starts over and names the change.
+
+The results are published at the end, policies as hard links, which take no space. Only checkpoints are removed. The
+rest of the state stays, because Snakemake deletes the published files before it runs a job again, and those of a job
+that was killed after its end. They are then published again from the state, without training.
 """
 
 import json
@@ -13,11 +16,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import UserError, rebuild_command
-from dynclip.runtime.files import seal, sha256, write_atomic, write_json
+from dynclip.runtime.files import is_sealed, seal, sha256, write_atomic, write_json
+from dynclip.runtime.locks import hold
 from dynclip.runtime.progress import Progress
 from dynclip.runtime.provenance import changes, digest, environment
 from dynclip.studies.arms import Arm, arm
@@ -30,6 +32,8 @@ from dynclip.training.processes.recovery import STOP_FILE, Preempted, with_recov
 from dynclip.training.trl_run.config import PROTOCOL_FILE
 from dynclip.training.trl_run.session import run_trainer
 from evals.benchmarks.loading import read_problems
+
+METRICS, RECORD = "metrics.jsonl", "run.json"  # in a training's state, and where it is published
 
 
 def arm_config(config: RunConfig, name: str) -> tuple[Arm, RunConfig]:
@@ -50,23 +54,25 @@ def train(config: RunConfig, name: str, seed: int, base: Path, data: Path, out: 
     problems = read_problems(data)
     require_problems(config, len(problems), str(data))
     out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".training.lock"):  # a training that outlived its killed workflow may still write here
-        return train_locked(config, chosen, seed, base, problems, data, out, log_file)
+    progress = Progress(f"{chosen.name} seed {seed}", config.steps, log_file)
+    # A training that outlived its killed workflow may still write here.
+    with hold(out / ".training.lock", f"the training of {out}", progress.log):
+        return train_locked(config, chosen, seed, base, problems, data, out, progress)
 
 
-def train_locked(config: RunConfig, arm: Arm, seed: int, base, problems, data, out, log_file) -> dict:
+def train_locked(config: RunConfig, arm: Arm, seed: int, base, problems, data, out, progress: Progress) -> dict:
     """`train` after its checks, while this process holds the lock of `out`."""
     state = out / "state"
     parts = fingerprint(config, arm, seed, base, data)
-    progress = Progress(f"{arm.name} seed {seed}", config.steps, log_file)
     reset_if_changed(state, parts, progress.log)
     (state / STOP_FILE).unlink(missing_ok=True)
     exports = export_folders(config, state)
     started = time.perf_counter()
     restarts = {"micro_batch": None, "restarts": 0}
-    if complete(exports):
+    if complete(config, state):
         progress.log("training is already complete; publishing")
     else:
+        reopen(config, state)
         drop_late(state, exports, config.scale.updates_per_rollout)
 
         def attempt(micro_batch: int | None) -> None:
@@ -74,7 +80,7 @@ def train_locked(config: RunConfig, arm: Arm, seed: int, base, problems, data, o
             if resume:
                 check_shards(resume, config.scale.execution)
             if in_workers(config.scale.execution):
-                job = Job(config.given, arm.name, seed, base, data, state, log_file, resume, done, micro_batch)
+                job = Job(config.given, arm.name, seed, base, data, state, progress.log_file, resume, done, micro_batch)
                 run_workers(job, config.scale, progress.log)
             else:
                 run_trainer(config, arm, seed, base, problems, state, exports, progress, resume, done, micro_batch)
@@ -82,10 +88,10 @@ def train_locked(config: RunConfig, arm: Arm, seed: int, base, problems, data, o
         execution = config.scale.execution
         micro_batch, _ = micro_batches(config.scale, processes_of(execution), execution.micro_batch)
         restarts = with_recovery(attempt, micro_batch, progress.log)
-        if not complete(exports):
+        if not complete(config, state):
             raise Preempted(f"{out}: stopped by SIGTERM; a checkpoint is written, the same command resumes from it")
     seconds = time.perf_counter() - started
-    return publish(config, arm, seed, parts, base, data, out, exports, seconds, restarts)
+    return publish(config, arm, seed, parts, base, data, out, seconds, restarts)
 
 
 def export_folders(config: RunConfig, state: Path) -> dict[int, Path]:
@@ -93,8 +99,31 @@ def export_folders(config: RunConfig, state: Path) -> dict[int, Path]:
     return {step: state / "exports" / f"step{step}" for step in sorted(config.checkpoints.values())}
 
 
-def complete(exports: dict[int, Path]) -> bool:
-    return not damaged(exports)
+def complete(config: RunConfig, state: Path) -> bool:
+    """Whether `state` holds a finished training: every policy, a row of metrics for each step, those of its record."""
+    metrics, record = state / METRICS, waiting_record(state)
+    if damaged(export_folders(config, state)):
+        return False
+    try:
+        steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+    return steps == list(range(config.steps)) and (not record or record.get("metrics_sha256") == sha256(metrics))
+
+
+def waiting_record(state: Path) -> dict | None:
+    """The record of a finished training in its state; None if there is none, or a damaged one."""
+    try:
+        record = checkpoints.read_state(state / RECORD)
+    except UserError:
+        return None
+    return record if is_sealed(record) else None
+
+
+def reopen(config: RunConfig, state: Path) -> None:
+    """Remove the record of a training that is not complete, and its last policy, which is then exported again."""
+    (state / RECORD).unlink(missing_ok=True)
+    checkpoints.remove(state / "exports" / f"step{config.steps}")
 
 
 def damaged(exports: dict[int, Path]) -> list[int]:
@@ -143,15 +172,18 @@ def check_shards(resume: Path, execution: Execution) -> None:
 
 
 def reset_if_changed(state: Path, parts: dict, log) -> None:
-    """Keep the training state if its fingerprint is `parts`. Otherwise delete it, start a new one and say why."""
+    """Keep the training state if its fingerprint is `parts`. Otherwise delete it, start a new one and say why.
+
+    What killed processes left of files and folders, in the state and beside it, is deleted in any case.
+    """
+    checkpoints.sweep(state.parent, state.parent / "checkpoints", state, state / "exports")
     record = state / "fingerprint.json"
     if record.exists():
         old = checkpoints.read_state(record)
         if old == parts:
             return
         log(f"starting over: {changes(old, parts)} changed since {state} was written")
-    if state.exists():
-        shutil.rmtree(state)
+    checkpoints.remove(state)
     write_json(record, parts)
 
 
@@ -178,15 +210,22 @@ def rewind(metrics: Path, done: int) -> None:
         write_atomic(metrics, "".join(line + "\n" for line in kept))
 
 
-def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, exports, seconds, restarts) -> dict:
-    """Copy the results of a finished run from its state to `out`, the record last, then remove the state."""
+def publish(config: RunConfig, arm: Arm, seed: int, parts, base, data, out, seconds, restarts) -> dict:
+    """Publish the results of a finished run from its state to `out`, the record last; then remove its checkpoints.
+
+    Returns the record. It is kept in the state as well, so that a later call publishes the same one.
+    """
+    state = out / "state"
+    exports, record = export_folders(config, state), waiting_record(state)
+    if not record:
+        record = record_of(config, arm, seed, parts, base, data, state, exports, seconds, restarts)
+        write_json(state / RECORD, record)
+        (out / RECORD).unlink(missing_ok=True)  # an older one, which does not describe what is published now
     for step, path in exports.items():
-        with checkpoints.writing(out / "checkpoints" / f"step{step}") as aside:
-            shutil.copytree(path, aside, dirs_exist_ok=True)
-    write_atomic(out / "metrics.jsonl", (out / "state" / "metrics.jsonl").read_bytes())
-    record = record_of(config, arm, seed, parts, base, data, out / "state", exports, seconds, restarts)
-    write_json(out / "run.json", record)
-    shutil.rmtree(out / "state")
+        checkpoints.publish_links(path, out / "checkpoints" / f"step{step}")
+    for name in (METRICS, RECORD):
+        write_atomic(out / name, (state / name).read_bytes())
+    checkpoints.prune(state, keep=0)
     return record
 
 

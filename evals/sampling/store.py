@@ -10,12 +10,14 @@ larger k generates only the missing samples, and samples are graded again withou
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import sha256, write_atomic, write_json
+from dynclip.runtime.locks import acquire, holder
 from dynclip.runtime.provenance import digest
 from dynclip.runtime.text import say
 
@@ -65,25 +67,22 @@ class Store:
         self.parts: list[Part] = []
 
     def __enter__(self) -> "Store":
-        from filelock import FileLock, Timeout
-
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.folder / "lock")
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
+        self.lock = acquire(self.folder / "lock")
+        if self.lock is None:
             raise UserError(
-                f"{self.folder}: another evaluation is writing its samples here; wait for it, or give another --out"
-            ) from None
+                f"{self.folder}: another evaluation is writing its samples here; wait for it, or give another --out; "
+                f"{holder(self.folder / 'lock')}"
+            )
         try:
             self.parts = self._read()
         except BaseException:
-            self.lock.release()
+            os.close(self.lock)
             raise
         return self
 
     def __exit__(self, *error) -> None:
-        self.lock.release()
+        os.close(self.lock)
 
     def gaps(self, ids: Sequence[str], k: int) -> list[Gap]:
         """What is missing for `k` samples of each problem, in the order in which it should be generated."""

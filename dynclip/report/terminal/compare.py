@@ -87,7 +87,7 @@ def of_mlflow(number: str, results: Path) -> Named:
         raise UserError(
             f"{results / NAME} does not exist, so that {number} is unknown; name runs by method and --scale"
         )
-    with open_client(results.resolve(), "laptop") as client:
+    with open_client(results.resolve()) as client:
         try:
             tags = client.get_run(number).data.tags
             return Named((results / tags["scale"]).resolve(), tags["method"], int(tags["seed"]))

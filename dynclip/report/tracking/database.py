@@ -13,17 +13,19 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from dynclip.report.tracking.view import EXPERIMENT_TAGS
-from dynclip.runtime.errors import UserError
+from dynclip.runtime.errors import UserError, call_options
+from dynclip.runtime.locks import hold
 
 NAME = "mlflow.db"
 LOCK_SECONDS = 60  # how long to wait for another program that writes to the database
 
 
 @contextmanager
-def open_client(results: Path, scale: str) -> Iterator:
+def open_client(results: Path, scale: str | None = None, study: str | None = None) -> Iterator:
     """An MlflowClient on results/mlflow.db or on what MLFLOW_TRACKING_URI names, under a file lock.
 
-    Raises UserError where MLflow cannot use it: the line says what it is, where, and what to run for `scale`.
+    Raises UserError where MLflow cannot use it: the line says what it is, where, and how to import `scale` again, or
+    its `study`.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own 7 take minutes if no server answers
@@ -33,14 +35,24 @@ def open_client(results: Path, scale: str) -> Iterator:
 
     results.mkdir(parents=True, exist_ok=True)
     database, given = results / NAME, given_uri()
-    retry = f"dynclip track --scale {scale}" + ("" if results.name == "results" else f" --results {quoted(results)}")
-    with _lock(results / f"{NAME}.lock"):
+    retry = import_command(results, scale, study)
+    with hold(results / f"{NAME}.lock", f"the import into {database}"):
         try:
             if not given:
                 _prepare(database, retry)
             yield MlflowClient(tracking_uri=given or f"sqlite:///{database}")
         except (MlflowException, SQLAlchemyError) as error:
             raise UserError(_line(str(error), given, database, retry)) from error
+
+
+def import_command(results: Path, scale: str | None = None, study: str | None = None) -> str:
+    """The shell command that imports what this process was asked for. scale: default: the first one in `results`."""
+    scale = scale or next((folder.parent.name for folder in sorted(results.glob("*/runs"))), None)
+    if not scale:
+        return "snakemake --cores all"
+    chosen = f" --study {study}" if study else ""
+    place = "" if results == Path.cwd() / "results" else f" --results {quoted(results)}"
+    return f"dynclip track --scale {shlex.quote(scale)}{chosen}{call_options()}{place}"
 
 
 def given_uri() -> str | None:
@@ -53,22 +65,6 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-@contextmanager
-def _lock(file: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=2)
-    except Timeout:
-        print(f"another process imports into {file.with_suffix('')}; this one goes on after it", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _prepare(database: Path, retry: str) -> None:
     """Create the database if there is none; otherwise check that MLflow may write to it, and adopt a moved one."""
     if not database.exists():
@@ -79,7 +75,10 @@ def _prepare(database: Path, retry: str) -> None:
             connection.execute("BEGIN IMMEDIATE")
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and not {"alembic_version", "experiments", "runs"} <= tables:
-                raise UserError(f"{database} is not MLflow's: it has other tables; move it away, then run: {retry}")
+                raise UserError(
+                    f"{database} is not MLflow's: it has other tables; end what uses it, move it away, "
+                    f"then run: {retry}"
+                )
             if tables:
                 _move_artifacts(connection, database.parent)
             connection.commit()
@@ -90,7 +89,9 @@ def _prepare(database: Path, retry: str) -> None:
             ) from error
         raise UserError(f"{database}: cannot be written ({error}); check its rights, then run: {retry}") from error
     except sqlite3.DatabaseError as error:
-        raise UserError(f"{database} is no SQLite database ({error}); move it away, then run: {retry}") from error
+        raise UserError(
+            f"{database} is no SQLite database ({error}); end what uses it, move it away, then run: {retry}"
+        ) from error
 
 
 def _create(database: Path) -> None:
@@ -130,15 +131,16 @@ def _line(message: str, given: str | None, database: Path, retry: str) -> str:
         from mlflow import __version__
 
         return (
-            f"{given or database}: its schema is not that of MLflow {__version__}. If an older MLflow made it, run: "
-            f"mlflow db upgrade {shlex.quote(given or f'sqlite:///{database}')}; otherwise install the MLflow that did"
+            f"{given or database}: its schema is not that of MLflow {__version__}. If an older MLflow made it, end "
+            f"what uses it, copy it, then run: mlflow db upgrade {shlex.quote(given or f'sqlite:///{database}')}; "
+            "otherwise install the MLflow that did"
         )
     if given:
         return (
             f"{given}: MLflow failed ({first}); check MLFLOW_TRACKING_URI and what it names, or unset it, "
             f"then run: {retry}"
         )
-    return f"{database}: MLflow failed ({first}); move it away, then run: {retry}"
+    return f"{database}: MLflow failed ({first}); end what uses it (dynclip ui), move it away, then run: {retry}"
 
 
 def experiment_id(client, results: Path, scale: str) -> str:

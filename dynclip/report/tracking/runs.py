@@ -51,7 +51,7 @@ def track_study(results: Path | str, scale: str, name: str, seeds=None) -> dict:
     """
     results, spec = Path(results).resolve(), STUDIES[name]
     folder, report = results / scale / "studies" / name, {}
-    with open_client(results, scale) as client:
+    with open_client(results, scale, name) as client:
         experiment = experiment_id(client, results, scale)
         known = known_runs(client, experiment)
         for group in spec.groups or (spec.arms,):

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
-from dynclip.report.tracking.database import NAME, given_uri, open_client
+from dynclip.report.tracking.database import NAME, given_uri, import_command, open_client
 from dynclip.report.tracking.view import address
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.text import say
@@ -35,8 +35,8 @@ def serve(results: Path | str, port: int, browse: bool, log: Callable[[str], Non
     """
     results, given = Path(results).resolve(), given_uri()
     if not given and not (results / NAME).exists():
-        raise UserError(f"{results / NAME} does not exist: no run was imported; run: snakemake --cores all")
-    with open_client(results, "laptop") as client:
+        raise UserError(f"{results / NAME} does not exist: no run was imported; run: {import_command(results)}")
+    with open_client(results) as client:
         found = client.search_experiments(filter_string="name LIKE 'dynclip/%'")
     if given and urlparse(given).scheme in ("http", "https"):
         _show(found, given, browse, log)

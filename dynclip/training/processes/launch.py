@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dynclip.runtime.errors import UserError
 from dynclip.runtime.files import write_json
-from dynclip.runtime.gpu_locks import take
+from dynclip.runtime.locks import take
 from dynclip.studies.execution import processes_here
 from dynclip.studies.scales import Execution, Scale
 from dynclip.training.processes.recovery import FAILURE, STOP_FILE, OutOfMemory, WorkerDied, first_line

@@ -2,8 +2,11 @@
 
 Every seed stops at its first check with a pass@1 of at least the scale's `WarmStart.pass_at_1`. Its policy of that
 moment is published in base/seed<N>: weights, for language worlds a Hugging Face folder, and warm_start.json.
+
+A killed warm start goes on from its checkpoint in base/.warm_start, to the same bits.
 """
 
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -11,13 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 from dynclip.runtime import checkpoints
 from dynclip.runtime.errors import UserError
+from dynclip.runtime.locks import hold
+from dynclip.runtime.provenance import digest
 from dynclip.runtime.seeds import derive_seed
 from dynclip.studies.scales import Scale
 from dynclip.training.worlds import draws, folders, scoring
+from dynclip.training.worlds.checkpoint import FACTS, MOMENTS, TENSORS
 from dynclip.training.worlds.networks import Weights, gradient_norms, stack
 from dynclip.training.worlds.tasks import (
     LanguageTask,
@@ -36,22 +42,26 @@ from evals.benchmarks.worlds import WORLDS, paths
 PASSES = 4  # samples of each checked problem
 CHECKED = 128  # problems of a check
 SOLUTIONS = 12_000  # worked solutions of a seed's teacher, drawn once
+SAVE_EVERY_S = 60.0  # least time between two checkpoints
 
 
 def warm_start(scale: Scale, problems: Sequence[Problem], base: dict[int, Path], log: Callable[[str], None]) -> None:
     """Make the base policies that are missing, seed -> folder. Raises UserError if one never reaches its pass@1.
 
-    A lock keeps two processes from making the same policies.
+    A lock keeps two processes from making the same policies, and a killed call goes on from its checkpoint.
     """
     first = next(iter(base.values())).parent
     first.mkdir(parents=True, exist_ok=True)
-    with FileLock(first / ".warm_start.lock"):
+    with hold(first / ".warm_start.lock", f"the warm start in {first}", log):
         missing = {seed: folder for seed, folder in base.items() if checkpoints.find_corruption(folder)}
         if missing:
             torch.set_num_threads(1)
             course = walk_course if scale.policy.world == "paths" else text_course
+            made_by = digest([repr(scale.policy), scale.max_completion, [repr(each) for each in problems]])
             with draws.placed_for(scale):
-                train(scale, course(scale, problems, tuple(missing), first), missing, log)
+                train(
+                    scale, course(scale, problems, tuple(missing), first), missing, first / ".warm_start", made_by, log
+                )
 
 
 @dataclass(frozen=True)
@@ -68,14 +78,25 @@ class Course:
     tokenizer: object = None
 
 
-def train(scale: Scale, course: Course, base: dict[int, Path], log: Callable[[str], None]) -> None:
-    """Cross-entropy with AdamW until every seed has stopped; each seed's policy is published when it stops."""
-    stage, seeds, began = scale.policy.warm_start, course.seeds, time.perf_counter()
+def train(
+    scale: Scale, course: Course, base: dict[int, Path], state: Path, made_by: str, log: Callable[[str], None]
+) -> None:
+    """Cross-entropy with AdamW until every seed has stopped; each seed's policy is published when it stops.
+
+    state: the folder of the checkpoints, removed at the end. made_by: digest of what the policies are made from.
+    """
+    stage, seeds = scale.policy.warm_start, course.seeds
     starts = [course.network.start(draws.generator(seed, 3)) for seed in seeds]
     weights = {name: value.requires_grad_() for name, value in stack(starts).items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=stage.learning_rate, weight_decay=0.01, fused=True)
     open_seeds = set(seeds)
-    for step in range(1, stage.max_steps + 1):
+    checkpoints.sweep(state)
+    done, seconds = restore(state, made_by, seeds, weights, optimizer)
+    if done:
+        log(f"warm start: resuming at step {done}")
+    saved = time.perf_counter()
+    began = saved - seconds
+    for step in range(done + 1, stage.max_steps + 1):
         inputs, targets, counted = course.batch(step)
         logprob = torch.log_softmax(course.network.logits(weights, inputs), -1)
         losses = -logprob.gather(-1, targets.unsqueeze(-1)).squeeze(-1) * counted
@@ -102,11 +123,48 @@ def train(scale: Scale, course: Course, base: dict[int, Path], log: Callable[[st
             f"{len(open_seeds)} of {len(seeds)} seeds below {stage.pass_at_1}, {time.perf_counter() - began:.0f} s"
         )
         if not open_seeds:
+            checkpoints.remove(state)
             return
+        if time.perf_counter() - saved >= SAVE_EVERY_S:
+            save(state, step, time.perf_counter() - began, made_by, seeds, open_seeds, weights, optimizer)
+            saved = time.perf_counter()
+    checkpoints.remove(state)
     raise UserError(
         f"warm start: after {stage.max_steps} updates pass@1 is below {stage.pass_at_1} for the seeds "
         f"{', '.join(map(str, sorted(open_seeds)))}; change {scale.name}'s WarmStart in dynclip/studies/scales.py"
     )
+
+
+def save(state: Path, step: int, seconds: float, made_by: str, seeds, open_seeds: set[int], weights, optimizer) -> None:
+    """Write checkpoint-<step> with the weights and moments of the seeds that have not stopped; delete older ones."""
+    still = [r for r, seed in enumerate(seeds) if seed in open_seeds]
+    tensors = {name: value.detach()[still].cpu() for name, value in weights.items()}
+    for name, value in weights.items():
+        tensors |= {f"{moment}.{name}": optimizer.state[value][moment][still].cpu() for moment in MOMENTS}
+    facts = {"step": step, "seconds": seconds, "made_by": made_by, "seeds": [seeds[r] for r in still]}
+    with checkpoints.writing(state / f"checkpoint-{step}") as aside:
+        save_file(tensors, aside / TENSORS)
+        (aside / FACTS).write_text(json.dumps(facts))
+    checkpoints.prune(state, keep=1)
+
+
+def restore(state: Path, made_by: str, seeds, weights: Weights, optimizer) -> tuple[int, float]:
+    """Let `seeds` go on from the checkpoint of `save`: (its updates, the seconds they took).
+
+    (0, 0) where there is none of the same `made_by`, or where it lacks one of the seeds.
+    """
+    found = checkpoints.latest(state)
+    facts = checkpoints.read_state(found / FACTS) if found else {}
+    if facts.get("made_by") != made_by or not set(seeds) <= set(facts["seeds"]):
+        return 0, 0.0
+    rows, tensors = [facts["seeds"].index(seed) for seed in seeds], load_file(found / TENSORS)
+    updates = torch.tensor(float(facts["step"]))
+    with torch.no_grad():
+        for name, value in weights.items():
+            value.copy_(tensors[name][rows])
+            moments = {moment: draws.here(tensors[f"{moment}.{name}"][rows]) for moment in MOMENTS}
+            optimizer.state[value] = {"step": updates.clone()} | moments
+    return facts["step"], facts["seconds"]
 
 
 def text_course(scale: Scale, problems: Sequence[Problem], seeds: tuple[int, ...], folder: Path) -> Course:
