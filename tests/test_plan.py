@@ -241,7 +241,7 @@ def test_what_fits_is_not_refused(here, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert not refusal("paper", nodes="2")
     monkeypatch.setattr(hardware, "disk_free", lambda path: 100 * hardware.GIB)
-    assert re.search(r"paper: 100 GiB free on its disk, the study needs 2\d\d\d GiB", refusal("paper"))
+    assert re.search(r"paper: 100 GiB free on its disk, the study needs 1\d\d\d GiB", refusal("paper"))
     monkeypatch.setattr(hardware, "disk_free", lambda path: 5 * assess.MIB)
     assert re.search(r"facts: 5 MiB free on its disk, the study needs \d\d\d MiB", refusal("facts"))
 
