@@ -47,6 +47,10 @@ RULES = {
     "data": "data", "base": "warmup", "runs": "train", "scores": "evaluate", "samples": "evaluate",
     "studies": "agreement",
 }  # fmt: skip
+# Rule that publishes tables, figures or pages -> the command that makes them without Snakemake, where there is one.
+PUBLISHING = {
+    "tables": "tables", "figures": "figures", "claims": "claims", "page": "report", "study": None, "front": None,
+}  # fmt: skip
 _called_with: dict[str, str] = {}
 _results_folder: tuple[str, ...] = ()  # its parts
 
@@ -85,6 +89,8 @@ def rebuild_command(rule: str, path) -> str:
     makes the file.
     """
     parts = Path(os.path.abspath(path)).parts
+    if rule in PUBLISHING:
+        return _publish_command(rule, Path(*parts))
     own = len(_results_folder) - 1 if parts[: len(_results_folder)] == _results_folder else None
     places = [i for i in range(len(parts) - 3) if parts[i + 2] in RULES and (parts[i] == "results" or i == own)]
     places.sort(key=lambda i: (i == own, i))
@@ -108,6 +114,20 @@ def rebuild_command(rule: str, path) -> str:
     given = " ".join(shlex.quote(f"{name}={value}") for name, value in config.items())
     target = shlex.quote(str(Path("results", scale, target)))
     return f"{here}snakemake --cores all --config {given} --forcerun {rule} -- {target}"
+
+
+def _publish_command(rule: str, path: Path) -> str:
+    """The command for a published file, given by its absolute path, in the last folder above it called results."""
+    place = max((i for i, part in enumerate(path.parts[:-1]) if part == "results"), default=None)
+    if place is None:
+        return f"snakemake --cores all --forcerun {rule} -- {shlex.quote(str(path))}"
+    parent, target = Path(*path.parts[:place]), str(Path(*path.parts[place:]))
+    config = {"scale": path.parts[place + 1], **_called_with}
+    if PUBLISHING[rule] and not (parent / "Snakefile").is_file():
+        return shlex.join(["dynclip", PUBLISHING[rule], *_options(config), "--results", str(parent / "results")])
+    here = "" if parent.resolve() == Path.cwd() else f"cd {shlex.quote(str(parent))} && "
+    given = " ".join(shlex.quote(f"{name}={value}") for name, value in config.items())
+    return f"{here}snakemake --cores all --config {given} --forcerun {rule} -- {shlex.quote(target)}"
 
 
 def _steps(folder: Path, run) -> dict[str, str]:
