@@ -56,7 +56,9 @@ def left_by(folder):
             rows = map(json.loads, content.splitlines())
             content = [{k: v for k, v in row.items() if not k.startswith(("time/", "sys/"))} for row in rows]
         elif path.name == "run.json":
-            content = {k: v for k, v in json.loads(content).items() if k not in ("seconds", "metrics_sha256")}
+            content = {
+                k: v for k, v in json.loads(content).items() if k not in ("seconds", "metrics_sha256", "record_sha256")
+            }
         found[str(path.relative_to(folder))] = content
     return found
 

@@ -93,7 +93,7 @@ def test_a_fixed_answer_scores_the_golds_that_it_equals_and_no_other(every_gold,
     golds = {gold for gold, _ in graded}
     expected = {(answer, gold) for answer, gold in reviewed() if answer in answers and gold in golds}
     new, gone = written_otherwise - expected, expected - written_otherwise
-    assert len(expected) > 10
+    assert len(expected) > (10 if graded == every_gold else 0)
     assert not new, f"equal, and not in {TABLE.name}: is that right? {sorted(new)}"
     assert not gone, f"no longer equal, but in {TABLE.name}: {sorted(gone)}"
     assert {pair for pair in equal_pairs if pair[0] == pair[1]} == {(gold, gold) for gold in golds}
