@@ -114,7 +114,7 @@ METHODS = (
         advantages=leave_one_out,
         needs=("success", "group"),
         equation=r"r_tA,\quad A_i=R_i-\tfrac1{G-1}\textstyle\sum_{j\ne i}R_j\ \text{over the group}",
-        change="Reward minus the group's other rewards, without a clip. The others enter by their mean.",
+        change="Reward minus the mean of the group's others, no clip. The ratio has no bound.",
         shipped=("TRL", "verl"),
         caveats=(
             "The control that needs no clipping: with one update per rollout batch it is REINFORCE.",
